@@ -1,0 +1,1 @@
+//! HTTP/2 between nodes of the overlay, addressed by key.

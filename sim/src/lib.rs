@@ -1,0 +1,1 @@
+//! The topology simulator: the real router under a virtual clock.
