@@ -1,1 +1,63 @@
-//! stats
+//! Owns the router's plain counters; only those who drive it export them.
+
+/// What happened since the start. Copied out, never reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Frames handed in, and their bytes.
+    pub frames_in: u64,
+    /// Bytes of those frames.
+    pub bytes_in: u64,
+    /// Frames handed out.
+    pub frames_out: u64,
+    /// Bytes of those frames.
+    pub bytes_out: u64,
+    /// Bytes handed out that were control frames.
+    pub control_bytes_out: u64,
+    /// Control frames handed out.
+    pub control_frames_out: u64,
+    /// Frames that could not be read, or not be opened.
+    pub frames_bad: u64,
+    /// Frames of a kind this version does not know.
+    pub frames_unknown: u64,
+    /// Link handshakes that failed.
+    pub handshakes_failed: u64,
+    /// Packets passed on for others.
+    pub forwarded: u64,
+    /// Packets that reached this node.
+    pub delivered: u64,
+    /// Packets dropped because no peer is nearer to the destination.
+    pub dropped_no_route: u64,
+    /// Packets dropped because they went over too many hops.
+    pub dropped_ttl: u64,
+    /// Packets dropped by a full or slow queue.
+    pub dropped_queue: u64,
+    /// Packets that no link on the way takes.
+    pub dropped_too_large: u64,
+    /// Bodies of packets that were not readable or not openable.
+    pub dropped_body: u64,
+    /// Of our own packets: dropped because too many waited for a session or a place.
+    pub dropped_parked: u64,
+    /// Packets to an overlay address outside fd00::/8, or whose source is not the session's.
+    pub dropped_address: u64,
+    /// Notices sent about packets that could not be passed on.
+    pub notices_sent: u64,
+    /// Notices that were told to us about packets of ours.
+    pub notices_received: u64,
+    /// Notices that match nothing we sent, or came too fast.
+    pub notices_ignored: u64,
+    /// Tree entries taken over.
+    pub tree_infos_accepted: u64,
+    /// Tree entries whose signatures do not hold, or that break a bound.
+    pub tree_infos_refused: u64,
+    /// Changes of my parent, all trees.
+    pub parent_changes: u64,
+    /// Changes of my root, all trees.
+    pub root_changes: u64,
+    /// Lookups begun.
+    pub lookups: u64,
+    /// Lookups that found nothing.
+    pub lookups_failed: u64,
+    /// Signatures checked.
+    pub signatures_checked: u64,
+}
