@@ -1,1 +1,7 @@
-//! api
+//! A function per endpoint: check, one verb, reply. No store, no event logic.
+
+pub mod client;
+pub mod federation;
+pub mod routes;
+pub mod wellknown;
+pub mod x;

@@ -1,1 +1,12 @@
-//! http
+//! Bytes to typed request and back, the caller known; no area logic.
+//!
+//! A request comes in at a listener ([`listen`]), which checks the `Host` it asked for and knows the route groups it
+//! may reach; the route's [`args`] read the body once, find out who calls ([`auth`]) and make the typed request; the
+//! handler's answer or error goes out through [`reply`].
+
+pub mod args;
+pub mod auth;
+pub mod limits;
+pub mod listen;
+pub mod reply;
+pub mod uia;

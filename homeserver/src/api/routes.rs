@@ -1,0 +1,215 @@
+//! The one table: endpoint -> (route group, handler). Paths and methods come from ruma's metadata.
+//!
+//! A handler is `async fn(Arc<Server>, Args<R>) -> Result<impl IntoReply, Error>` and stands in the table of its file:
+//! `table.add(Group::Client, whoami)`. Every handler is erased to one type before it meets axum, whose routing code is
+//! therefore compiled once and not per endpoint.
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task};
+
+use axum::{
+    Router,
+    extract::Request,
+    routing::{MethodFilter, MethodRouter},
+};
+use http::Method;
+use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder as _};
+
+use crate::{
+    api,
+    error::{Error, RequestError},
+    http::{
+        args::{Args, Streaming},
+        auth::CallerKind,
+        limits::Class,
+        reply::{IntoReply, Reply},
+    },
+    server::Server,
+};
+
+/// What a listener may be asked for. A listener is a set of groups; never one router for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The client-server API, its media included.
+    Client,
+    /// The server-server API, its media included.
+    Federation,
+    /// `/_matrix/key`: the server's signing keys.
+    Keys,
+    /// `/_x`: between nodes.
+    X,
+    /// `/.well-known`: discovery.
+    WellKnown,
+}
+
+/// All endpoints. See the module's words for how to add one.
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<Row>,
+}
+
+/// One endpoint: every path it has, one handler.
+pub struct Row {
+    group: Group,
+    method: Method,
+    paths: Vec<&'static str>,
+    limit: Class,
+    body_max: usize,
+    handler: Handler,
+}
+
+type Handler = Arc<dyn Fn(Arc<Server>, Streaming, usize) -> ReplyFuture + Send + Sync>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
+
+impl Table {
+    /// The whole table.
+    pub fn whole() -> Self {
+        let mut table = Self::default();
+        api::client::routes(&mut table);
+        api::federation::routes(&mut table);
+        api::x::routes(&mut table);
+        api::wellknown::routes(&mut table);
+        table
+    }
+
+    /// Adds an endpoint under all the paths that ruma knows for its request type.
+    pub fn add<R, F, Fut, A>(&mut self, group: Group, handler: F) -> &mut Row
+    where
+        R: IncomingRequest + Metadata + Send + 'static,
+        R::Authentication: CallerKind,
+        F: Fn(Arc<Server>, Args<R>) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Error>> + Send + 'static,
+        A: IntoReply,
+    {
+        let erased: Handler = Arc::new(move |server, streaming, body_max| {
+            Box::pin(async move {
+                let incoming = streaming.read(body_max).await?;
+                let args = Args::from_incoming(&server, incoming).await?;
+                Ok(handler(server, args).await?.into_reply())
+            })
+        });
+        self.push::<R>(group, erased)
+    }
+
+    /// Adds an endpoint whose body the handler reads itself, as it comes: uploads.
+    pub fn add_streaming<R, F, Fut, A>(&mut self, group: Group, handler: F) -> &mut Row
+    where
+        R: Metadata,
+        F: Fn(Arc<Server>, Streaming) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Error>> + Send + 'static,
+        A: IntoReply,
+    {
+        let erased: Handler = Arc::new(move |server, streaming, _| {
+            Box::pin(async move { Ok(handler(server, streaming).await?.into_reply()) })
+        });
+        self.push::<R>(group, erased)
+    }
+
+    fn push<R: Metadata>(&mut self, group: Group, handler: Handler) -> &mut Row {
+        let mut paths: Vec<&'static str> = Vec::new();
+        for path in R::PATH_BUILDER.all_paths() {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        self.rows.push(Row {
+            group,
+            method: R::METHOD,
+            paths,
+            limit: Class::Free,
+            body_max: BODY_BYTES_MAX,
+            handler,
+        });
+        self.rows.last_mut().expect("a row was pushed just now")
+    }
+
+    /// A router with the endpoints of some groups.
+    pub fn router(&self, server: &Arc<Server>, groups: &[Group]) -> Router {
+        let mut by_path: Vec<(&'static str, MethodRouter)> = Vec::new();
+        for row in self.rows.iter().filter(|row| groups.contains(&row.group)) {
+            let filter = MethodFilter::try_from(row.method.clone())
+                .expect("ruma's endpoints have methods that axum knows");
+            for path in &row.paths {
+                let endpoint = Endpoint {
+                    server: Arc::clone(server),
+                    handler: Arc::clone(&row.handler),
+                    body_max: row.body_max,
+                    limit: row.limit,
+                };
+                let at = match by_path.iter().position(|(known, _)| known == path) {
+                    Some(at) => at,
+                    None => {
+                        by_path.push((path, MethodRouter::new()));
+                        by_path.len() - 1
+                    }
+                };
+                let known = std::mem::take(&mut by_path[at].1);
+                by_path[at].1 = known.on_service(filter, endpoint);
+            }
+        }
+        let mut router = Router::new();
+        for (path, methods) in by_path {
+            router = router.route(path, methods);
+        }
+        router
+            .fallback(|| async { Error::from(RequestError::UnknownPath).into_reply() })
+            .method_not_allowed_fallback(|| async { Error::from(RequestError::UnknownMethod).into_reply() })
+    }
+}
+
+impl Row {
+    /// Counts this endpoint's requests by caller under `class` before its handler runs. Handlers that count by
+    /// something else (a user, a name) call [`Limits`](crate::http::limits::Limits) themselves.
+    pub fn limit(&mut self, class: Class) -> &mut Self {
+        self.limit = class;
+        self
+    }
+
+    /// Takes bodies of another size than [`BODY_BYTES_MAX`].
+    pub fn body_max(&mut self, bytes: usize) -> &mut Self {
+        self.body_max = bytes;
+        self
+    }
+
+    /// A further spelling that clients use.
+    pub fn also(&mut self, path: &'static str) -> &mut Self {
+        self.paths.push(path);
+        self
+    }
+}
+
+/// An endpoint as axum sees it: the same type for all.
+#[derive(Clone)]
+struct Endpoint {
+    server: Arc<Server>,
+    handler: Handler,
+    limit: Class,
+    body_max: usize,
+}
+
+impl tower::Service<Request> for Endpoint {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Self { server, handler, limit, body_max } = self.clone();
+        Box::pin(async move {
+            let answer = async {
+                let streaming = Streaming::new(request).await?;
+                if limit != Class::Free {
+                    server.limits.take(limit, &streaming.incoming.origin.key())?;
+                }
+                handler(server, streaming, body_max).await
+            };
+            Ok(answer.await.unwrap_or_else(IntoReply::into_reply))
+        })
+    }
+}
+
+/// What a JSON body may have if its row says nothing else: an event is at most 64 KiB, but key uploads and account data
+/// are larger.
+pub const BODY_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,201 @@
+//! Who calls: the access token's user, the server whose signature holds, or nobody in particular.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, header, request::Parts};
+use ruma::{
+    OwnedServerName,
+    api::{
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
+            NoAccessToken, NoAuthentication,
+        },
+        federation::authentication::{ServerSignatures, XMatrix},
+    },
+};
+
+pub use crate::user::LocalUser;
+use crate::{
+    error::{Error, RequestError},
+    http::args::Incoming,
+    server::Server,
+};
+
+/// What an authentication scheme of ruma's makes of a request here.
+pub trait CallerKind: AuthScheme {
+    /// What the handler is given.
+    type Caller: Send + 'static;
+
+    /// Finds the caller, or refuses the request.
+    fn caller(
+        server: &Arc<Server>,
+        request: &Incoming,
+    ) -> impl Future<Output = Result<Self::Caller, Error>> + Send;
+}
+
+impl CallerKind for AccessToken {
+    type Caller = LocalUser;
+
+    async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
+        require_user(server, &request.head.headers, request.head.uri.query()).await
+    }
+}
+
+impl CallerKind for AccessTokenOptional {
+    type Caller = Option<LocalUser>;
+
+    async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<Option<LocalUser>, Error> {
+        match token(&request.head.headers, request.head.uri.query())? {
+            Some(token) => Ok(Some(user_of(server, &token).await?)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl CallerKind for NoAuthentication {
+    type Caller = ();
+
+    async fn caller(_: &Arc<Server>, _: &Incoming) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl CallerKind for NoAccessToken {
+    type Caller = ();
+
+    async fn caller(_: &Arc<Server>, _: &Incoming) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Endpoints that an application service may also call: no such service is known here, so the token is not looked at.
+impl CallerKind for AppserviceTokenOptional {
+    type Caller = ();
+
+    async fn caller(_: &Arc<Server>, _: &Incoming) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Endpoints for application services alone: none is known here.
+impl CallerKind for AppserviceToken {
+    type Caller = std::convert::Infallible;
+
+    async fn caller(_: &Arc<Server>, request: &Incoming) -> Result<Self::Caller, Error> {
+        Err(match token(&request.head.headers, request.head.uri.query())? {
+            Some(_) => RequestError::UnknownToken.into(),
+            None => RequestError::MissingToken.into(),
+        })
+    }
+}
+
+impl CallerKind for ServerSignatures {
+    type Caller = RemoteServer;
+
+    async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<RemoteServer, Error> {
+        let claim = XMatrix::extract_from_http_headers(&request.head.headers)
+            .map_err(|_| RequestError::BadAuthorization)?;
+        let mut signed = http::Request::new(request.body.clone());
+        *signed.method_mut() = request.head.method.clone();
+        *signed.uri_mut() = request.head.uri.clone();
+        let name = server
+            .xmatrix
+            .verify(claim, signed)
+            .await
+            .map_err(|refusal| RequestError::BadSignature(refusal.0))?;
+        Ok(RemoteServer { name })
+    }
+}
+
+/// Another homeserver whose signature over the request holds.
+#[derive(Clone, Debug)]
+pub struct RemoteServer {
+    /// Its name.
+    pub name: OwnedServerName,
+}
+
+/// Checks X-Matrix signatures; made by the federation side, which knows the servers' keys.
+pub trait VerifyXMatrix: Send + Sync {
+    /// Answers with the origin's name if the signature is its own and the request was meant for us.
+    fn verify(
+        &self,
+        claim: XMatrix,
+        request: http::Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<OwnedServerName, XMatrixRefused>> + Send + '_>>;
+}
+
+/// Why a signature was refused, in words for the caller.
+#[derive(Debug)]
+pub struct XMatrixRefused(pub String);
+
+/// Where a request came from, as far as limits care.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The address at the other end of a TCP listener.
+    pub peer: Option<SocketAddr>,
+    /// The web page that made the browser ask, if a browser says so.
+    pub page: Option<String>,
+}
+
+impl Origin {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        Self {
+            peer: parts.extensions.get::<PeerAddr>().map(|peer| peer.0),
+            page: parts
+                .headers
+                .get(header::ORIGIN)
+                .and_then(|value| value.to_str().ok())
+                .map(|page| page.chars().take(PAGE_CHARS_MAX).collect()),
+        }
+    }
+
+    /// What requests of strangers are counted by.
+    pub fn key(&self) -> String {
+        let page = self.page.as_deref().unwrap_or_default();
+        match self.peer {
+            Some(peer) => format!("{} {page}", peer.ip()),
+            None => page.to_owned(),
+        }
+    }
+}
+
+/// Request extension: the TCP address of the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// The user a request's token belongs to; for endpoints whose type asks for no token although we do.
+pub async fn require_user(
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<LocalUser, Error> {
+    let token = token(headers, query)?.ok_or(RequestError::MissingToken)?;
+    user_of(server, &token).await
+}
+
+async fn user_of(server: &Arc<Server>, token: &str) -> Result<LocalUser, Error> {
+    server.users.by_token(token).await?.ok_or_else(|| RequestError::UnknownToken.into())
+}
+
+/// The access token of a request: from its header or, as old clients do, from its query.
+// spec: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
+fn token(headers: &HeaderMap, query: Option<&str>) -> Result<Option<String>, Error> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().map_err(|_| RequestError::BadAuthorization)?;
+        let (scheme, token) = value.split_once(' ').ok_or(RequestError::BadAuthorization)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(RequestError::BadAuthorization.into());
+        }
+        return Ok(Some(token.trim().to_owned()));
+    }
+    // Our tokens need no percent-encoding.
+    let from_query = query
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .find_map(|pair| pair.strip_prefix("access_token="));
+    Ok(from_query.map(str::to_owned))
+}
+
+/// Longer `Origin` headers are cut: they are only compared.
+const PAGE_CHARS_MAX: usize = 128;

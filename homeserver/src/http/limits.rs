@@ -1,0 +1,137 @@
+//! How often one caller may do one kind of thing.
+//!
+//! A bucket per (class, caller) fills at the class's rate up to its burst. The table is bounded: when it is full, buckets
+//! that are full again go first, since they say nothing that an absent one does not.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use crate::{clock::Clock, error::RequestError};
+
+/// Kinds of requests that are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Not limited: reads, and what another limit already holds.
+    Free,
+    /// Log-in attempts and other uses of a password, by (user, Origin).
+    Login,
+    /// New accounts and looks at free names and tokens, by caller.
+    Register,
+    /// Messages and state events, by user.
+    Message,
+    /// Joins, invites and new rooms, by user.
+    Membership,
+    /// Writes that are none of these, by user.
+    Write,
+    /// Requests of one other server.
+    Federation,
+}
+
+impl Class {
+    /// (burst, refill a second)
+    const fn rate(self) -> Option<(f64, f64)> {
+        match self {
+            Self::Free => None,
+            // Guessing at 1 password in 5 s takes decades for anything worth the name.
+            Self::Login => Some((10.0, 0.2)),
+            // One person makes a handful of accounts; a script thousands.
+            Self::Register => Some((20.0, 0.5)),
+            // A bridge or a busy bot stays below it, a runaway loop does not.
+            Self::Message => Some((100.0, 20.0)),
+            Self::Membership => Some((50.0, 2.0)),
+            Self::Write => Some((200.0, 40.0)),
+            Self::Federation => Some((400.0, 200.0)),
+        }
+    }
+}
+
+/// All buckets.
+#[derive(Debug)]
+pub struct Limits {
+    on: bool,
+    clock: Clock,
+    buckets: Mutex<HashMap<(Class, String), Bucket>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: f64,
+    at_ms: u64,
+}
+
+impl Limits {
+    /// Limits that hold, or (`on` false, for benches) none.
+    pub fn new(on: bool, clock: Clock) -> Self {
+        Self { on, clock, buckets: Mutex::default() }
+    }
+
+    /// Takes one request of `class` off `key`'s bucket, or says when to come again.
+    pub fn take(&self, class: Class, key: &str) -> Result<(), RequestError> {
+        let (Some((burst, per_second)), true) = (class.rate(), self.on) else {
+            return Ok(());
+        };
+        let now = self.clock.now_ms();
+        let mut buckets = self.buckets.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if buckets.len() >= BUCKETS_MAX {
+            buckets.retain(|(class, _), bucket| !bucket.full(*class, now));
+            if buckets.len() >= BUCKETS_MAX {
+                // Only a flood of distinct callers comes here; forgetting them all is kinder than refusing everybody.
+                buckets.clear();
+            }
+        }
+        let bucket = buckets.entry((class, key.to_owned())).or_insert(Bucket { tokens: burst, at_ms: now });
+        let passed = now.saturating_sub(bucket.at_ms) as f64 / 1000.0;
+        bucket.tokens = (bucket.tokens + passed * per_second).min(burst);
+        bucket.at_ms = now;
+        if bucket.tokens < 1.0 {
+            let wait = (1.0 - bucket.tokens) / per_second * 1000.0;
+            return Err(RequestError::RateLimited { retry_after_ms: wait.ceil() as u64 });
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+impl Bucket {
+    fn full(&self, class: Class, now_ms: u64) -> bool {
+        class.rate().is_none_or(|(burst, per_second)| {
+            let passed = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0;
+            self.tokens + passed * per_second >= burst
+        })
+    }
+}
+
+/// Buckets kept at once: some 100 bytes each, so about 1 MB at worst.
+const BUCKETS_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_empties_and_fills() {
+        let clock = Clock::manual(0);
+        let limits = Limits::new(true, clock.clone());
+        for _ in 0..10 {
+            assert!(limits.take(Class::Login, "alice").is_ok());
+        }
+        let Err(RequestError::RateLimited { retry_after_ms }) = limits.take(Class::Login, "alice") else {
+            panic!("the eleventh attempt went through");
+        };
+        assert_eq!(retry_after_ms, 5_000);
+        assert!(limits.take(Class::Login, "bob").is_ok(), "others are not held up");
+        clock.advance(5_000);
+        assert!(limits.take(Class::Login, "alice").is_ok());
+        assert!(limits.take(Class::Login, "alice").is_err());
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_can_be_off() {
+        let limits = Limits::new(true, Clock::manual(0));
+        for caller in 0..BUCKETS_MAX + 10 {
+            assert!(limits.take(Class::Write, &caller.to_string()).is_ok());
+        }
+        assert!(limits.buckets.lock().unwrap().len() <= BUCKETS_MAX);
+        let off = Limits::new(false, Clock::manual(0));
+        assert!((0..1000).all(|_| off.take(Class::Login, "alice").is_ok()));
+    }
+}

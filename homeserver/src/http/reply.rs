@@ -1,0 +1,176 @@
+//! Answers as HTTP: typed responses, raw JSON, and the one exhaustive match from errors to status and errcode.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use ruma::api::{
+    OutgoingResponse, OutgoingResponseExt as _,
+    client::uiaa::UiaaResponse,
+    error::{
+        Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
+        UnknownTokenErrorData,
+    },
+};
+
+use crate::{
+    error::{Error, RequestError},
+    user::UserError,
+};
+
+/// What goes out.
+pub type Reply = Response<Body>;
+
+/// What a handler may answer with: any typed response of ruma's, or [`Raw`] bytes, or a whole [`Reply`].
+pub trait IntoReply {
+    /// Makes the HTTP response.
+    fn into_reply(self) -> Reply;
+}
+
+impl<T: OutgoingResponse> IntoReply for T {
+    fn into_reply(self) -> Reply {
+        match self.try_into_http_response::<Vec<u8>>() {
+            Ok(response) => response.map(Body::from),
+            Err(error) => {
+                tracing::error!(%error, "a response could not be written");
+                json(StatusCode::INTERNAL_SERVER_ERROR, BROKEN)
+            }
+        }
+    }
+}
+
+/// JSON bytes that are ready to go out with status 200: for hot paths.
+#[derive(Clone, Debug)]
+pub struct Raw(pub Bytes);
+
+impl IntoReply for Raw {
+    fn into_reply(self) -> Reply {
+        json(StatusCode::OK, self.0)
+    }
+}
+
+/// A reply made by hand.
+#[derive(Debug)]
+pub struct Made(pub Reply);
+
+impl IntoReply for Made {
+    fn into_reply(self) -> Reply {
+        self.0
+    }
+}
+
+impl IntoReply for Error {
+    fn into_reply(self) -> Reply {
+        let text = self.to_string();
+        match self {
+            Self::Request(error) => request_error(error, text),
+            Self::User(error) => user_error(&error, text),
+            Self::Matrix(kind, _) => refuse(status_of(&kind), kind, text),
+            Self::Uiaa(info) => UiaaResponse::AuthResponse(*info).into_reply(),
+            Self::Internal(_) => broken(&text),
+        }
+    }
+}
+
+fn request_error(error: RequestError, text: String) -> Reply {
+    let (status, kind) = match error {
+        RequestError::NotJson(_) => (StatusCode::BAD_REQUEST, ErrorKind::NotJson),
+        RequestError::BadJson(_) => (StatusCode::BAD_REQUEST, ErrorKind::BadJson),
+        RequestError::InvalidParam(_) => (StatusCode::BAD_REQUEST, ErrorKind::InvalidParam),
+        RequestError::MissingParam(_) => (StatusCode::BAD_REQUEST, ErrorKind::MissingParam),
+        RequestError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge),
+        RequestError::BodyBroken => (StatusCode::BAD_REQUEST, ErrorKind::NotJson),
+        RequestError::MissingToken => (StatusCode::UNAUTHORIZED, ErrorKind::MissingToken),
+        RequestError::UnknownToken => {
+            (StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()))
+        }
+        RequestError::BadAuthorization => (StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized),
+        RequestError::BadSignature(_) => (StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized),
+        RequestError::UnknownPath => (StatusCode::NOT_FOUND, ErrorKind::Unrecognized),
+        RequestError::UnknownMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized),
+        RequestError::ForeignHost => (StatusCode::MISDIRECTED_REQUEST, ErrorKind::Forbidden),
+        RequestError::RateLimited { retry_after_ms } => {
+            let mut data = LimitExceededErrorData::new();
+            data.retry_after = Some(RetryAfter::Delay(std::time::Duration::from_millis(retry_after_ms)));
+            (StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data))
+        }
+        RequestError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown),
+    };
+    refuse(status, kind, text)
+}
+
+fn user_error(error: &UserError, text: String) -> Reply {
+    let kind = match error {
+        UserError::InvalidName => ErrorKind::InvalidUsername,
+        UserError::NameTaken => ErrorKind::UserInUse,
+        UserError::WeakPassword => ErrorKind::WeakPassword,
+        UserError::WrongPassword | UserError::BadRegistrationToken => ErrorKind::Forbidden,
+        UserError::Deactivated => ErrorKind::UserDeactivated,
+        UserError::NoDevice | UserError::NoUser => ErrorKind::NotFound,
+        UserError::Busy => ErrorKind::LimitExceeded(LimitExceededErrorData::new()),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+/// The status that goes with an errcode where the specification does not name another.
+fn status_of(kind: &ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Forbidden
+        | ErrorKind::GuestAccessForbidden
+        | ErrorKind::InviteBlocked
+        | ErrorKind::UserDeactivated
+        | ErrorKind::UserSuspended
+        | ErrorKind::UnableToAuthorizeJoin
+        | ErrorKind::ThreepidDenied => StatusCode::FORBIDDEN,
+        ErrorKind::MissingToken
+        | ErrorKind::UnknownToken(_)
+        | ErrorKind::Unauthorized
+        | ErrorKind::UserLocked => StatusCode::UNAUTHORIZED,
+        ErrorKind::NotFound | ErrorKind::Unrecognized => StatusCode::NOT_FOUND,
+        ErrorKind::TooLarge | ErrorKind::KeyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::LimitExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::CannotOverwriteMedia => StatusCode::CONFLICT,
+        ErrorKind::NotYetUploaded => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::ConnectionFailed | ErrorKind::BadStatus(_) => StatusCode::BAD_GATEWAY,
+        ErrorKind::ConnectionTimeout => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// A refusal in the specification's form.
+pub fn refuse(status: StatusCode, kind: ErrorKind, message: String) -> Reply {
+    RumaError::new(status, ErrorBody::Standard(StandardErrorBody::new(kind, message))).into_reply()
+}
+
+/// Our own fault: the log gets the text, the caller does not.
+fn broken(text: &str) -> Reply {
+    tracing::error!(error = text, "a request failed inside");
+    json(StatusCode::INTERNAL_SERVER_ERROR, BROKEN)
+}
+
+/// A JSON reply of ready bytes.
+pub fn json(status: StatusCode, body: impl Into<Body>) -> Reply {
+    let mut reply = Response::new(body.into());
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// Lets web pages of any origin read our answers, errors too: that is how web clients work.
+// spec: https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients
+pub fn allow_any_page(reply: &mut Reply) {
+    for (name, value) in CORS {
+        let name = HeaderName::from_static(name);
+        reply.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+const CORS: [(&str, &str); 5] = [
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "GET, POST, PUT, DELETE, OPTIONS, PATCH, HEAD"),
+    ("access-control-allow-headers", "X-Requested-With, Content-Type, Authorization, Range, Date"),
+    ("access-control-expose-headers", "Content-Disposition, Content-Range, Retry-After"),
+    ("access-control-max-age", "86400"),
+];
+
+const BROKEN: &str =
+    r#"{"errcode":"M_UNKNOWN","error":"something went wrong inside the server; its log says what"}"#;
