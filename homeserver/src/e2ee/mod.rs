@@ -1,1 +1,3 @@
-//! e2ee
+//! End-to-end encryption as a server sees it: keys kept and handed out, lists of devices, messages to devices.
+
+pub mod object;

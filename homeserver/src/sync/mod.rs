@@ -1,1 +1,3 @@
-//! sync
+//! What a client is told: sync v2, from what the store already knows.
+
+pub mod token;
