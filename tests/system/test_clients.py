@@ -1,0 +1,43 @@
+"""Ordinary clients: matrix-js-sdk with encryption on two nodes, and Hydrogen in Chromium."""
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from device import ROOT
+
+JS = ROOT / "tests" / "system" / "js"
+ARTEFACTS = ROOT / "target" / "system-tests"
+
+
+def test_js_sdk_users_on_two_nodes_talk_encrypted(nodes):
+    a = nodes("a").start()
+    b = nodes("b").start(peers=[a])
+    done = subprocess.run(["node", "e2ee.mjs", a.url, b.url], cwd=JS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == {"encrypted": True, "wire": "m.room.encrypted", "verified_by_cross_signing_known": True,
+                     "master_key_known": True}
+
+
+def test_hydrogen_in_chromium_logs_in_reads_and_sends(nodes):
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("needs Chromium (Debian package chromium)")
+    a = nodes("a").start()
+    b = nodes("b").start(peers=[a])
+    alice, bob = a.client().register("alice"), b.client().register("bob")
+    room = alice.create("12", name="Lagoon", invite=[bob.user])
+    bob.accept(room)
+    alice.wait_members(room, bob.user)
+    alice.send(room, "ahoy there")
+    bob.wait(room, "ahoy there")
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["node", "hydrogen/drive.mjs", b.url, "bob", "correct horse battery staple", "Lagoon", "ahoy there", "ahoy back",
+         str(ARTEFACTS / "hydrogen.png")],
+        cwd=JS, capture_output=True, text=True, timeout=150, env=os.environ | {"CHROMIUM": chromium})
+    assert done.returncode == 0, done.stderr[-6000:]
+    alice.wait(room, "ahoy back")
