@@ -16,7 +16,7 @@ use std::{any::Any, io::Cursor, sync::Arc};
 
 use bytes::BytesMut;
 use quinn_proto::{
-    ConnectError, ConnectionId, Side, TransportError,
+    ConnectError, ConnectionId, Side, TransportError, TransportErrorCode,
     crypto::{
         AeadKey, ClientConfig, CryptoError, ExportKeyingMaterialError, HandshakeTokenKey, HeaderKey, HmacKey,
         KeyPair, Keys, PacketKey, ServerConfig, Session, UnsupportedVersion,
@@ -123,7 +123,7 @@ impl NullSession {
             return Ok(false);
         };
         if length > PARAMETERS_BYTES_MAX {
-            return Err(TransportError::PROTOCOL_VIOLATION("transport parameters too long"));
+            return Err(violation("transport parameters too long"));
         }
         let Some(bytes) = self.partial.get(2..2 + length) else { return Ok(false) };
         let params = TransportParameters::read(self.side, &mut Cursor::new(bytes))?;
@@ -139,7 +139,7 @@ impl NullSession {
                 self.partial.remove(0);
                 Ok(true)
             }
-            Some(_) => Err(TransportError::PROTOCOL_VIOLATION("unexpected handshake message")),
+            Some(_) => Err(violation("unexpected handshake message")),
         }
     }
 }
@@ -172,7 +172,7 @@ impl Session for NullSession {
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
         if self.partial.len() + buf.len() > 2 + PARAMETERS_BYTES_MAX + 1 {
-            return Err(TransportError::PROTOCOL_VIOLATION("handshake too long"));
+            return Err(violation("handshake too long"));
         }
         self.partial.extend_from_slice(buf);
         loop {
@@ -181,7 +181,7 @@ impl Session for NullSession {
                 State::AwaitParameters => (self.read_parameters()?, State::Parameters),
                 State::AwaitDone => (self.read_byte(CLIENT_DONE)?, State::Done),
                 State::Done if !self.partial.is_empty() => {
-                    return Err(TransportError::PROTOCOL_VIOLATION("data after the handshake"));
+                    return Err(violation("data after the handshake"));
                 }
                 _ => break,
             };
@@ -250,6 +250,10 @@ impl Session for NullSession {
     ) -> Result<(), ExportKeyingMaterialError> {
         Err(ExportKeyingMaterialError)
     }
+}
+
+fn violation(reason: &str) -> TransportError {
+    TransportError { code: TransportErrorCode::PROTOCOL_VIOLATION, frame: None, reason: reason.into() }
 }
 
 fn keys() -> Keys {
@@ -336,7 +340,7 @@ impl HandshakeTokenKey for NoTokens {
 
 impl AeadKey for NoTokens {
     fn seal(&self, _data: &mut Vec<u8>, _additional_data: &[u8]) -> Result<(), CryptoError> {
-        Err(CryptoError)
+        Ok(())
     }
 
     fn open<'a>(&self, _data: &'a mut [u8], _additional_data: &[u8]) -> Result<&'a mut [u8], CryptoError> {

@@ -1,0 +1,1 @@
+//! Tests in one process, over a network in memory.
