@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri, Version, uri};
 use http_body_util::Full;
-use router::NodeId;
+use router::{NodeId, net::KeySocket};
 
 use crate::{
     body::{Body, BoxError},
@@ -34,6 +34,11 @@ struct Inner {
 pub struct Idempotent;
 
 impl Overlay {
+    /// Speaks HTTP/2 over a node's datagrams. The overlay becomes the one receiver of the socket. Needs a tokio runtime.
+    pub fn new(socket: KeySocket, config: Config) -> Self {
+        Self::over(Box::new(socket), config)
+    }
+
     pub(crate) fn over(datagrams: Box<dyn Datagrams>, config: Config) -> Self {
         let counters = Arc::<Counters>::default();
         let (accepted, conns) = tokio::sync::mpsc::unbounded_channel();
@@ -92,10 +97,8 @@ impl Overlay {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Body>, Failed> {
         let busy = conn.begin();
-        let mut session = conn
-            .session(class, &self.0.config)
-            .await
-            .map_err(|error| Failed { error, sent: false })?;
+        let mut session =
+            conn.session(class, &self.0.config).await.map_err(|error| Failed { error, sent: false })?;
         match session.try_send_request(request).await {
             Ok(response) => {
                 let (limit, counters) = (self.0.config.response_body_bytes_max, self.0.counters.clone());
@@ -174,6 +177,7 @@ fn complete(to: &NodeId, request: &mut Request<Full<Bytes>>) -> Result<(), Error
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(uri::PathAndQuery::from_static("/"));
     }
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| Error::BadRequest(error.to_string().into()))?;
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|error| Error::BadRequest(error.to_string().into()))?;
     Ok(())
 }

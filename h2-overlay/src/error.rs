@@ -49,16 +49,16 @@ impl Error {
         Self::Lost(error.to_string().into())
     }
 
-    pub(crate) fn protocol(error: impl ToString) -> Self {
-        Self::Protocol(error.to_string().into())
-    }
-
     /// Sorts an error of hyper: what ended with the connection is [`Error::Lost`].
     pub(crate) fn from_hyper(error: &hyper::Error) -> Self {
         let detail = detail(error);
         if error.is_user() {
             Self::BadRequest(detail.into())
-        } else if error.is_canceled() || error.is_closed() || error.is_timeout() || detail.contains("connection") {
+        } else if error.is_canceled()
+            || error.is_closed()
+            || error.is_timeout()
+            || detail.contains("connection")
+        {
             Self::Lost(detail.into())
         } else {
             Self::Protocol(detail.into())

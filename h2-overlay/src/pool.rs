@@ -21,7 +21,7 @@ use crate::{
     config::{Class, Config},
     error::Error,
     stats::Counters,
-    stream::{LIMITED, REPLACED, Streams, socket::Pinned, socket::SealedSocket},
+    stream::{LIMITED, REPLACED, Streams, socket::Pinned},
 };
 
 /// One QUIC connection and the HTTP/2 sessions that we opened on it.
@@ -77,7 +77,11 @@ impl Conn {
     }
 
     /// The HTTP/2 session for a class of requests, opened if need be.
-    pub(crate) async fn session(&self, class: Class, config: &Config) -> Result<SendRequest<Full<Bytes>>, Error> {
+    pub(crate) async fn session(
+        &self,
+        class: Class,
+        config: &Config,
+    ) -> Result<SendRequest<Full<Bytes>>, Error> {
         let mut session = self.sessions[class as usize].lock().await;
         if let Some(sender) = session.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
@@ -404,13 +408,5 @@ impl Pool {
         self.streams.close().await;
         let dropped: Vec<Slot> = self.slots().drain().map(|(_, slot)| slot).collect();
         drop(dropped);
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Relaxed)
-    }
-
-    pub(crate) fn socket(&self) -> &Arc<SealedSocket> {
-        self.streams.socket()
     }
 }

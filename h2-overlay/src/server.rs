@@ -99,7 +99,8 @@ impl Server {
     }
 
     async fn answer(self: Arc<Self>, request: Request<hyper::body::Incoming>, peer: Arc<Peer>) -> Answer {
-        let (Ok(permit), Some(turn)) = (self.requests.clone().try_acquire_owned(), peer.turn(&self.config)) else {
+        let (Ok(permit), Some(turn)) = (self.requests.clone().try_acquire_owned(), peer.turn(&self.config))
+        else {
             self.counters.busy.add();
             return busy();
         };

@@ -119,7 +119,9 @@ impl NullSession {
 
     /// Takes one message off `partial` if it is there whole.
     fn read_parameters(&mut self) -> Result<bool, TransportError> {
-        let Some(length) = self.partial.first_chunk::<2>().map(|bytes| usize::from(u16::from_be_bytes(*bytes))) else {
+        let Some(length) =
+            self.partial.first_chunk::<2>().map(|bytes| usize::from(u16::from_be_bytes(*bytes)))
+        else {
             return Ok(false);
         };
         if length > PARAMETERS_BYTES_MAX {

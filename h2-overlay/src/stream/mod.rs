@@ -28,7 +28,11 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Starts the endpoint. Needs a tokio runtime.
-    pub(crate) fn over(datagrams: Box<dyn Datagrams>, config: &Config, counters: Arc<Counters>) -> io::Result<Self> {
+    pub(crate) fn over(
+        datagrams: Box<dyn Datagrams>,
+        config: &Config,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let socket = SealedSocket::new(datagrams, counters);
         let crypto = NullCrypto::over(&socket);
         let mut endpoint_config = EndpointConfig::new(ResetKey::new(socket.id()));
@@ -85,7 +89,11 @@ impl Streams {
         }
     }
 
-    pub(crate) fn accept(&self, node: &NodeId, incoming: Incoming) -> Result<Connecting, quinn::ConnectionError> {
+    pub(crate) fn accept(
+        &self,
+        node: &NodeId,
+        incoming: Incoming,
+    ) -> Result<Connecting, quinn::ConnectionError> {
         incoming.accept_with(Arc::new(self.server_config(self.socket.mtu(node))))
     }
 

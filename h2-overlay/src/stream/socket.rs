@@ -20,7 +20,10 @@ use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
-use router::NodeId;
+use router::{
+    NodeId,
+    net::{KeySocket, SendError},
+};
 
 use crate::stats::Counters;
 
@@ -33,14 +36,43 @@ pub(crate) trait Datagrams: fmt::Debug + Send + Sync + 'static {
     fn mtu(&self, to: &NodeId) -> usize;
     /// Sends or says why not; never waits.
     fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure>;
-    /// The next datagram; `None` once the socket is closed.
-    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<(NodeId, Bytes)>>;
+    /// Ready once `try_send` would not say that the queue is full. Several tasks may wait.
+    fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Moves up to `max` datagrams to the end of `out` and tells how many; 0 only once the socket is closed.
+    fn poll_recv(&self, cx: &mut Context<'_>, out: &mut Vec<(NodeId, Bytes)>, max: usize) -> Poll<usize>;
+}
+
+/// The router's sessions seal and authenticate: this is what the null crypto session is meant for.
+impl Datagrams for KeySocket {
+    fn id(&self) -> NodeId {
+        self.id()
+    }
+
+    fn mtu(&self, to: &NodeId) -> usize {
+        self.mtu(to)
+    }
+
+    fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure> {
+        self.try_send(to, datagram).map_err(|error| match error {
+            SendError::Full => SendFailure::Full,
+            SendError::TooLarge { .. } => SendFailure::TooLarge,
+            SendError::Closed => SendFailure::Closed,
+        })
+    }
+
+    fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_send_ready(cx)
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>, out: &mut Vec<(NodeId, Bytes)>, max: usize) -> Poll<usize> {
+        self.poll_recv_many(cx, out, max)
+    }
 }
 
 /// Why a datagram was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendFailure {
-    /// The queue to the router is full: lost, as on any network.
+    /// The queue to the router is full.
     Full,
     /// No path takes that much.
     TooLarge,
@@ -52,12 +84,14 @@ pub(crate) enum SendFailure {
 pub(crate) struct SealedSocket {
     datagrams: Box<dyn Datagrams>,
     addresses: Mutex<Addresses>,
+    /// What was taken from `datagrams` in one go; empty between polls.
+    batch: Mutex<Vec<(NodeId, Bytes)>>,
     counters: Arc<Counters>,
 }
 
 impl SealedSocket {
     pub(crate) fn new(datagrams: Box<dyn Datagrams>, counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { datagrams, addresses: Mutex::new(Addresses::default()), counters })
+        Arc::new(Self { datagrams, addresses: Mutex::default(), batch: Mutex::default(), counters })
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -184,7 +218,7 @@ impl fmt::Debug for SealedSocket {
 
 impl AsyncUdpSocket for SealedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(AlwaysWritable)
+        Box::pin(Writable(self))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -197,6 +231,8 @@ impl AsyncUdpSocket for SealedSocket {
             let end = contents.len().min(start + segment);
             match self.datagrams.try_send(to, contents.slice(start..end)) {
                 Ok(()) => {}
+                Err(SendFailure::Full) if start == 0 => return Err(io::ErrorKind::WouldBlock.into()),
+                // QUIC would repeat all of it: the rest counts as lost on the way.
                 Err(SendFailure::Full) => self.counters.datagrams_dropped.add(),
                 Err(SendFailure::TooLarge) => self.counters.datagrams_oversized.add(),
                 Err(SendFailure::Closed) => return Err(io::ErrorKind::NotConnected.into()),
@@ -212,33 +248,33 @@ impl AsyncUdpSocket for SealedSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut count = 0;
-        let room = bufs.len().min(meta.len());
-        let now = Instant::now();
-        while count < room {
-            let received = match self.datagrams.poll_recv(cx) {
-                Poll::Pending if count > 0 => break,
-                received => ready!(received),
-            };
-            let Some((from, datagram)) = received else {
+        let mut batch = self.batch.lock().expect("no panic under the lock");
+        loop {
+            if ready!(self.datagrams.poll_recv(cx, &mut batch, bufs.len().min(meta.len()))) == 0 {
                 return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-            };
-            // Longer than we ever said we take: not from a QUIC that listened.
-            if datagram.is_empty() || datagram.len() > bufs[count].len() {
-                continue;
             }
-            bufs[count][..datagram.len()].copy_from_slice(&datagram);
-            let address = self.addresses.lock().expect("no panic under the lock").insert(from, Some(now));
-            meta[count] = RecvMeta {
-                addr: socket_address(address),
-                len: datagram.len(),
-                stride: datagram.len(),
-                ecn: None,
-                dst_ip: None,
-            };
-            count += 1;
+            let mut count = 0;
+            let now = Instant::now();
+            let mut addresses = self.addresses.lock().expect("no panic under the lock");
+            for (from, datagram) in batch.drain(..) {
+                // Longer than we ever said we take: not from a QUIC that listened.
+                if datagram.is_empty() || datagram.len() > bufs[count].len() {
+                    continue;
+                }
+                bufs[count][..datagram.len()].copy_from_slice(&datagram);
+                meta[count] = RecvMeta {
+                    addr: socket_address(addresses.insert(from, Some(now))),
+                    len: datagram.len(),
+                    stride: datagram.len(),
+                    ecn: None,
+                    dst_ip: None,
+                };
+                count += 1;
+            }
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
         }
-        Poll::Ready(Ok(count))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -254,13 +290,13 @@ impl AsyncUdpSocket for SealedSocket {
     }
 }
 
-/// The socket never makes QUIC wait: what the node's queue does not take is lost, which congestion control hears of.
+/// Waits for room in the node's queue.
 #[derive(Debug)]
-struct AlwaysWritable;
+struct Writable(Arc<SealedSocket>);
 
-impl UdpPoller for AlwaysWritable {
-    fn poll_writable(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.datagrams.poll_send_ready(cx).map(Ok)
     }
 }
 
