@@ -55,8 +55,9 @@ impl Datagrams for KeySocket {
     fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure> {
         self.try_send(to, datagram).map_err(|error| match error {
             SendError::Full => SendFailure::Full,
-            SendError::TooLarge { .. } => SendFailure::TooLarge,
             SendError::Closed => SendFailure::Closed,
+            // Too large, or a reason yet unknown: this datagram is lost, others may pass.
+            _ => SendFailure::TooLarge,
         })
     }
 
