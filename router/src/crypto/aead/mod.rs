@@ -30,12 +30,7 @@ impl AeadKey {
     }
 
     /// Decrypts `sealed`, text and tag behind it, in place and gives the text. On an error its content is unspecified.
-    pub fn open<'a>(
-        &self,
-        nonce: u64,
-        aad: &[u8],
-        sealed: &'a mut [u8],
-    ) -> Result<&'a mut [u8], OpenError> {
+    pub fn open<'a>(&self, nonce: u64, aad: &[u8], sealed: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
         self.0.open(nonce_bytes(nonce), aad, sealed)
     }
 }
