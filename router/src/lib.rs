@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod crypto;
+pub mod endpoint;
 pub mod error;
 pub mod forward;
 pub mod id;

@@ -1,17 +1,9 @@
-//! lookup
-use crate::id::NodeId;
-use bytes::Bytes;
-/// Binds an account to a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountRecord {
-    /// The account.
-    pub acct: [u8; 32],
-    /// The node that has it.
-    pub node: NodeId,
-    /// Only grows.
-    pub seq: u64,
-    /// Inception entry and chain, at most 1 KiB.
-    pub proof: Bytes,
-    /// By the node, over (acct, seq, proof).
-    pub sig: [u8; 64],
-}
+//! Owns the answer to "where is that key?": locators, the records that carry them, and the search for them.
+pub mod locator;
+pub mod record;
+
+pub use locator::{Coords, Hop, Locator};
+pub use record::{AccountRecord, LocatorRecord};
+
+/// A place in the key space of the lookup: BLAKE3 of a node's key or of an account. Distance is XOR.
+pub type Place = [u8; 32];

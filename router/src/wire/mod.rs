@@ -6,6 +6,7 @@
 //! fields of HELLO and LINK_ACK: so a later version may add both.
 
 pub mod announce;
+pub mod body;
 pub mod codec;
 pub mod control;
 pub mod data;
