@@ -57,9 +57,7 @@ impl KeyObject {
         if json.len() > max {
             return Err(ObjectError::TooLong { max });
         }
-        serde_json::from_str(json)
-            .map(Self)
-            .map_err(|error| ObjectError::NotCanonical(error.to_string()))
+        serde_json::from_str(json).map(Self).map_err(|error| ObjectError::NotCanonical(error.to_string()))
     }
 
     /// The object as canonical JSON, the form in which it is stored.
@@ -104,8 +102,7 @@ impl KeyObject {
         self.0.remove("unsigned");
         if let Some(name) = name {
             let unsigned = [("device_display_name".to_owned(), CanonicalJsonValue::String(name.to_owned()))];
-            self.0
-                .insert("unsigned".into(), CanonicalJsonValue::Object(unsigned.into()));
+            self.0.insert("unsigned".into(), CanonicalJsonValue::Object(unsigned.into()));
         }
     }
 
@@ -117,28 +114,26 @@ impl KeyObject {
     /// All signatures: (user, key id, signature).
     pub fn signatures(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let by_user = self.0.get("signatures").and_then(CanonicalJsonValue::as_object);
-        by_user
-            .into_iter()
-            .flatten()
-            .filter_map(|(user, keys)| Some((user, keys.as_object()?)))
-            .flat_map(|(user, keys)| {
+        by_user.into_iter().flatten().filter_map(|(user, keys)| Some((user, keys.as_object()?))).flat_map(
+            |(user, keys)| {
                 keys.iter()
                     .filter_map(|(id, signature)| Some((user.as_str(), id.as_str(), signature.as_str()?)))
-            })
+            },
+        )
     }
 
     /// Adds a signature, or replaces the one by the same key.
     pub fn add_signature(&mut self, user: &str, key_id: &str, signature: &str) {
         let signatures = object_at(&mut self.0, "signatures");
-        object_at(signatures, user).insert(key_id.to_owned(), CanonicalJsonValue::String(signature.to_owned()));
+        object_at(signatures, user)
+            .insert(key_id.to_owned(), CanonicalJsonValue::String(signature.to_owned()));
     }
 
     /// Whether `signature` is by this public key (unpadded base64) over the object.
     pub fn is_signed(&self, signature: &str, public_key: &str) -> bool {
-        let (Ok(signature), Ok(public_key)) = (
-            Base64::<Standard>::parse(signature),
-            Base64::<Standard>::parse(public_key),
-        ) else {
+        let (Ok(signature), Ok(public_key)) =
+            (Base64::<Standard>::parse(signature), Base64::<Standard>::parse(public_key))
+        else {
             return false;
         };
         to_canonical_json_string_for_signing(&self.0).is_ok_and(|signed| {
@@ -246,7 +241,8 @@ pub(crate) mod tests {
         let alice = user_id!("@alice:a");
         let key = SigningKey::from_bytes(&[7; 32]);
         let public = base64(key.verifying_key().as_bytes());
-        let master = json!({"user_id": alice, "usage": ["master"], "keys": {format!("ed25519:{public}"): public}});
+        let master =
+            json!({"user_id": alice, "usage": ["master"], "keys": {format!("ed25519:{public}"): public}});
         let mut master = signed(&master, alice, &public, &key);
         let object = KeyObject::parse(&master.to_string(), KEY_OBJECT_BYTES_MAX).unwrap();
         object.check_cross_signing(alice, &KeyUsage::Master).unwrap();

@@ -49,11 +49,7 @@ impl Judge {
             String::new(),
         );
         context.power_levels = power_levels;
-        Self {
-            event: FlattenedJson::from_raw(&raw),
-            context,
-            mentions: mentions(event),
-        }
+        Self { event: FlattenedJson::from_raw(&raw), context, mentions: mentions(event) }
     }
 
     /// What the unchanged rules make of it for a member whom it does not name.
@@ -86,11 +82,7 @@ impl Judge {
     fn verdict(&self, rules: &Ruleset) -> Verdict {
         for rule in rules.iter() {
             // The conditions of the rules we know never wait; one that did would count as not met.
-            if rule
-                .applies(&self.event, &self.context)
-                .now_or_never()
-                .unwrap_or(false)
-            {
+            if rule.applies(&self.event, &self.context).now_or_never().unwrap_or(false) {
                 let actions = rule.actions();
                 let notify = actions.iter().any(ruma::push::Action::should_notify);
                 return Verdict {

@@ -50,9 +50,7 @@ impl SyncFilter {
         let room = &definition.room;
         let lazy = |options: LazyLoadOptions| match options {
             LazyLoadOptions::Disabled => Members::All,
-            LazyLoadOptions::Enabled {
-                include_redundant_members: false,
-            } => Members::Lazy,
+            LazyLoadOptions::Enabled { include_redundant_members: false } => Members::Lazy,
             LazyLoadOptions::Enabled { .. } => Members::LazyRedundant,
         };
         Self {
@@ -72,10 +70,7 @@ impl SyncFilter {
     /// How many events a timeline shows at most.
     pub fn timeline_limit(&self) -> usize {
         // A limit of 0 is a wish to see none; ruma's clients and Synapse understand it so too.
-        self.timeline
-            .limit
-            .unwrap_or(TIMELINE_LIMIT_DEFAULT)
-            .min(TIMELINE_LIMIT_MAX)
+        self.timeline.limit.unwrap_or(TIMELINE_LIMIT_DEFAULT).min(TIMELINE_LIMIT_MAX)
     }
 }
 
@@ -89,10 +84,7 @@ pub struct Names {
 impl Names {
     fn new<T: AsRef<str>>(only: Option<&[T]>, not: &[T]) -> Self {
         let texts = |names: &[T]| names.iter().map(|name| name.as_ref().to_owned()).collect();
-        Self {
-            only: only.map(texts),
-            not: texts(not),
-        }
+        Self { only: only.map(texts), not: texts(not) }
     }
 
     /// Whether this name passes.
@@ -136,10 +128,7 @@ impl EventFilter {
             not_types: filter.not_types.clone(),
             senders: Names::new(filter.senders.as_deref(), &filter.not_senders),
             rooms: Names::new(filter.rooms.as_deref(), &filter.not_rooms),
-            url: filter
-                .url_filter
-                .as_ref()
-                .map(|url| matches!(url, UrlFilter::EventsWithUrl)),
+            url: filter.url_filter.as_ref().map(|url| matches!(url, UrlFilter::EventsWithUrl)),
             limit: filter.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         }
     }
@@ -161,10 +150,7 @@ impl EventFilter {
     /// Whether an event of this type passes, whoever sent it.
     pub fn passes_type(&self, event_type: &str) -> bool {
         !self.not_types.iter().any(|pattern| glob(pattern, event_type))
-            && self
-                .types
-                .as_ref()
-                .is_none_or(|types| types.iter().any(|pattern| glob(pattern, event_type)))
+            && self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| glob(pattern, event_type)))
     }
 
     /// Whether an event passes; `has_url` is asked only by a filter that wants to know.

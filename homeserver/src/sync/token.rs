@@ -31,13 +31,7 @@ const TOKEN_BYTES_MAX: usize = 128;
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            incarnation,
-            node,
-            seq,
-            to_device,
-            typing,
-        } = self;
+        let Self { incarnation, node, seq, to_device, typing } = self;
         write!(f, "s1_{incarnation:x}_{node:x}_{seq}_{to_device}_{typing}")
     }
 }
@@ -53,10 +47,7 @@ impl FromStr for Token {
         let mut next = || parts.next().ok_or(TokenError);
         let hex = |text: &str| {
             let canonical = !text.starts_with('+');
-            canonical
-                .then(|| u64::from_str_radix(text, 16).ok())
-                .flatten()
-                .ok_or(TokenError)
+            canonical.then(|| u64::from_str_radix(text, 16).ok()).flatten().ok_or(TokenError)
         };
         let number = |text: &str| text.parse::<u64>().map_err(|_| TokenError);
         let position = |text: &str| number(text).and_then(|seq| i64::try_from(seq).map_err(|_| TokenError));
@@ -93,7 +84,9 @@ mod tests {
 
     #[test]
     fn what_is_not_whole_is_refused() {
-        for text in ["", "s1_", "s1_1_1_1_1", "s1_1_1_-1_1_1", "s1_1_1_1_1_1_1", "s2_1_1_1_1_1", "s72594_4483"] {
+        for text in
+            ["", "s1_", "s1_1_1_1_1", "s1_1_1_-1_1_1", "s1_1_1_1_1_1_1", "s2_1_1_1_1_1", "s72594_4483"]
+        {
             assert_eq!(text.parse::<Token>(), Err(TokenError), "{text}");
         }
     }

@@ -1,0 +1,3 @@
+//! The one way in for events, ours or theirs.
+
+pub mod worker;

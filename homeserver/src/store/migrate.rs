@@ -1,0 +1,78 @@
+//! Owns the list of tables and how an older file is brought up to date.
+//!
+//! Every step runs once, in one transaction with the number that says so. A step that has been released is never
+//! edited: what changes later is a new step at the end.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::{StoreError, schema};
+
+/// One step of the file's history.
+struct Step {
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// The tables by area, each area's file its own step, in the order they were first made.
+const STEPS: &[Step] = &[
+    Step { name: "core", sql: CORE },
+    Step { name: "events", sql: schema::events::SCHEMA },
+    Step { name: "state", sql: schema::state::SCHEMA },
+    Step { name: "membership", sql: schema::membership::SCHEMA },
+    Step { name: "rooms", sql: schema::rooms::SCHEMA },
+    Step { name: "outbox", sql: schema::outbox::SCHEMA },
+];
+
+/// What every store has: counters whose numbers are never used twice, interned texts, a few single values.
+const CORE: &str = "
+CREATE TABLE counter(name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE intern(nid INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, UNIQUE(kind, text));
+CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+";
+
+/// Values that live as long as the file.
+pub(super) struct Meta {
+    pub(super) incarnation: u64,
+    pub(super) secret: [u8; 32],
+}
+
+/// Applies the steps that the file has not seen, and reads (or makes) its fixed values.
+pub(super) fn run(conn: &mut Connection) -> Result<Meta, StoreError> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(
+        "CREATE TABLE IF NOT EXISTS migration(name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
+    )?;
+    let mut known = 0;
+    for step in STEPS {
+        let done: Option<i64> = tx
+            .query_row("SELECT 1 FROM migration WHERE name = ?1", [step.name], |row| row.get(0))
+            .optional()?;
+        if done.is_none() {
+            tx.execute_batch(step.sql)?;
+            tx.execute("INSERT INTO migration(name, at) VALUES(?1, unixepoch())", [step.name])?;
+        }
+        known += 1;
+    }
+    let found: i64 = tx.query_row("SELECT count(*) FROM migration", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::TooNew { found, known });
+    }
+    let incarnation = fixed::<8>(&tx, "incarnation")?;
+    let secret = fixed::<32>(&tx, "state_hash_secret")?;
+    tx.commit()?;
+    // 53 bits: the number also travels through JSON.
+    Ok(Meta { incarnation: u64::from_le_bytes(incarnation) >> 11, secret })
+}
+
+/// A random value made when the file was.
+fn fixed<const N: usize>(conn: &Connection, key: &str) -> Result<[u8; N], StoreError> {
+    let stored: Option<Vec<u8>> =
+        conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?;
+    if let Some(stored) = stored {
+        return stored.try_into().map_err(|_| StoreError::Corrupt("meta value of wrong size"));
+    }
+    let mut value = [0; N];
+    getrandom::fill(&mut value).map_err(|error| std::io::Error::other(error.to_string()))?;
+    conn.execute("INSERT INTO meta(key, value) VALUES(?1, ?2)", params![key, value.as_slice()])?;
+    Ok(value)
+}

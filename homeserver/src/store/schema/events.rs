@@ -1,0 +1,454 @@
+//! Owns the tables of events: what they are, where they stand, what points at what.
+//!
+//! | table | key -> value | written by | read by |
+//! |---|---|---|---|
+//! | `eid` | number <-> hash of an event, here or only mentioned | append | everywhere |
+//! | `event` | number -> the event, as what clients may see and the rest | append, redaction | everywhere |
+//! | `timeline` | (room, depth, seq) -> number | append | messages, context, backfill |
+//! | `stream` | commit order of all that a sync shows | append, other areas | sync |
+//! | `edge` | (prev, child) | append | gaps, backfill |
+//! | `fwd_extremity`, `missing_prev` | ends of the known graph | append | worker, backfill |
+//! | `relation` | (parent, rel_type, child) | append | aggregation |
+//! | `redaction` | (target, redaction), also before the target is here | append | append |
+//! | `txn_id` | a client's transaction -> the event it made | append | send, sync |
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId};
+
+use crate::store::{
+    Nid, ReadTx, Seq, StoreError, WriteTx,
+    codec::{put_list, take_list},
+    tx::Counter,
+};
+
+/// See the module.
+pub const SCHEMA: &str = "
+CREATE TABLE eid(nid INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE);
+CREATE TABLE event(
+  nid INTEGER PRIMARY KEY, room INTEGER NOT NULL, type INTEGER NOT NULL, skey INTEGER, sender INTEGER NOT NULL,
+  ts INTEGER NOT NULL, depth INTEGER NOT NULL, seq INTEGER, flags INTEGER NOT NULL,
+  state_before INTEGER, state_after INTEGER, redacted_by INTEGER, prev BLOB NOT NULL, auth BLOB NOT NULL,
+  client BLOB NOT NULL, rest BLOB NOT NULL);
+CREATE INDEX event_room ON event(room, ts);
+CREATE TABLE timeline(room INTEGER, depth INTEGER, seq INTEGER, nid INTEGER NOT NULL,
+  PRIMARY KEY(room, depth, seq)) WITHOUT ROWID;
+CREATE TABLE stream(seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, room INTEGER, user INTEGER, ref INTEGER,
+  msgs INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX stream_room ON stream(room, seq) WHERE room IS NOT NULL;
+CREATE INDEX stream_user ON stream(user, seq) WHERE user IS NOT NULL;
+CREATE TABLE edge(prev INTEGER, child INTEGER, PRIMARY KEY(prev, child)) WITHOUT ROWID;
+CREATE TABLE fwd_extremity(room INTEGER, nid INTEGER, PRIMARY KEY(room, nid)) WITHOUT ROWID;
+CREATE TABLE missing_prev(room INTEGER, prev INTEGER, child INTEGER, PRIMARY KEY(room, prev, child)) WITHOUT ROWID;
+CREATE TABLE relation(parent INTEGER, rel INTEGER, child INTEGER, sender INTEGER NOT NULL,
+  PRIMARY KEY(parent, rel, child)) WITHOUT ROWID;
+CREATE TABLE redaction(target INTEGER, nid INTEGER, PRIMARY KEY(target, nid)) WITHOUT ROWID;
+CREATE TABLE txn_id(user INTEGER, device INTEGER, txn TEXT, event INTEGER NOT NULL, ts INTEGER NOT NULL,
+  PRIMARY KEY(user, device, txn)) WITHOUT ROWID;
+CREATE INDEX txn_event ON txn_id(event);
+";
+
+/// The event failed the rules at its own place; it is kept so that nothing that builds on it is believed.
+pub const REJECTED: i64 = 1;
+/// Allowed at its own place, not by the state now: kept, shown to nobody.
+pub const SOFT_FAILED: i64 = 2;
+/// Here because something referred to it (state, auth chain, an invite), not because it has a place in the timeline.
+pub const OUTLIER: i64 = 4;
+/// Stored pruned.
+pub const REDACTED: i64 = 8;
+/// Came with a partial state; authorised again when that is whole.
+pub const PARTIAL: i64 = 16;
+
+/// What a row of `stream` tells. Other areas add their own.
+pub mod stream_kind {
+    /// `ref` is an event with a place in the room's timeline.
+    pub const EVENT: i64 = 1;
+    /// `user`'s own membership of `room` changed in the resolved state (also invites and knocks without the room);
+    /// `ref` is the membership event.
+    pub const MEMBERSHIP: i64 = 2;
+    /// A redaction whose target came later: `ref` is the redaction.
+    pub const REDACTION: i64 = 3;
+    /// Receipts (hs: `room/receipt.rs`).
+    pub const RECEIPT: i64 = 10;
+    /// Account data of a user.
+    pub const ACCOUNT_DATA: i64 = 11;
+    /// A to-device message waits.
+    pub const TO_DEVICE: i64 = 12;
+    /// A user's devices or keys changed.
+    pub const DEVICE_LIST: i64 = 13;
+    /// One-time key counts changed.
+    pub const ONE_TIME_KEYS: i64 = 14;
+    /// Typing (never stored; for symmetry).
+    pub const TYPING: i64 = 15;
+}
+
+/// A row of `event`.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// Its number.
+    pub nid: Nid,
+    /// The room's number.
+    pub room: Nid,
+    /// The type's number ([`crate::store::Kind::Type`]).
+    pub kind: Nid,
+    /// The (type, state key) pair, for state events.
+    pub skey: Option<Nid>,
+    /// The sender's number.
+    pub sender: Nid,
+    /// `origin_server_ts`.
+    pub ts: i64,
+    /// Its depth in our timeline (as claimed, for an outlier).
+    pub depth: i64,
+    /// Position in the stream, or a negative number if backfilled; none if not in the timeline.
+    pub seq: Option<Seq>,
+    /// [`REJECTED`] and friends.
+    pub flags: i64,
+    /// The room's state before and after it, where known.
+    pub state_before: Option<i64>,
+    /// See [`EventRow::state_before`].
+    pub state_after: Option<i64>,
+    /// The redaction that pruned it.
+    pub redacted_by: Option<Nid>,
+    /// Numbers of its `prev_events`.
+    pub prev: Vec<Nid>,
+    /// Numbers of its `auth_events`.
+    pub auth: Vec<Nid>,
+    /// Canonical JSON object of what clients may see (no `event_id`, no `room_id`).
+    pub client: Vec<u8>,
+    /// Canonical JSON object of everything else in the PDU.
+    pub rest: Vec<u8>,
+}
+
+macro_rules! columns {
+    () => {
+        "nid, room, type, skey, sender, ts, depth, seq, flags, state_before, state_after, redacted_by, prev, auth, \
+         client, rest"
+    };
+}
+
+fn read_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<EventRow> {
+    let nids = |index: usize| -> rusqlite::Result<Vec<Nid>> {
+        let list = take_list(row.get_ref(index)?.as_blob()?).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Blob, Box::new(error))
+        })?;
+        Ok(list.into_iter().map(Nid).collect())
+    };
+    Ok(EventRow {
+        nid: row.get(0)?,
+        room: row.get(1)?,
+        kind: row.get(2)?,
+        skey: row.get(3)?,
+        sender: row.get(4)?,
+        ts: row.get(5)?,
+        depth: row.get(6)?,
+        seq: row.get(7)?,
+        flags: row.get(8)?,
+        state_before: row.get(9)?,
+        state_after: row.get(10)?,
+        redacted_by: row.get(11)?,
+        prev: nids(12)?,
+        auth: nids(13)?,
+        client: row.get(14)?,
+        rest: row.get(15)?,
+    })
+}
+
+/// The 32 bytes of an event id of room version 4 and later; `None` for any other form.
+pub fn hash_of(id: &EventId) -> Option<[u8; 32]> {
+    let bytes = data_encoding::BASE64URL_NOPAD.decode(id.as_str().strip_prefix('$')?.as_bytes()).ok()?;
+    bytes.try_into().ok()
+}
+
+/// The event id of a hash.
+pub fn id_of(hash: &[u8]) -> Result<OwnedEventId, StoreError> {
+    let id = format!("${}", data_encoding::BASE64URL_NOPAD.encode(hash));
+    OwnedEventId::try_from(id).map_err(|_| StoreError::Corrupt("event id"))
+}
+
+/// Number of an event id, if it was ever mentioned.
+pub fn nid(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<Nid>, StoreError> {
+    let Some(hash) = hash_of(id) else { return Ok(None) };
+    tx.row("SELECT nid FROM eid WHERE hash = ?1", [hash.as_slice()], |row| row.get(0))
+}
+
+/// Number of an event id, given out now if it was never mentioned. An id that is no hash is damage: it cannot have
+/// passed the format check.
+pub fn intern(tx: &mut WriteTx<'_>, id: &EventId) -> Result<Nid, StoreError> {
+    if let Some(nid) = nid(tx, id)? {
+        return Ok(nid);
+    }
+    let hash = hash_of(id).ok_or(StoreError::Corrupt("event id is no hash"))?;
+    let nid = Nid(tx.next(Counter::Event)?);
+    tx.execute("INSERT INTO eid(nid, hash) VALUES(?1, ?2)", (nid, hash.as_slice()))?;
+    Ok(nid)
+}
+
+/// The event id of a number.
+pub fn id(tx: &ReadTx<'_>, nid: Nid) -> Result<OwnedEventId, StoreError> {
+    let hash: Option<Vec<u8>> = tx.row("SELECT hash FROM eid WHERE nid = ?1", [nid], |row| row.get(0))?;
+    id_of(&hash.ok_or(StoreError::Corrupt("event number without id"))?)
+}
+
+/// The event with this number, if it is here.
+pub fn event(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<EventRow>, StoreError> {
+    tx.row(concat!("SELECT ", columns!(), " FROM event WHERE nid = ?1"), [nid], read_event)
+}
+
+/// The event with this id, if it is here.
+pub fn event_by_id(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<EventRow>, StoreError> {
+    match nid(tx, id)? {
+        Some(nid) => event(tx, nid),
+        None => Ok(None),
+    }
+}
+
+/// Numbers of its auth events, if it is here.
+pub fn auth(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<Vec<Nid>>, StoreError> {
+    let blob: Option<Vec<u8>> = tx.row("SELECT auth FROM event WHERE nid = ?1", [nid], |row| row.get(0))?;
+    Ok(match blob {
+        Some(blob) => Some(take_list(&blob)?.into_iter().map(Nid).collect()),
+        None => None,
+    })
+}
+
+/// Stores an event, or (an outlier that gets its place) stores it anew.
+pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
+    let prev = put_list(event.prev.iter().map(|nid| nid.0));
+    let auth = put_list(event.auth.iter().map(|nid| nid.0));
+    tx.execute(
+        concat!(
+            "INSERT OR REPLACE INTO event(",
+            columns!(),
+            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+        ),
+        rusqlite::params![
+            event.nid,
+            event.room,
+            event.kind,
+            event.skey,
+            event.sender,
+            event.ts,
+            event.depth,
+            event.seq,
+            event.flags,
+            event.state_before,
+            event.state_after,
+            event.redacted_by,
+            prev,
+            auth,
+            event.client,
+            event.rest
+        ],
+    )?;
+    Ok(())
+}
+
+/// Replaces an event's two objects by their pruned form.
+pub fn prune(tx: &mut WriteTx<'_>, nid: Nid, by: Nid, client: &[u8], rest: &[u8]) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE event SET client = ?3, rest = ?4, redacted_by = ?2, flags = flags | ?5 WHERE nid = ?1",
+        (nid, by, client, rest, REDACTED),
+    )?;
+    Ok(())
+}
+
+/// Gives an event its place in the room's timeline.
+pub fn put_timeline(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    depth: i64,
+    seq: Seq,
+    nid: Nid,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO timeline(room, depth, seq, nid) VALUES(?1, ?2, ?3, ?4)",
+        (room, depth, seq, nid),
+    )?;
+    Ok(())
+}
+
+/// Adds a row to the commit order. `msgs` is the room's cumulative count of messages up to here.
+pub fn put_stream(
+    tx: &mut WriteTx<'_>,
+    seq: Seq,
+    kind: i64,
+    room: Option<Nid>,
+    user: Option<Nid>,
+    reference: Option<Nid>,
+    msgs: i64,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO stream(seq, kind, room, user, ref, msgs) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        (seq, kind, room, user, reference, msgs),
+    )?;
+    Ok(())
+}
+
+/// Adds a row to the commit order at the next position, which it gives.
+pub fn push_stream(
+    tx: &mut WriteTx<'_>,
+    kind: i64,
+    room: Option<Nid>,
+    user: Option<Nid>,
+    reference: Option<Nid>,
+) -> Result<Seq, StoreError> {
+    let seq = tx.next_seq()?;
+    put_stream(tx, seq, kind, room, user, reference, 0)?;
+    Ok(seq)
+}
+
+/// A falling negative number: the `seq` of something backfilled.
+pub fn next_back_seq(tx: &mut WriteTx<'_>) -> Result<Seq, StoreError> {
+    Ok(Seq(-tx.next(Counter::Back)?))
+}
+
+/// Notes that `child` has `prev` among its previous events.
+pub fn put_edge(tx: &mut WriteTx<'_>, prev: Nid, child: Nid) -> Result<(), StoreError> {
+    tx.execute("INSERT OR IGNORE INTO edge(prev, child) VALUES(?1, ?2)", (prev, child))?;
+    Ok(())
+}
+
+/// Least depth of the timeline events that name `nid` as previous.
+pub fn child_depth(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<i64>, StoreError> {
+    let depth: Option<Option<i64>> = tx.row(
+        "SELECT min(event.depth) FROM edge JOIN event ON event.nid = edge.child \
+         WHERE edge.prev = ?1 AND event.seq IS NOT NULL",
+        [nid],
+        |row| row.get(0),
+    )?;
+    Ok(depth.flatten())
+}
+
+/// The ends of the room's graph: what the next event builds on.
+pub fn forward(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<Nid>, StoreError> {
+    tx.rows("SELECT nid FROM fwd_extremity WHERE room = ?1", [room], |row| row.get(0))
+}
+
+/// Makes `nid` an end of the graph.
+pub fn put_forward(tx: &mut WriteTx<'_>, room: Nid, nid: Nid) -> Result<(), StoreError> {
+    tx.execute("INSERT OR IGNORE INTO fwd_extremity(room, nid) VALUES(?1, ?2)", (room, nid))?;
+    Ok(())
+}
+
+/// `nid` is no longer an end of the graph.
+pub fn remove_forward(tx: &mut WriteTx<'_>, room: Nid, nid: Nid) -> Result<usize, StoreError> {
+    tx.execute("DELETE FROM fwd_extremity WHERE room = ?1 AND nid = ?2", (room, nid))
+}
+
+/// Forgets all ends of the room's graph.
+pub fn clear_forward(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM fwd_extremity WHERE room = ?1", [room])?;
+    Ok(())
+}
+
+/// Notes that `child`, which is in the timeline, builds on `prev`, which is not.
+pub fn put_missing(tx: &mut WriteTx<'_>, room: Nid, prev: Nid, child: Nid) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR IGNORE INTO missing_prev(room, prev, child) VALUES(?1, ?2, ?3)",
+        (room, prev, child),
+    )?;
+    Ok(())
+}
+
+/// `prev` is in the timeline now.
+pub fn remove_missing(tx: &mut WriteTx<'_>, room: Nid, prev: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM missing_prev WHERE room = ?1 AND prev = ?2", (room, prev))?;
+    Ok(())
+}
+
+/// Where our knowledge of the room's past ends: (missing event, depth of its child), deepest child first.
+pub fn backward(tx: &ReadTx<'_>, room: Nid, limit: u32) -> Result<Vec<(Nid, i64)>, StoreError> {
+    tx.rows(
+        "SELECT missing_prev.prev, max(event.depth) AS child FROM missing_prev \
+         JOIN event ON event.nid = missing_prev.child \
+         WHERE missing_prev.room = ?1 GROUP BY missing_prev.prev ORDER BY child DESC LIMIT ?2",
+        (room, limit),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Notes that `child` relates to `parent` in the way `rel`.
+pub fn put_relation(
+    tx: &mut WriteTx<'_>,
+    parent: Nid,
+    rel: Nid,
+    child: Nid,
+    sender: Nid,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR IGNORE INTO relation(parent, rel, child, sender) VALUES(?1, ?2, ?3, ?4)",
+        (parent, rel, child, sender),
+    )?;
+    Ok(())
+}
+
+/// A redacted event relates to nothing.
+pub fn remove_relation(tx: &mut WriteTx<'_>, parent: Nid, rel: Nid, child: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM relation WHERE parent = ?1 AND rel = ?2 AND child = ?3", (parent, rel, child))?;
+    Ok(())
+}
+
+/// Children of `parent`, newest number first: (child, rel).
+pub fn relations(
+    tx: &ReadTx<'_>,
+    parent: Nid,
+    rel: Option<Nid>,
+    limit: u32,
+) -> Result<Vec<(Nid, Nid)>, StoreError> {
+    tx.rows(
+        "SELECT child, rel FROM relation WHERE parent = ?1 AND (?2 IS NULL OR rel = ?2) ORDER BY child DESC LIMIT ?3",
+        (parent, rel, limit),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Notes a redaction of `target`, whether that is here or not.
+pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid) -> Result<(), StoreError> {
+    tx.execute("INSERT OR IGNORE INTO redaction(target, nid) VALUES(?1, ?2)", (target, nid))?;
+    Ok(())
+}
+
+/// Redactions that name `target`.
+pub fn redactions(tx: &ReadTx<'_>, target: Nid) -> Result<Vec<Nid>, StoreError> {
+    tx.rows("SELECT nid FROM redaction WHERE target = ?1 ORDER BY nid", [target], |row| row.get(0))
+}
+
+/// The event that this transaction of the user's device made.
+pub fn txn(tx: &ReadTx<'_>, user: Nid, device: Nid, txn: &str) -> Result<Option<Nid>, StoreError> {
+    tx.row(
+        "SELECT event FROM txn_id WHERE user = ?1 AND device = ?2 AND txn = ?3",
+        (user, device, txn),
+        |row| row.get(0),
+    )
+}
+
+/// Notes which event a transaction made.
+pub fn put_txn(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    device: Nid,
+    txn: &str,
+    event: Nid,
+    ts: i64,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO txn_id(user, device, txn, event, ts) VALUES(?1, ?2, ?3, ?4, ?5)",
+        (user, device, txn, event, ts),
+    )?;
+    Ok(())
+}
+
+/// The transaction id under which this device sent this event, for `unsigned.transaction_id`.
+pub fn txn_of_event(
+    tx: &ReadTx<'_>,
+    event: Nid,
+    user: Nid,
+    device: Nid,
+) -> Result<Option<Arc<str>>, StoreError> {
+    let txn: Option<String> = tx.row(
+        "SELECT txn FROM txn_id WHERE event = ?1 AND user = ?2 AND device = ?3",
+        (event, user, device),
+        |row| row.get(0),
+    )?;
+    Ok(txn.map(Into::into))
+}

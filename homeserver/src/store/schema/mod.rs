@@ -1,0 +1,7 @@
+//! Owns the tables, by area: each table has one file, which holds its SQL and is the only one that writes it.
+
+pub mod events;
+pub mod membership;
+pub mod outbox;
+pub mod rooms;
+pub mod state;

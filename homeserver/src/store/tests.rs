@@ -1,0 +1,87 @@
+//! The store keeps its word: groups are atomic per operation, numbers are never used twice, nothing is half there.
+//! Method: real files, real threads, a cut between any two writes.
+
+use super::*;
+
+fn open(dir: &Path, fault: Option<Arc<Fault>>) -> Store {
+    Store::open(dir, Options { fault, ..Options::default() }, Notify::new()).unwrap()
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_takes_no_other_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), None);
+    let ops = (0..40).map(|n| {
+        store.write_queued(move |tx| {
+            let nid = tx.intern(Kind::User, &format!("@u{n}:x"))?;
+            if n % 3 == 0 { Err(StoreError::Corrupt("as wished")) } else { Ok(nid) }
+        })
+    });
+    let results = futures_util::future::join_all(ops).await;
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(result.is_err(), n % 3 == 0);
+    }
+    for n in 0..40 {
+        let found = store.read(move |tx| tx.lookup(Kind::User, &format!("@u{n}:x"))).await.unwrap();
+        assert_eq!(found.is_none(), n % 3 == 0, "@u{n}");
+    }
+    let panicked: Result<(), StoreError> = store.write(|_| panic!("inside")).await;
+    assert!(matches!(panicked, Err(StoreError::Panicked)));
+    store.write(|tx| tx.next_seq()).await.unwrap();
+}
+
+#[tokio::test]
+async fn numbers_are_never_used_twice_and_readers_see_what_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = Seq(0);
+    for _ in 0..3 {
+        let store = open(dir.path(), None);
+        assert!(store.position() >= last);
+        for _ in 0..1500 {
+            let _: Result<(), StoreError> = store
+                .write(|tx| {
+                    tx.next_seq()?;
+                    Err(StoreError::Corrupt("rolled back"))
+                })
+                .await;
+            let seq = store.write(|tx| tx.next_seq()).await.unwrap();
+            assert!(seq > last);
+            last = seq;
+            assert!(store.position() >= seq);
+        }
+        store.close().await;
+        assert!(matches!(store.write(|tx| tx.next_seq()).await, Err(StoreError::Closed)));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_leaves_whole_operations_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for writes in 0..12 {
+        let fault = Fault::new();
+        let store = open(dir.path(), Some(fault.clone()));
+        let before = store.read(|tx| count(tx)).await.unwrap();
+        fault.arm(writes);
+        let mut answered = 0;
+        for n in 0.. {
+            let result: Result<(), StoreError> = store
+                .write(move |tx| {
+                    tx.execute("INSERT INTO meta(key, value) VALUES(?1, 1)", [format!("a{writes}-{n}")])?;
+                    tx.execute("INSERT INTO meta(key, value) VALUES(?1, 1)", [format!("b{writes}-{n}")])?;
+                    Ok(())
+                })
+                .await;
+            if result.is_err() {
+                break;
+            }
+            answered += 1;
+        }
+        drop(store);
+        let store = open(dir.path(), None);
+        assert_eq!(store.read(|tx| count(tx)).await.unwrap(), before + 2 * answered);
+    }
+}
+
+fn count(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
+    Ok(tx.row("SELECT count(*) FROM meta", [], |row| row.get(0))?.unwrap_or(0))
+}

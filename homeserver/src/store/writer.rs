@@ -1,0 +1,233 @@
+//! Owns the one connection that writes: groups waiting operations into transactions, commits, publishes, answers.
+
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc::Receiver, oneshot};
+
+use super::{
+    GROUP_OPS_MAX, GROUP_TIME_MAX, Shared, StoreError,
+    tx::{Counters, Group, WriteTx},
+};
+
+/// A queued operation.
+pub(super) struct Op {
+    run: Box<dyn FnOnce(&mut WriteTx<'_>) -> (bool, Answer) + Send>,
+    stop: bool,
+}
+
+/// Tells the caller how it went, once the group's fate is known.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+impl Op {
+    /// Commits what came before and ends the writer.
+    pub(super) fn stop(done: oneshot::Sender<()>) -> Self {
+        let run = move |_: &mut WriteTx<'_>| {
+            let answer: Answer = Box::new(move |_| {
+                // Whoever asked may have gone; the writer stops all the same.
+                let _ = done.send(());
+            });
+            (true, answer)
+        };
+        Self { run: Box::new(run), stop: true }
+    }
+}
+
+/// Wraps a caller's closure with the way back to it.
+pub(super) fn op<T, E, F>(op: F, sender: oneshot::Sender<Result<T, E>>) -> Op
+where
+    F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    let run = move |tx: &mut WriteTx<'_>| -> (bool, Answer) {
+        let result =
+            catch_unwind(AssertUnwindSafe(|| op(tx))).unwrap_or_else(|_| Err(E::from(StoreError::Panicked)));
+        let keep = result.is_ok();
+        let answer = move |commit: Result<(), StoreError>| {
+            let result = match commit {
+                Ok(()) => result,
+                Err(error) if keep => Err(error.into()),
+                Err(_) => result,
+            };
+            // A caller that no longer waits is no error: the operation is done all the same.
+            let _ = sender.send(result);
+        };
+        (keep, Box::new(answer))
+    };
+    Op { run: Box::new(run), stop: false }
+}
+
+/// Log size at which the checkpoint thread is asked to work.
+const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Commits between two looks at the log's size.
+const WAL_LOOK_COMMITS: u32 = 32;
+
+/// Starts the writer and its checkpointer.
+pub(super) fn spawn(
+    conn: Connection,
+    counters: Counters,
+    shared: Arc<Shared>,
+    queue: Receiver<Op>,
+    path: &Path,
+) -> Result<JoinHandle<()>, StoreError> {
+    let (ask, asked) = std::sync::mpsc::sync_channel::<()>(1);
+    let checkpoint = super::connect(path, false)?;
+    std::thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
+        while asked.recv().is_ok() {
+            // Passive: never waits for readers nor makes the writer wait. What it cannot do now, it does next time.
+            let result = checkpoint.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            if let Err(error) = result {
+                tracing::warn!(%error, "checkpoint of the database failed");
+            }
+        }
+    })?;
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let mut writer = Writer { conn, counters, shared, queue, ask, wal: wal.into(), commits: 0 };
+    let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
+    Ok(thread)
+}
+
+struct Writer {
+    conn: Connection,
+    counters: Counters,
+    shared: Arc<Shared>,
+    queue: Receiver<Op>,
+    ask: std::sync::mpsc::SyncSender<()>,
+    wal: PathBuf,
+    commits: u32,
+}
+
+impl Writer {
+    fn run(&mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            if !self.group(first) {
+                break;
+            }
+        }
+        self.queue.close();
+        // Whoever still waits is told by the dropped sender.
+        while self.queue.try_recv().is_ok() {}
+    }
+
+    /// One transaction. False when the writer has to end.
+    fn group(&mut self, first: Op) -> bool {
+        if let Err(error) =
+            self.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]))
+        {
+            return self.refuse(first, error);
+        }
+        let committed = self.counters;
+        let pending = RefCell::new(Vec::new());
+        let mut group = Group { counters: self.counters, touched: Vec::new(), cut: false };
+        let mut answers = Vec::new();
+        let mut stop = false;
+        let started = Instant::now();
+        let mut next = Some(first);
+        while let Some(op) = next.take() {
+            stop |= op.stop;
+            match self.one(op, &mut group, &pending) {
+                Some(answer) => answers.push(answer),
+                None => return false,
+            }
+            if !stop && answers.len() < GROUP_OPS_MAX && started.elapsed() < GROUP_TIME_MAX {
+                next = self.queue.try_recv().ok();
+            }
+        }
+        if let Some(fault) = &self.shared.fault
+            && fault.strikes()
+        {
+            return false;
+        }
+        let result = self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        self.counters = group.counters;
+        let result = match result {
+            Ok(_) => {
+                for (kind, text, nid) in pending.take() {
+                    self.shared.ids.insert(kind, text, nid);
+                }
+                let position = self.counters.position();
+                self.shared.position.store(position.0 as u64, Ordering::Release);
+                self.shared.notify.publish(position, &group.touched);
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.rolled_back(&committed);
+                if !self.conn.is_autocommit() {
+                    // If even this fails, the next BEGIN says so to whoever comes.
+                    let _ = self.conn.execute_batch("ROLLBACK");
+                }
+                tracing::warn!(%error, "a commit failed: is the disk full?");
+                Err(StoreError::Commit(Arc::new(error)))
+            }
+        };
+        for answer in answers {
+            answer(result.clone());
+        }
+        self.look_at_log();
+        !stop
+    }
+
+    /// One operation in its SAVEPOINT; `None` if the power was cut.
+    fn one(
+        &self,
+        op: Op,
+        group: &mut Group,
+        pending: &RefCell<Vec<(super::Kind, Arc<str>, super::Nid)>>,
+    ) -> Option<Answer> {
+        let counters = group.counters;
+        let touched = group.touched.len();
+        let interned = pending.borrow().len();
+        let begun = self.conn.prepare_cached("SAVEPOINT op").and_then(|mut savepoint| savepoint.execute([]));
+        let (keep, answer) = (op.run)(&mut WriteTx::new(&self.conn, &self.shared, group, pending));
+        if group.cut {
+            return None;
+        }
+        let ended = if keep {
+            self.conn.prepare_cached("RELEASE op").and_then(|mut release| release.execute([]))
+        } else {
+            group.counters.rolled_back(&counters);
+            group.touched.truncate(touched);
+            pending.borrow_mut().truncate(interned);
+            self.conn
+                .prepare_cached("ROLLBACK TO op")
+                .and_then(|mut rollback| rollback.execute([]))
+                .and_then(|_| self.conn.prepare_cached("RELEASE op")?.execute([]))
+        };
+        match begun.and(ended) {
+            Ok(_) => Some(answer),
+            Err(error) => {
+                // SQLite has given up the whole transaction (disk full, I/O error); the commit below fails and all of
+                // the group hears of it.
+                let error = Arc::new(error);
+                Some(Box::new(move |commit| answer(commit.and(Err(StoreError::Sqlite(error))))))
+            }
+        }
+    }
+
+    /// The transaction could not even begin: this caller hears why, the writer goes on.
+    fn refuse(&mut self, op: Op, error: rusqlite::Error) -> bool {
+        tracing::warn!(%error, "the database cannot be written");
+        let stop = op.stop;
+        drop(op);
+        !stop
+    }
+
+    fn look_at_log(&mut self) {
+        self.commits += 1;
+        if self.commits % WAL_LOOK_COMMITS == 0
+            && std::fs::metadata(&self.wal).is_ok_and(|log| log.len() > WAL_CHECKPOINT_BYTES)
+        {
+            // Full means that one is under way already.
+            let _ = self.ask.try_send(());
+        }
+    }
+}
