@@ -147,6 +147,19 @@ impl Overlay {
     }
 }
 
+#[cfg(test)]
+impl Overlay {
+    /// Breaks all connections, as a network would that the other side comes back from.
+    pub(crate) fn break_connections(&self) {
+        self.0.pool.break_all();
+    }
+
+    /// The bare connection, to do what no well-meaning client does.
+    pub(crate) async fn quic_connection(&self, node: NodeId) -> quinn::Connection {
+        self.0.pool.connection(node).await.expect("it is there").0.quic.clone()
+    }
+}
+
 impl std::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Overlay").field(&self.id()).finish()

@@ -409,4 +409,11 @@ impl Pool {
         let dropped: Vec<Slot> = self.slots().drain().map(|(_, slot)| slot).collect();
         drop(dropped);
     }
+
+    #[cfg(test)]
+    pub(crate) fn break_all(&self) {
+        for conn in self.slots().values().flat_map(|slot| &slot.conns) {
+            conn.quic.close(REPLACED, b"test");
+        }
+    }
 }

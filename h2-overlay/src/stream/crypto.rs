@@ -29,7 +29,7 @@ use super::socket::SealedSocket;
 
 /// The QUIC version on the overlay: "mg" and a number that rises when this handshake changes. It is not QUIC v1, which has
 /// TLS inside.
-pub(super) const VERSION: u32 = 0x6d67_0001;
+pub(crate) const VERSION: u32 = 0x6d67_0001;
 
 /// Parameters are some 150 bytes; more is nonsense.
 const PARAMETERS_BYTES_MAX: usize = 1024;

@@ -88,8 +88,8 @@ impl Net {
 
     pub(crate) fn socket(&self, node: NodeId) -> Socket {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        self.0.ends.lock().expect("no panic under the lock").insert(node, sender);
-        Socket { node, net: self.clone(), receiver: Mutex::new(receiver) }
+        self.0.ends.lock().expect("no panic under the lock").insert(node, sender.clone());
+        Socket { node, net: self.clone(), receiver: Mutex::new(receiver), _sender: sender }
     }
 
     fn roll(&self) -> u64 {
@@ -120,6 +120,8 @@ pub(crate) struct Socket {
     node: NodeId,
     net: Net,
     receiver: Mutex<mpsc::Receiver<(NodeId, Bytes)>>,
+    /// Keeps the receiver open when the node is taken off the network.
+    _sender: mpsc::Sender<(NodeId, Bytes)>,
 }
 
 impl Datagrams for Socket {
