@@ -5,7 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri, Version, uri};
 use http_body_util::Full;
-use router::{NodeId, net::KeySocket};
+use router::{
+    NodeId,
+    net::{KeySocket, Node, NodeEvent},
+};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 use crate::{
     body::{Body, BoxError},
@@ -37,6 +44,14 @@ impl Overlay {
     /// Speaks HTTP/2 over a node's datagrams. The overlay becomes the one receiver of the socket. Needs a tokio runtime.
     pub fn new(socket: KeySocket, config: Config) -> Self {
         Self::over(Box::new(socket), config)
+    }
+
+    /// The same, and hears from the node who can be reached: no back-off outlasts the return of a node.
+    pub fn of(node: &Node, config: Config) -> Self {
+        let overlay = Self::new(node.socket(), config);
+        let (pool, stopped, events) = (overlay.0.pool.clone(), overlay.0.server.stopped(), node.events());
+        tokio::spawn(follow(pool, stopped, events));
+        overlay
     }
 
     pub(crate) fn over(datagrams: Box<dyn Datagrams>, config: Config) -> Self {
@@ -163,6 +178,27 @@ impl Overlay {
 impl std::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Overlay").field(&self.id()).finish()
+    }
+}
+
+async fn follow(
+    pool: Arc<Pool>,
+    mut stopped: watch::Receiver<bool>,
+    mut events: broadcast::Receiver<NodeEvent>,
+) {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            // The sender goes with the overlay.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        match event {
+            Ok(NodeEvent::PeerUp { node, .. } | NodeEvent::SessionUp { node }) => pool.reachable(&node),
+            Ok(NodeEvent::Unreachable { node }) => pool.unreachable(&node),
+            // Missed ones cost a back-off, which is bounded.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

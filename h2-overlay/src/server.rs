@@ -93,6 +93,11 @@ impl Server {
         let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }
 
+    /// Turns true when the overlay is closed.
+    pub(crate) fn stopped(&self) -> watch::Receiver<bool> {
+        self.stopped.subscribe()
+    }
+
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
         self.service.send_replace(None);

@@ -44,7 +44,7 @@ fn service() -> Router {
                 AxumBody::from_stream(futures_util::stream::iter(chunks))
             }),
         )
-        .route("/never", get(|| std::future::pending::<StatusCode>()))
+        .route("/never", get(std::future::pending::<StatusCode>))
 }
 
 struct Pair {
