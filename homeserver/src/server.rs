@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     http::{auth::VerifyXMatrix, limits::Limits},
+    remote::Remote,
     user::Users,
 };
 
@@ -27,6 +28,8 @@ pub struct Server {
     pub users: Users,
     /// Checks other servers' signatures.
     pub xmatrix: Arc<dyn VerifyXMatrix>,
+    /// Speaks to other servers.
+    pub remote: Remote,
 }
 
 /// What a [`Server`] is made of.
@@ -37,8 +40,8 @@ pub struct Parts {
     pub settings: Settings,
     /// The one wall clock.
     pub clock: Clock,
-    /// Checks other servers' signatures.
-    pub xmatrix: Arc<dyn VerifyXMatrix>,
+    /// Speaks to other servers, and checks their signatures.
+    pub remote: Remote,
 }
 
 impl Server {
@@ -52,7 +55,8 @@ impl Server {
             settings: parts.settings,
             clock: parts.clock,
             users,
-            xmatrix: parts.xmatrix,
+            xmatrix: Arc::new(parts.remote.clone()),
+            remote: parts.remote,
         })
     }
 }

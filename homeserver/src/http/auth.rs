@@ -4,6 +4,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
+use router::NodeId;
 use ruma::{
     OwnedServerName,
     api::{
@@ -101,10 +102,10 @@ impl CallerKind for ServerSignatures {
         *signed.uri_mut() = request.head.uri.clone();
         let name = server
             .xmatrix
-            .verify(claim, signed)
+            .verify(claim, signed, request.origin.node)
             .await
             .map_err(|refusal| RequestError::BadSignature(refusal.0))?;
-        Ok(RemoteServer { name })
+        Ok(RemoteServer { name, node: request.origin.node })
     }
 }
 
@@ -113,15 +114,19 @@ impl CallerKind for ServerSignatures {
 pub struct RemoteServer {
     /// Its name.
     pub name: OwnedServerName,
+    /// The node the request came from, if it came over the overlay: one of the server's own.
+    pub node: Option<NodeId>,
 }
 
 /// Checks X-Matrix signatures; made by the federation side, which knows the servers' keys.
 pub trait VerifyXMatrix: Send + Sync {
-    /// Answers with the origin's name if the signature is its own and the request was meant for us.
+    /// Answers with the origin's name if the signature is its own, the request was meant for us, and `node`, where it
+    /// came from if it came over the overlay, is one of the origin's.
     fn verify(
         &self,
         claim: XMatrix,
         request: http::Request<Bytes>,
+        node: Option<NodeId>,
     ) -> Pin<Box<dyn Future<Output = Result<OwnedServerName, XMatrixRefused>> + Send + '_>>;
 }
 
@@ -134,6 +139,8 @@ pub struct XMatrixRefused(pub String);
 pub struct Origin {
     /// The address at the other end of a TCP listener.
     pub peer: Option<SocketAddr>,
+    /// The verified key at the other end of the overlay.
+    pub node: Option<NodeId>,
     /// The web page that made the browser ask, if a browser says so.
     pub page: Option<String>,
 }
@@ -142,6 +149,7 @@ impl Origin {
     pub(crate) fn of(parts: &Parts) -> Self {
         Self {
             peer: parts.extensions.get::<PeerAddr>().map(|peer| peer.0),
+            node: parts.extensions.get::<h2_overlay::Caller>().map(|caller| caller.0),
             page: parts
                 .headers
                 .get(header::ORIGIN)
@@ -153,9 +161,10 @@ impl Origin {
     /// What requests of strangers are counted by.
     pub fn key(&self) -> String {
         let page = self.page.as_deref().unwrap_or_default();
-        match self.peer {
-            Some(peer) => format!("{} {page}", peer.ip()),
-            None => page.to_owned(),
+        match (self.node, self.peer) {
+            (Some(node), _) => node.to_string(),
+            (None, Some(peer)) => format!("{} {page}", peer.ip()),
+            (None, None) => page.to_owned(),
         }
     }
 }

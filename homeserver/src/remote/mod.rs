@@ -1,1 +1,113 @@
-//! remote
+//! All we say to other servers.
+//!
+//! `client` turns a typed request into a signed one and reads the answer, `resolve` finds the nodes
+//! of a name, `carrier` is the way there (`overlay`, or memory in tests), `keyring` knows other
+//! servers' keys and checks signatures with them, `sender` carries the outbox to its destinations.
+
+pub mod carrier;
+pub mod client;
+pub mod error;
+pub mod keyring;
+#[cfg(test)]
+pub mod memory;
+pub mod overlay;
+pub mod resolve;
+pub mod sender;
+
+use std::sync::Arc;
+
+use router::NodeId;
+use ruma::{OwnedServerName, ServerName};
+use serde_json::value::RawValue;
+
+pub use carrier::{Carrier, CarrierError, Class, SharedCarrier};
+pub use client::Options;
+pub use error::RemoteError;
+pub use keyring::{KeyError, Keyring};
+
+use crate::{account::Identity, clock::Clock, store::Store};
+
+/// Speaks to other servers in our name. Cloning shares it.
+#[derive(Clone)]
+pub struct Remote {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<Identity>,
+    carrier: SharedCarrier,
+    resolver: resolve::Resolver,
+    keyring: Keyring,
+    outgoing: sender::Outgoing,
+}
+
+impl Inner {
+    /// The nodes of a name: from the overlay, or, while it finds no record, those that the name's
+    /// identity is known to list.
+    async fn resolve(&self, name: &ServerName) -> Result<resolve::Place, RemoteError> {
+        let error = match self.resolver.resolve(name).await {
+            Ok(place) => return Ok(place),
+            Err(error) => error,
+        };
+        if !matches!(error, RemoteError::Unreachable { .. }) {
+            return Err(error);
+        }
+        let log = self.keyring.log_stored(name).await.ok_or(error)?;
+        let nodes = log.nodes().iter().map(|item| NodeId::from_bytes(item.net.0)).collect();
+        Ok(resolve::Place { nodes, log })
+    }
+}
+
+impl Remote {
+    /// Over some carrier, as some account.
+    pub fn new(store: Store, identity: Arc<Identity>, carrier: SharedCarrier, clock: Clock) -> Self {
+        let inner = Arc::new_cyclic(|weak| Inner {
+            resolver: resolve::Resolver::new(Arc::clone(&carrier)),
+            keyring: Keyring::new(store, Arc::clone(&identity), clock, weak.clone()),
+            outgoing: sender::Outgoing::default(),
+            identity,
+            carrier,
+        });
+        Self { inner }
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// Other servers' keys.
+    pub fn keyring(&self) -> &Keyring {
+        &self.inner.keyring
+    }
+
+    /// The nodes of a server, asking the overlay if they are not known.
+    pub async fn nodes_of(&self, name: &ServerName) -> Result<Vec<NodeId>, RemoteError> {
+        Ok(self.inner.resolve(name).await?.nodes)
+    }
+
+    /// The servers that are known to live on a node, without asking anybody.
+    pub fn names_of(&self, node: &NodeId) -> Vec<OwnedServerName> {
+        self.inner.resolver.names_of(node)
+    }
+
+    /// A request of that server was verified: it is there, and what waits for it goes out now.
+    pub fn heard_from(&self, name: &ServerName, node: Option<NodeId>) {
+        if let Some(node) = node {
+            self.inner.carrier.heard(node);
+        }
+        self.inner.outgoing.wake(name);
+    }
+
+    /// Sends an EDU that is neither stored nor repeated (typing) to some servers. One that is sent
+    /// later under the same `key` takes the place of one that still waits.
+    pub fn send_ephemeral(&self, servers: Vec<OwnedServerName>, key: String, edu: Box<RawValue>) {
+        self.inner.outgoing.ephemeral(servers, key, edu);
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Remote({})", self.inner.identity.server_name())
+    }
+}

@@ -21,6 +21,8 @@ const STEPS: &[Step] = &[
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
     Step { name: "outbox", sql: schema::outbox::SCHEMA },
+    Step { name: "dest", sql: schema::dest::SCHEMA },
+    Step { name: "server_keys", sql: schema::server_keys::SCHEMA },
 ];
 
 /// What every store has: counters whose numbers are never used twice, interned texts, a few single values.

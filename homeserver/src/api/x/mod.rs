@@ -1,6 +1,68 @@
 //! Our own endpoints between nodes, under `/_x`.
 
+mod identity;
+
+use ruma::api::{
+    BytesBody, IncomingRequest, OutgoingResponse,
+    auth_scheme::NoAuthentication,
+    error::{DeserializationError, IntoHttpError},
+    metadata,
+};
+
 use crate::api::routes::Table;
 
 /// Adds every endpoint between nodes.
-pub(crate) fn routes(_table: &mut Table) {}
+pub(crate) fn routes(table: &mut Table) {
+    identity::routes(table);
+}
+
+/// `GET`: the account's identity log, `{"entries": [..]}`.
+pub const IDENTITY_PATH: &str = "/_x/identity/v1/log";
+
+/// A request that is nothing but its path. (ruma's macros for request types work inside ruma only.)
+macro_rules! bare_request {
+    ($(#[$doc:meta])* $name:ident, $method:ident, $path:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub(crate) struct $name;
+
+        metadata! {
+            @for $name,
+            method: $method,
+            rate_limited: true,
+            authentication: NoAuthentication,
+            path: $path,
+        }
+
+        impl IncomingRequest for $name {
+            type EndpointError = ruma::api::error::Error;
+            type OutgoingResponse = Answer;
+
+            fn try_from_http_request_inner(
+                _: http::Request<&[u8]>,
+                _: &[&str],
+            ) -> Result<Self, DeserializationError> {
+                Ok(Self)
+            }
+        }
+    };
+}
+
+bare_request! {
+    /// See [`IDENTITY_PATH`].
+    IdentityLog, GET, "/_x/identity/v1/log"
+}
+
+/// JSON that is written by hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer(pub(crate) serde_json::Value);
+
+impl OutgoingResponse for Answer {
+    type Body = BytesBody;
+
+    fn try_into_http_response_inner(self) -> Result<http::Response<Self::Body>, IntoHttpError> {
+        let body = serde_json::to_vec(&self.0).map_err(IntoHttpError::from)?;
+        let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/json");
+        Ok(response.body(BytesBody(body))?)
+    }
+}

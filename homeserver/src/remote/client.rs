@@ -1,0 +1,250 @@
+//! A typed federation request to a server, by name: signed, carried, its answer read.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use router::NodeId;
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{
+        IncomingResponseExt as _, OutgoingRequest, OutgoingRequestExt as _,
+        auth_scheme::{AuthScheme, NoAuthentication},
+        federation::authentication::{ServerSignatures, XMatrixSigningInput},
+        path_builder::PathBuilder,
+    },
+    signatures::Ed25519KeyPair,
+};
+
+use super::{
+    Remote,
+    carrier::{CarrierError, Class},
+    error::RemoteError,
+    resolve::unreachable,
+};
+
+/// How long a request may take if nothing else is said.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a join may take: the answer holds the room's whole state.
+pub const TIMEOUT_JOIN: Duration = Duration::from_secs(120);
+/// Largest answer to an ordinary request: a transaction's worth of events and more.
+pub const ANSWER_LEN_MAX: usize = 8 << 20;
+/// Largest answer that holds a room's state.
+pub const STATE_LEN_MAX: usize = 256 << 20;
+
+/// How one request is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Which stream it takes.
+    pub class: Class,
+    /// From now to the last byte of the answer.
+    pub timeout: Duration,
+    /// Largest answer in bytes.
+    pub limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { class: Class::Interactive, timeout: TIMEOUT, limit: ANSWER_LEN_MAX }
+    }
+}
+
+impl Options {
+    /// For answers that hold the state of a room.
+    pub fn state() -> Self {
+        Self { class: Class::Bulk, timeout: TIMEOUT_JOIN, limit: STATE_LEN_MAX }
+    }
+
+    /// For events from the past.
+    pub fn bulk() -> Self {
+        Self { class: Class::Bulk, ..Self::default() }
+    }
+
+    /// For media of at most `limit` bytes.
+    pub fn media(limit: usize) -> Self {
+        Self { class: Class::Bulk, timeout: TIMEOUT_JOIN, limit }
+    }
+}
+
+/// The authentication schemes of the server-server API, made from our name and key.
+pub trait ServerAuth: AuthScheme {
+    /// What the scheme signs with.
+    fn input<'a>(
+        origin: OwnedServerName,
+        destination: OwnedServerName,
+        key: &'a Ed25519KeyPair,
+    ) -> Self::Input<'a>;
+}
+
+impl ServerAuth for ServerSignatures {
+    fn input<'a>(
+        origin: OwnedServerName,
+        destination: OwnedServerName,
+        key: &'a Ed25519KeyPair,
+    ) -> Self::Input<'a> {
+        XMatrixSigningInput::new(origin, destination, key)
+    }
+}
+
+impl ServerAuth for NoAuthentication {
+    fn input<'a>(_: OwnedServerName, _: OwnedServerName, _: &'a Ed25519KeyPair) -> Self::Input<'a> {}
+}
+
+impl Remote {
+    /// Asks `to` and waits for the whole answer.
+    pub async fn request<R>(&self, to: &ServerName, request: R) -> Result<R::IncomingResponse, RemoteError>
+    where
+        R: OutgoingRequest,
+        R::Authentication: ServerAuth,
+        for<'a> R::PathBuilder: PathBuilder<Input<'a> = ()>,
+    {
+        self.request_with(to, request, Options::default()).await
+    }
+
+    /// [`Self::request`], sent in another way than the usual.
+    pub async fn request_with<R>(
+        &self,
+        to: &ServerName,
+        request: R,
+        options: Options,
+    ) -> Result<R::IncomingResponse, RemoteError>
+    where
+        R: OutgoingRequest,
+        R::Authentication: ServerAuth,
+        for<'a> R::PathBuilder: PathBuilder<Input<'a> = ()>,
+    {
+        let signed = self.sign_request(to, request)?;
+        let response = self.carry(to, signed, options).await?;
+        let (parts, body) = response.into_parts();
+        R::IncomingResponse::try_from_http_response(http::Response::from_parts(parts, &body[..]))
+            .map_err(|error| RemoteError::BadAnswer { server: to.to_owned(), reason: error.to_string() })
+    }
+
+    /// Writes a typed request as signed HTTP.
+    pub(super) fn sign_request<R>(
+        &self,
+        to: &ServerName,
+        request: R,
+    ) -> Result<http::Request<Bytes>, RemoteError>
+    where
+        R: OutgoingRequest,
+        R::Authentication: ServerAuth,
+        for<'a> R::PathBuilder: PathBuilder<Input<'a> = ()>,
+    {
+        let identity = self.identity();
+        let key = identity.signing_key();
+        let auth = R::Authentication::input(identity.server_name().to_owned(), to.to_owned(), &key);
+        // The host is what a TLS server would be asked by; over the overlay the key counts.
+        let base = format!("https://{to}");
+        let request = request
+            .try_into_http_request::<BytesMut>(&base, auth, ())
+            .map_err(|error| RemoteError::Request(error.to_string()))?;
+        Ok(request.map(BytesMut::freeze))
+    }
+
+    /// Carries signed HTTP to one of the server's nodes and reads the answer. An answer that tells
+    /// of an error is one.
+    pub(super) async fn carry(
+        &self,
+        to: &ServerName,
+        request: http::Request<Bytes>,
+        options: Options,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        if to == self.identity().server_name() {
+            return Err(RemoteError::Ourselves);
+        }
+        match tokio::time::timeout(options.timeout, self.carry_untimed(to, request, options)).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.inner.resolver.forget(to);
+                Err(unreachable(to, CarrierError::Timeout(options.timeout)))
+            }
+        }
+    }
+
+    async fn carry_untimed(
+        &self,
+        to: &ServerName,
+        request: http::Request<Bytes>,
+        options: Options,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        let place = self.inner.resolve(to).await?;
+        let mut last = CarrierError::NotFound;
+        for node in place.nodes {
+            match self.inner.carrier.request(node, options.class, request.clone()).await {
+                Ok(response) => return read(to, response, options.limit).await,
+                Err(error) => last = error,
+            }
+        }
+        self.inner.resolver.forget(to);
+        Err(unreachable(to, last))
+    }
+}
+
+impl Remote {
+    /// Carries signed HTTP to one node, whoever's it is.
+    pub(super) async fn carry_to(
+        &self,
+        server: &ServerName,
+        node: NodeId,
+        request: http::Request<Bytes>,
+        options: Options,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        let asked = async {
+            let response = self.inner.carrier.request(node, options.class, request).await;
+            read(server, response.map_err(|error| unreachable(server, error))?, options.limit).await
+        };
+        match tokio::time::timeout(options.timeout, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(unreachable(server, CarrierError::Timeout(options.timeout))),
+        }
+    }
+}
+
+/// Reads a whole answer of at most `limit` bytes.
+async fn read(
+    server: &ServerName,
+    response: http::Response<Body>,
+    limit: usize,
+) -> Result<http::Response<Bytes>, RemoteError> {
+    let (parts, mut body) = response.into_parts();
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| unreachable(server, CarrierError::Unreachable(error.to_string())))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(RemoteError::TooLarge { server: server.to_owned(), limit });
+        }
+        bytes.extend_from_slice(&data);
+    }
+    if parts.status.is_success() {
+        return Ok(http::Response::from_parts(parts, bytes.freeze()));
+    }
+    Err(refusal(server, parts.status, &bytes))
+}
+
+/// Reads a standard error body; whatever is no such body is an error without a code.
+fn refusal(server: &ServerName, status: http::StatusCode, body: &[u8]) -> RemoteError {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Standard {
+        errcode: Option<String>,
+        error: Option<String>,
+        retry_after_ms: Option<u64>,
+    }
+    let standard: Standard = serde_json::from_slice(body).unwrap_or_default();
+    let cut =
+        |text: String| text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect::<String>();
+    RemoteError::Refused {
+        server: server.to_owned(),
+        status: status.as_u16(),
+        errcode: standard.errcode.map(cut),
+        message: standard.error.map(cut).unwrap_or_else(|| format!("HTTP status {}", status.as_u16())),
+        retry_after_ms: standard.retry_after_ms,
+    }
+}
+
+/// What of another server's words is passed on to our users.
+const MESSAGE_CHARS_MAX: usize = 300;

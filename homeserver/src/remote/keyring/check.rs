@@ -1,0 +1,156 @@
+//! The checks themselves: an event's signatures, a request's X-Matrix header.
+
+use std::{collections::BTreeSet, pin::Pin};
+
+use bytes::Bytes;
+use router::NodeId;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
+    api::federation::authentication::XMatrix,
+    room_version_rules::RoomVersionRules,
+    signatures::{
+        PublicKeyMap, PublicKeySet, Verified, required_server_signatures_to_verify_event, verify_event,
+    },
+};
+
+use super::{EventKeys, KeyError, Keyring, ServerKeys, signature_ids};
+use crate::{
+    account::NameKind,
+    http::auth::{VerifyXMatrix, XMatrixRefused},
+    remote::Remote,
+};
+
+impl EventKeys {
+    /// Checks the signatures of every server that has to have signed an event, and its hash.
+    /// [`Verified::Signatures`]: the content is not what was signed, the event counts redacted.
+    ///
+    /// spec: <https://spec.matrix.org/v1.19/server-server-api/#validating-hashes-and-signatures-on-received-events>
+    pub fn verify(
+        &self,
+        event: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<Verified, KeyError> {
+        let wrong = |error: &dyn std::fmt::Display| KeyError::Signature(error.to_string());
+        let servers = required_server_signatures_to_verify_event(event, &rules.signatures)
+            .map_err(|error| wrong(&error))?;
+        let at = event.get("origin_server_ts").and_then(|ts| match ts {
+            CanonicalJsonValue::Integer(ts) => u64::try_from(i64::from(*ts)).ok(),
+            _ => None,
+        });
+        let mut map = PublicKeyMap::new();
+        for server in servers {
+            let keys = match self.servers.get(&server) {
+                Some(Ok(keys)) => keys,
+                Some(Err(error)) => return Err(error.clone()),
+                None => return Err(KeyError::UnknownKey(server, String::new())),
+            };
+            let ids = signature_ids(event, &server);
+            // spec: https://spec.matrix.org/v1.19/rooms/v5/#signing-key-validity-period
+            let strict = rules.enforce_key_validity && keys.log.is_none();
+            map.insert(server.to_string(), usable(&server, keys, &ids, at.filter(|_| strict))?);
+        }
+        verify_event(&map, event, rules).map_err(|error| wrong(&error))
+    }
+}
+
+/// The keys among `ids` that can have signed at that time; an error that says why if there is none.
+fn usable(
+    server: &ServerName,
+    keys: &ServerKeys,
+    ids: &BTreeSet<String>,
+    at_ms: Option<u64>,
+) -> Result<PublicKeySet, KeyError> {
+    let mut known = false;
+    let mut set = PublicKeySet::new();
+    for id in ids {
+        let Some(key) = keys.keys.get(id) else { continue };
+        known = true;
+        if at_ms.is_none_or(|at| key.is_valid_at(at)) {
+            set.insert(id.clone(), key.key.clone());
+        }
+    }
+    if !set.is_empty() {
+        return Ok(set);
+    }
+    if known {
+        return Err(KeyError::Expired(server.to_owned()));
+    }
+    Err(KeyError::UnknownKey(server.to_owned(), ids.iter().next().cloned().unwrap_or_default()))
+}
+
+impl Keyring {
+    /// Checks who signed a request: the signature, that it was meant for us, and, if it came over
+    /// the overlay, that the node it came from belongs to the server.
+    pub async fn verify_request(
+        &self,
+        claim: &XMatrix,
+        request: &http::Request<Bytes>,
+        node: Option<NodeId>,
+    ) -> Result<OwnedServerName, XMatrixError> {
+        let ours = self.identity.server_name();
+        if claim.destination.as_deref() != Some(ours) {
+            return Err(XMatrixError::Destination);
+        }
+        if claim.origin == ours {
+            return Err(XMatrixError::Ourselves);
+        }
+        if node.is_some() && NameKind::of(&claim.origin).acct().is_none() {
+            return Err(XMatrixError::NotOnOverlay(claim.origin.clone()));
+        }
+        let ids = BTreeSet::from([claim.key.to_string()]);
+        let keys = self.keys_from(&claim.origin, &ids, node).await?;
+        if node.is_some_and(|node| keys.nodes().all(|own| own != node)) {
+            return Err(XMatrixError::ForeignNode(claim.origin.clone()));
+        }
+        // Requests carry no time of their own: what counts is now.
+        let now = keys.log.is_none().then(|| self.clock.now_ms());
+        let set = usable(&claim.origin, &keys, &ids, now)?;
+        let map = PublicKeyMap::from([(claim.origin.to_string(), set)]);
+        claim.verify_http_request(request, ours, &map).map_err(|_| XMatrixError::Signature)?;
+        Ok(claim.origin.clone())
+    }
+}
+
+impl VerifyXMatrix for Remote {
+    fn verify(
+        &self,
+        claim: XMatrix,
+        request: http::Request<Bytes>,
+        node: Option<NodeId>,
+    ) -> Pin<Box<dyn Future<Output = Result<OwnedServerName, XMatrixRefused>> + Send + '_>> {
+        Box::pin(async move {
+            let verified = self.keyring().verify_request(&claim, &request, node).await;
+            match verified {
+                Ok(name) => {
+                    self.heard_from(&name, node);
+                    Ok(name)
+                }
+                Err(error) => Err(XMatrixRefused(error.to_string())),
+            }
+        })
+    }
+}
+
+/// Why a request counts as unsigned.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum XMatrixError {
+    /// Meant for another server.
+    #[error("it names another server as its destination, or none")]
+    Destination,
+    /// It claims to be from us.
+    #[error("it claims to come from this very server")]
+    Ourselves,
+    /// A name that cannot come over the overlay.
+    #[error("{0} is not a name of the overlay")]
+    NotOnOverlay(OwnedServerName),
+    /// Sent by a node that is none of the server's.
+    #[error("it comes from a node that does not belong to {0}")]
+    ForeignNode(OwnedServerName),
+    /// The signature is wrong.
+    #[error("the signature is wrong")]
+    Signature,
+    /// The keys to check with cannot be had.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
