@@ -23,6 +23,9 @@ const STEPS: &[Step] = &[
     Step { name: "outbox", sql: schema::outbox::SCHEMA },
     Step { name: "dest", sql: schema::dest::SCHEMA },
     Step { name: "server_keys", sql: schema::server_keys::SCHEMA },
+    Step { name: "e2ee", sql: schema::e2ee::SCHEMA },
+    Step { name: "push", sql: schema::push::SCHEMA },
+    Step { name: "receipts", sql: schema::receipts::SCHEMA },
 ];
 
 /// What every store has: counters whose numbers are never used twice, interned texts, a few single values.

@@ -1,9 +1,12 @@
 //! Owns the tables, by area: each table has one file, which holds its SQL and is the only one that writes it.
 
 pub mod dest;
+pub mod e2ee;
 pub mod events;
 pub mod membership;
 pub mod outbox;
+pub mod push;
+pub mod receipts;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
