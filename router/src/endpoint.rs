@@ -83,7 +83,13 @@ pub enum Setback {
 
 impl Endpoint {
     /// Nothing known, nobody met. `boot` starts all that only grows.
-    pub fn new(secret: SecretKey, config: &Config, boot: u64, entropy: &mut dyn Entropy, now: Instant) -> Self {
+    pub fn new(
+        secret: SecretKey,
+        config: &Config,
+        boot: u64,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Self {
         let _ = (config, boot, entropy, now);
         Self { secret }
     }
@@ -120,7 +126,13 @@ impl Endpoint {
     }
 
     /// A NOTICE about one of our packets has come; `tail` is the last 8 bytes of the packet's body.
-    pub fn handle_notice(&mut self, setback: Setback, tail: [u8; 8], entropy: &mut dyn Entropy, now: Instant) {
+    pub fn handle_notice(
+        &mut self,
+        setback: Setback,
+        tail: [u8; 8],
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         let _ = (setback, tail, entropy, now);
     }
 

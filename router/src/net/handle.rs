@@ -10,8 +10,8 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::driver;
 use super::queue::{Commands, Received, Refused};
+use super::start;
 use super::stats::NodeStats;
 use super::{NodeConfig, PeerUri, StartError};
 use crate::config::MTU_MIN;
@@ -136,7 +136,7 @@ impl Node {
     /// Starts a node: listeners and interfaces are there when this returns, links come later by themselves.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
-        let shared = driver::start(config, inbox).await?;
+        let shared = start::start(config, inbox).await?;
         Ok(Self { shared, requests })
     }
 

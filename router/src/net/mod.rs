@@ -7,14 +7,23 @@
 //! - `tun`: IPv6 packets of any program; `os`: clock, randomness, the counter that survives a restart.
 //! - `handle`: [`Node`] and [`KeySocket`], what applications hold.
 
+mod asked;
+mod dial;
 mod driver;
 mod handle;
 mod interfaces;
+mod links;
+mod listen;
+mod multicast;
 mod netlink;
 mod os;
 mod queue;
 mod ready;
+mod start;
 mod stats;
+mod sys;
+mod tcp;
+mod tun;
 mod uri;
 
 pub use handle::{KeySocket, LookupError, Node, NodeEvent, PeerError, SendError};

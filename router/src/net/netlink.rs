@@ -2,9 +2,10 @@
 //!
 //! Every message is built from and parsed as plain bytes over a safe socket, so there is no unsafe code here.
 
+use std::fs::File;
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -85,7 +86,7 @@ impl Netlink {
 
 /// Tells when links or addresses of this host change.
 pub(crate) struct Changes {
-    fd: AsyncFd<OwnedFd>,
+    fd: AsyncFd<File>,
 }
 
 impl Changes {
@@ -93,7 +94,7 @@ impl Changes {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
-        Ok(Self { fd: AsyncFd::new(fd)? })
+        Ok(Self { fd: super::sys::watch(fd)? })
     }
 
     /// Waits for the next change, and takes in all that came with it.
@@ -112,11 +113,11 @@ impl Changes {
 }
 
 /// Reads until there is nothing left. An error says "would block" only where nothing at all was there.
-fn drain(fd: &OwnedFd) -> io::Result<()> {
+fn drain(fd: &File) -> io::Result<()> {
     let mut buffer = [0; 8192];
     let mut any = false;
     loop {
-        match recv(fd.as_fd().as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(_) => any = true,
             Err(nix::errno::Errno::EAGAIN) if any => return Ok(()),
             Err(e) => return Err(e.into()),

@@ -4,10 +4,8 @@
 //! and the list is never longer than there are sources.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Wake, Waker};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::id::LinkId;
 
@@ -27,29 +25,51 @@ pub(crate) enum Token {
 /// The marks.
 #[derive(Debug, Default)]
 pub(crate) struct ReadySet {
-    marked: Mutex<Vec<Token>>,
-    notify: Notify,
+    inner: Mutex<Marks>,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    marked: Vec<Token>,
+    waiting: Option<Waker>,
 }
 
 impl ReadySet {
-    /// Waits until something is marked.
-    pub(crate) async fn marked(&self) {
-        self.notify.notified().await;
+    /// Ready while something is marked. One task may wait.
+    pub(crate) fn poll_marked(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if !inner.marked.is_empty() {
+            return Poll::Ready(());
+        }
+        match &mut inner.waiting {
+            Some(waiting) => waiting.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Whether something is marked.
+    pub(crate) fn is_marked(&self) -> bool {
+        !self.lock().marked.is_empty()
     }
 
     /// Moves all marks to the end of `out`.
     pub(crate) fn take(&self, out: &mut Vec<Token>) {
-        out.append(&mut self.marked.lock().unwrap_or_else(PoisonError::into_inner));
+        out.append(&mut self.lock().marked);
     }
 
     fn mark(&self, token: Token) {
-        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        marked.push(token);
-        let first = marked.len() == 1;
-        drop(marked);
-        if first {
-            self.notify.notify_one();
+        let mut inner = self.lock();
+        inner.marked.push(token);
+        let waiting = inner.waiting.take();
+        drop(inner);
+        if let Some(waiting) = waiting {
+            waiting.wake();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Marks> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,23 +117,24 @@ impl Wake for Source {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn marks_are_taken_once() {
+    #[test]
+    fn marks_are_taken_once() {
         let set = Arc::new(ReadySet::default());
         let (a, b) = (Source::new(Token::Tun, &set), Source::new(Token::Link(LinkId(7)), &set));
         a.waker().wake_by_ref();
         a.waker().wake();
         b.mark();
-        set.marked().await;
+        assert!(set.is_marked());
         let mut taken = Vec::new();
         set.take(&mut taken);
         assert_eq!(taken, [Token::Tun, Token::Link(LinkId(7))]);
         a.begin();
         a.mark();
         b.mark(); // not begun: still the loop's
-        set.marked().await;
+        assert!(set.is_marked());
         taken.clear();
         set.take(&mut taken);
         assert_eq!(taken, [Token::Tun]);
+        assert!(set.poll_marked(&Context::from_waker(Waker::noop())).is_pending());
     }
 }

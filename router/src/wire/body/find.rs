@@ -145,23 +145,19 @@ impl Found {
         let own = (flags & OWN != 0).then(|| LocatorRecord::decode(&mut reader)).transpose()?;
         let count = counted(reader.u8()?)?;
         let values = if flags & ACCOUNTS != 0 {
-            Values::Accounts((0..count).map(|_| AccountRecord::decode(&mut reader)).collect::<Result<_, _>>()?)
+            Values::Accounts(
+                (0..count).map(|_| AccountRecord::decode(&mut reader)).collect::<Result<_, _>>()?,
+            )
         } else {
-            Values::Locators((0..count).map(|_| LocatorRecord::decode(&mut reader)).collect::<Result<_, _>>()?)
+            Values::Locators(
+                (0..count).map(|_| LocatorRecord::decode(&mut reader)).collect::<Result<_, _>>()?,
+            )
         };
         let count = counted(reader.u8()?)?;
         let contacts = (0..count)
             .map(|_| Ok(Contact { node: reader.node()?, locator: Locator::decode(&mut reader)? }))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            nonce,
-            token,
-            stored: flags & STORED != 0,
-            more: flags & MORE != 0,
-            own,
-            values,
-            contacts,
-        })
+        Ok(Self { nonce, token, stored: flags & STORED != 0, more: flags & MORE != 0, own, values, contacts })
     }
 
     /// Writes as much of the answer as fits into `room` bytes: values first, then the own record, then contacts; sets

@@ -1,0 +1,186 @@
+//! The TUN: IPv6 packets of any program on this host, to and from keys.
+//!
+//! The interface carries the node's address (/128) and the route to fd00::/8. A packet out must come from that
+//! address: nothing else could be answered. A packet in must come from the address of the key that sealed it.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::Ipv6Addr;
+use std::task::{Context, Poll};
+
+use tokio::io::unix::AsyncFd;
+
+use super::interfaces;
+use super::netlink::Netlink;
+use super::stats::Counters;
+use super::sys;
+use crate::config::MTU_MIN;
+use crate::id::NodeId;
+
+/// Packets larger than this would not fit every path, and no program would learn so before its packets are lost.
+const MTU: u32 = MTU_MIN as u32;
+/// Largest packet that the interface could be made to give.
+const PACKET_MAX: usize = 64 << 10;
+/// Bytes read in one turn of the loop, before anything is written: more would only make others wait.
+const TURN_BYTES: usize = 128 << 10;
+const HEADER: usize = 40;
+/// Every key's address is in here.
+const OVERLAY: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0);
+const OVERLAY_PREFIX: u8 = 8;
+
+/// An open TUN interface; closing it removes it.
+#[derive(Debug)]
+pub(crate) struct Tun {
+    fd: AsyncFd<File>,
+    own: Ipv6Addr,
+    buffer: Box<[u8]>,
+    /// The address of the key that last sent something: a flow's packets come one after another.
+    last: (NodeId, Ipv6Addr),
+}
+
+impl Tun {
+    /// Makes the interface, with address and route.
+    pub(crate) fn open(name: &str, id: NodeId) -> io::Result<Self> {
+        let fd = sys::open_tun(name)?;
+        let index = interfaces::index(name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the new interface is not there"))?;
+        // Hosts that switch IPv6 off by default mean their cables; and nobody on a TUN hears link-local chatter.
+        // Where these cannot be written the next steps say what does not work.
+        for (setting, value) in [("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("router_solicitations", "0")]
+        {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{setting}"), value);
+        }
+        let own = id.address();
+        let mut netlink = Netlink::open()?;
+        netlink.up(index, MTU)?;
+        netlink.address(index, own, 128)?;
+        netlink.route(index, OVERLAY, OVERLAY_PREFIX, own)?;
+        let buffer = vec![0; PACKET_MAX].into_boxed_slice();
+        Ok(Self { fd: sys::watch(fd)?, own, buffer, last: (id, own) })
+    }
+
+    /// Reads what there is, up to the bytes of a turn, and hands on what is for some key. True: there may be more.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        counters: &Counters,
+        mut packet: impl FnMut(Ipv6Addr, &[u8]),
+    ) -> io::Result<bool> {
+        let (mut packets, mut bytes, mut foreign) = (0, 0, 0);
+        let result = loop {
+            if bytes >= TURN_BYTES {
+                break Ok(true);
+            }
+            let mut ready = match self.fd.poll_read_ready(cx) {
+                Poll::Pending => break Ok(false),
+                Poll::Ready(ready) => ready?,
+            };
+            // Until it would block: the readiness stays, so this costs one call a packet.
+            while bytes < TURN_BYTES {
+                match ready.try_io(|fd| fd.get_ref().read(&mut self.buffer)) {
+                    Err(_would_block) => break,
+                    Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Ok(Err(e)) => return Err(e),
+                    Ok(Ok(read)) => {
+                        packets += 1;
+                        bytes += read;
+                        match outbound(&self.buffer[..read], self.own) {
+                            Some(to) => packet(to, &self.buffer[..read]),
+                            None => foreign += 1,
+                        }
+                    }
+                }
+            }
+        };
+        counters.tun_packets_in.add(packets);
+        counters.tun_bytes_in.add(bytes as u64);
+        counters.tun_foreign.add(foreign);
+        result
+    }
+
+    /// Gives a packet to the kernel if it is what it says.
+    pub(crate) fn write(&mut self, from: NodeId, packet: &[u8], counters: &Counters) {
+        if self.last.0 != from {
+            self.last = (from, from.address());
+        }
+        match inbound(packet, self.last.1, self.own) {
+            Ok(()) => match self.fd.get_ref().write(packet) {
+                Ok(_) => {
+                    counters.tun_packets_out.add(1);
+                    counters.tun_bytes_out.add(packet.len() as u64);
+                }
+                Err(_) => counters.tun_refused.add(1),
+            },
+            Err(Refused::Spoofed) => counters.tun_source_spoofed.add(1),
+            Err(Refused::Malformed) => counters.tun_malformed.add(1),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Spoofed,
+    Malformed,
+}
+
+/// Source and destination of an IPv6 packet.
+fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let header = packet.first_chunk::<HEADER>()?;
+    let address = |at: usize| Ipv6Addr::from(*header[at..].first_chunk::<16>().expect("within the header"));
+    (header[0] >> 4 == 6).then(|| (address(8), address(24)))
+}
+
+/// Whom a packet of this host is for, if it can be for any key.
+fn outbound(packet: &[u8], own: Ipv6Addr) -> Option<Ipv6Addr> {
+    let (source, to) = addresses(packet)?;
+    (source == own && to != own && to.octets()[0] == OVERLAY.octets()[0]).then_some(to)
+}
+
+/// Whether a packet from the overlay is from the address it was sealed by, for this node, and whole.
+fn inbound(packet: &[u8], from: Ipv6Addr, own: Ipv6Addr) -> Result<(), Refused> {
+    let (source, to) = addresses(packet).ok_or(Refused::Malformed)?;
+    if source != from {
+        return Err(Refused::Spoofed);
+    }
+    let length = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    if to == own && HEADER + length == packet.len() { Ok(()) } else { Err(Refused::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(from: Ipv6Addr, to: Ipv6Addr, payload: usize) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, (payload >> 8) as u8, payload as u8, 59, 64];
+        packet.extend(from.octets());
+        packet.extend(to.octets());
+        packet.resize(HEADER + payload, 0);
+        packet
+    }
+
+    #[test]
+    fn only_true_sources_pass() {
+        let own = NodeId::from_bytes([1; 32]).address();
+        let other = NodeId::from_bytes([2; 32]).address();
+        let third = NodeId::from_bytes([3; 32]).address();
+        assert_eq!(outbound(&packet(own, other, 100), own), Some(other));
+        assert_eq!(outbound(&packet(third, other, 100), own), None);
+        assert_eq!(outbound(&packet(own, "2001:db8::1".parse().unwrap(), 100), own), None);
+        assert_eq!(outbound(&packet(own, own, 100), own), None);
+        assert_eq!(inbound(&packet(other, own, 1240), other, own), Ok(()));
+        assert_eq!(inbound(&packet(third, own, 10), other, own), Err(Refused::Spoofed));
+        assert_eq!(inbound(&packet(other, third, 10), other, own), Err(Refused::Malformed));
+        assert_eq!(inbound(&packet(other, own, 10)[..49], other, own), Err(Refused::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let own = NodeId::from_bytes([1; 32]).address();
+            prop_assert_eq!(outbound(&bytes, own), None);
+            prop_assert!(inbound(&bytes, own, own).is_err());
+        }
+    }
+}
