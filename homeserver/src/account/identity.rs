@@ -216,6 +216,10 @@ impl Identity {
         let signing = Ed25519KeyPair::from_der(&der, version)
             .map_err(|error| IdentityError::Damaged(dir.join(IDENTITY_FILE), error.to_string()))?;
         let server_name = log.inception().server_name().ok_or(EntryError::Name)?;
+        if log.inception().to_proof().len() > PROOF_LEN_MAX {
+            let why = "its inception is too long for an account record".to_owned();
+            return Err(IdentityError::Damaged(dir.join(IDENTITY_FILE), why));
+        }
         Ok(Self {
             dir: dir.to_owned(),
             log,
@@ -329,7 +333,8 @@ impl Identity {
 
     /// The record that leads from the account to this node; `seq` grows with every publication.
     pub fn account_record(&self, seq: u64) -> AccountRecord {
-        super::node_key::record(&self.node, self.acct().0, seq, Bytes::from(self.inception().to_proof()))
+        AccountRecord::sign(&self.node, self.acct().0, seq, Bytes::from(self.inception().to_proof()))
+            .expect("creating and opening the identity checked the length of its proof")
     }
 
     /// The name of the account in `dir`, read without the node's key: also while the node runs.

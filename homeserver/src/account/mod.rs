@@ -9,7 +9,6 @@ mod files;
 pub mod identity;
 pub mod log;
 pub mod name;
-mod node_key;
 pub mod recovery;
 
 pub use entry::{Entry, EntryError, NodeItem};

@@ -21,7 +21,7 @@ use ruma::{
     api::federation::discovery::get_server_keys,
     room_version_rules::RoomVersionRules,
     serde::Base64,
-    signatures::{Verified, required_server_signatures_to_verify_event},
+    signatures::{PublicKeySet, Verified, required_server_signatures_to_verify_event},
 };
 
 use super::{Inner, Remote, RemoteError, client::Options, resolve::Place};
@@ -80,6 +80,15 @@ pub struct ServerKeys {
 impl ServerKeys {
     fn has(&self, ids: &BTreeSet<String>) -> bool {
         ids.iter().all(|id| self.keys.contains_key(id))
+    }
+
+    /// The keys among `ids` that can have signed something at that time.
+    pub fn usable_at(&self, ids: &BTreeSet<String>, at_ms: u64) -> PublicKeySet {
+        let usable = |id: &String| {
+            let key = self.keys.get(id).filter(|key| key.is_valid_at(at_ms))?;
+            Some((id.clone(), key.key.clone()))
+        };
+        ids.iter().filter_map(usable).collect()
     }
 
     /// Keys of a log, valid as long as it is in force.

@@ -34,6 +34,8 @@ pub struct Remote {
 }
 
 struct Inner {
+    store: Store,
+    clock: Clock,
     identity: Arc<Identity>,
     carrier: SharedCarrier,
     resolver: resolve::Resolver,
@@ -63,7 +65,9 @@ impl Remote {
     pub fn new(store: Store, identity: Arc<Identity>, carrier: SharedCarrier, clock: Clock) -> Self {
         let inner = Arc::new_cyclic(|weak| Inner {
             resolver: resolve::Resolver::new(Arc::clone(&carrier)),
-            keyring: Keyring::new(store, Arc::clone(&identity), clock, weak.clone()),
+            keyring: Keyring::new(store.clone(), Arc::clone(&identity), clock.clone(), weak.clone()),
+            store,
+            clock,
             outgoing: sender::Outgoing::default(),
             identity,
             carrier,
@@ -74,6 +78,16 @@ impl Remote {
     /// Who we are.
     pub fn identity(&self) -> &Identity {
         &self.inner.identity
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The wall clock.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Other servers' keys.

@@ -18,10 +18,15 @@ pub mod alias;
 pub mod core;
 pub mod create;
 pub mod federation;
+mod fetch;
+mod handshake;
 pub mod ingest;
 pub mod join;
 pub mod leave;
 pub mod read;
+mod remote_invite;
+mod remote_join;
+mod remote_leave;
 pub mod send;
 
 use std::sync::Arc;
@@ -37,6 +42,7 @@ pub use self::core::build::Signer;
 use crate::{
     clock::Clock,
     notify::Notify,
+    remote::Remote,
     store::{Store, StoreError},
 };
 
@@ -230,8 +236,10 @@ pub struct Parts {
     pub signer: Signer,
     /// Names for membership events.
     pub profiles: Arc<dyn Profiles>,
-    /// Other servers.
+    /// Other servers, as ingest asks them.
     pub fetch: Arc<dyn Fetch>,
+    /// Other servers, as handshakes ask them.
+    pub remote: Remote,
 }
 
 /// All rooms that this node knows. Clones share them.
@@ -247,15 +255,16 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) signer: Signer,
     pub(in crate::room) profiles: Arc<dyn Profiles>,
     pub(in crate::room) fetch: Arc<dyn Fetch>,
+    pub(in crate::room) remote: Remote,
     pub(in crate::room) workers: ingest::worker::Workers,
 }
 
 impl Rooms {
     /// Needs a tokio runtime when its methods are called, not here.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, notify, clock, signer, profiles, fetch } = parts;
+        let Parts { store, notify, clock, signer, profiles, fetch, remote } = parts;
         let workers = ingest::worker::Workers::default();
-        Self { inner: Arc::new(Inner { store, notify, clock, signer, profiles, fetch, workers }) }
+        Self { inner: Arc::new(Inner { store, notify, clock, signer, profiles, fetch, remote, workers }) }
     }
 
     /// The database that rooms live in.

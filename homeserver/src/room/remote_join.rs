@@ -1,0 +1,249 @@
+//! Joining and knocking through another server: its template, our signature, its answer.
+//!
+//! spec: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
+
+use std::collections::HashSet;
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, UserId,
+    api::federation::membership::{
+        RawStrippedState, create_join_event, create_knock_event, prepare_join_event, prepare_knock_event,
+    },
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Draft, RoomError, Rooms,
+    core::version,
+    federation::JoinAnswer,
+    handshake::{Checked, candidates, event_id, expect_membership, parse, raw, remote_error, rules_of},
+};
+use crate::remote::Options;
+
+/// Most stripped state that is kept of a knock or an invite.
+pub(super) const STRIPPED_MAX: usize = 50;
+
+impl Rooms {
+    /// Joins `user` through one of `via`. `draft` is the member event's content as we want it.
+    pub(in crate::room) async fn remote_join(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        via: &[OwnedServerName],
+        draft: Draft,
+    ) -> Result<(), RoomError> {
+        let mut last = None;
+        for server in candidates(self.server_name(), via, room) {
+            match self.join_through(user, room, &server, &draft).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = Some(first_or(last, error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| nobody(room)))
+    }
+
+    async fn join_through(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        server: &OwnedServerName,
+        draft: &Draft,
+    ) -> Result<(), RoomError> {
+        self.check_pair(server)?;
+        let remote = &self.inner.remote;
+        let mut request = prepare_join_event::v1::Request::new(room.to_owned(), user.to_owned());
+        request.ver = versions();
+        let template = remote.request(server, request).await.map_err(remote_error)?;
+        let version = template.room_version.map_or_else(|| "1".to_owned(), |version| version.to_string());
+        let rules = rules_of(&version)?;
+        let mut event = complete(parse(&template.event)?, room, user, "join", draft, self.now_ms())?;
+        let id = self.sign_event(&mut event, &rules)?;
+        let request = create_join_event::v2::Request::new(room.to_owned(), id.clone(), raw(&event));
+        let answer = remote.request_with(server, request, Options::state()).await.map_err(remote_error)?;
+        let answer = answer.room_state;
+        let event = match answer.event {
+            // A restricted join comes back with the resident server's signature added.
+            Some(signed) if content_has(&event, "join_authorised_via_users_server") => {
+                let signed = parse(&signed)?;
+                if event_id(&signed, &rules)? != id {
+                    return Err(RoomError::Rejected(format!("{server} answered with another join event")));
+                }
+                let signed = self.check_event(room, signed, &rules).await?;
+                signed.event
+            }
+            _ => event,
+        };
+        let state = self.check_events(room, answer.state, &rules).await;
+        let auth_chain = self.check_events(room, answer.auth_chain, &rules).await;
+        check_answer(&state, &auth_chain, &version, room, &rules)?;
+        self.import_join(JoinAnswer {
+            room_id: room.to_owned(),
+            version,
+            event: raw(&event),
+            state: state.iter().map(Checked::to_json).collect(),
+            auth_chain: auth_chain.iter().map(Checked::to_json).collect(),
+            origin: server.clone(),
+        })
+        .await
+    }
+
+    /// Knocks for `user` through one of `via`.
+    pub(in crate::room) async fn remote_knock(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        via: &[OwnedServerName],
+        draft: Draft,
+    ) -> Result<(), RoomError> {
+        let mut last = None;
+        for server in candidates(self.server_name(), via, room) {
+            match self.knock_through(user, room, &server, &draft).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = Some(first_or(last, error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| nobody(room)))
+    }
+
+    async fn knock_through(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        server: &OwnedServerName,
+        draft: &Draft,
+    ) -> Result<(), RoomError> {
+        self.check_pair(server)?;
+        let remote = &self.inner.remote;
+        let mut request = prepare_knock_event::v1::Request::new(room.to_owned(), user.to_owned());
+        request.ver = versions();
+        let template = remote.request(server, request).await.map_err(remote_error)?;
+        let version = template.room_version.to_string();
+        let rules = rules_of(&version)?;
+        let mut event = complete(parse(&template.event)?, room, user, "knock", draft, self.now_ms())?;
+        let id = self.sign_event(&mut event, &rules)?;
+        let request = create_knock_event::v1::Request::new(room.to_owned(), id, raw(&event));
+        let answer = remote.request(server, request).await.map_err(remote_error)?;
+        let stripped = stripped(answer.knock_room_state);
+        self.receive_outlier_membership(room, &version, event, stripped).await?;
+        Ok(())
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
+    }
+}
+
+/// The versions we speak.
+pub(super) fn versions() -> Vec<RoomVersionId> {
+    version::SUPPORTED.iter().filter_map(|entry| RoomVersionId::try_from(entry.id).ok()).collect()
+}
+
+/// Makes an event of ours out of another server's template: the graph is theirs, the rest is what we asked for.
+pub(super) fn complete(
+    template: CanonicalJsonObject,
+    room: &RoomId,
+    user: &UserId,
+    membership: &str,
+    draft: &Draft,
+    now_ms: u64,
+) -> Result<CanonicalJsonObject, RoomError> {
+    expect_membership(&template, room, user, membership)?;
+    let mut content: CanonicalJsonObject = serde_json::from_str(draft.content.get())
+        .map_err(|error| RoomError::BadJson(format!("content: {error}")))?;
+    content.insert("membership".to_owned(), membership.into());
+    // Whose signature lets a restricted join in is for the resident server to say.
+    let theirs = template.get("content").and_then(CanonicalJsonValue::as_object);
+    if let Some(by) = theirs.and_then(|content| content.get("join_authorised_via_users_server")) {
+        content.insert("join_authorised_via_users_server".to_owned(), by.clone());
+    }
+    let mut event = CanonicalJsonObject::new();
+    for key in ["auth_events", "prev_events", "depth"] {
+        let value =
+            template.get(key).ok_or_else(|| RoomError::Rejected(format!("the template has no {key}")))?;
+        event.insert(key.to_owned(), value.clone());
+    }
+    let now = ruma::Int::new_saturating(i64::try_from(draft.ts_ms.unwrap_or(now_ms)).unwrap_or(i64::MAX));
+    event.insert("content".to_owned(), content.into());
+    event.insert("origin_server_ts".to_owned(), CanonicalJsonValue::Integer(now));
+    event.insert("room_id".to_owned(), room.as_str().into());
+    event.insert("sender".to_owned(), user.as_str().into());
+    event.insert("state_key".to_owned(), user.as_str().into());
+    event.insert("type".to_owned(), "m.room.member".into());
+    Ok(event)
+}
+
+/// Stripped state as it is stored, bounded.
+pub(super) fn stripped(state: Vec<RawStrippedState>) -> Vec<Box<RawValue>> {
+    #[allow(deprecated, reason = "servers before Matrix 1.16 send it")]
+    let json = |state: RawStrippedState| match state {
+        RawStrippedState::Stripped(raw) => Some(raw.into_json()),
+        RawStrippedState::Pdu(pdu) => Some(pdu),
+        _ => None,
+    };
+    state.into_iter().take(STRIPPED_MAX).filter_map(json).filter(|json| json.get().len() <= 65_535).collect()
+}
+
+/// What can be said of an answer before the rules are applied to it: it has a create event of the version that was
+/// promised, and nothing in the auth chain hangs in the air.
+fn check_answer(
+    state: &[Checked],
+    auth_chain: &[Checked],
+    version: &str,
+    room: &RoomId,
+    rules: &RoomVersionRules,
+) -> Result<(), RoomError> {
+    let wrong =
+        |what: &str| Err(RoomError::Rejected(format!("the answer to the join does not hold: {what}")));
+    let is_create = |checked: &&Checked| {
+        let text = |key: &str| checked.event.get(key).and_then(CanonicalJsonValue::as_str);
+        text("type") == Some("m.room.create") && text("state_key") == Some("")
+    };
+    let mut creates = state.iter().filter(is_create);
+    let Some(create) = creates.next() else { return wrong("its state has no create event") };
+    if creates.any(|other| other.id != create.id) {
+        return wrong("its state has several create events");
+    }
+    let content = create.event.get("content").and_then(CanonicalJsonValue::as_object);
+    let made = content.and_then(|content| content.get("room_version")).and_then(CanonicalJsonValue::as_str);
+    if made.unwrap_or("1") != version {
+        return wrong("its create event is of another version");
+    }
+    let named = format!("!{}", create.id.as_str().trim_start_matches('$'));
+    if rules.authorization.room_create_event_id_as_room_id && named != room.as_str() {
+        return wrong("its create event makes another room");
+    }
+    let known: HashSet<&str> = state.iter().chain(auth_chain).map(|checked| checked.id.as_str()).collect();
+    for checked in auth_chain.iter().chain(state) {
+        let auth = checked.event.get("auth_events").and_then(CanonicalJsonValue::as_array);
+        let missing =
+            auth.into_iter().flatten().filter_map(CanonicalJsonValue::as_str).find(|id| !known.contains(id));
+        if missing.is_some() {
+            return wrong("its auth chain is not complete");
+        }
+    }
+    Ok(())
+}
+
+fn content_has(event: &CanonicalJsonObject, key: &str) -> bool {
+    event
+        .get("content")
+        .and_then(CanonicalJsonValue::as_object)
+        .is_some_and(|content| content.contains_key(key))
+}
+
+/// The error worth telling: one that says no over one that says nothing.
+pub(super) fn first_or(before: Option<RoomError>, error: RoomError) -> RoomError {
+    match before {
+        Some(before) if !matches!(before, RoomError::Unreachable(_) | RoomError::UnableToAuthorise(_)) => {
+            before
+        }
+        _ => error,
+    }
+}
+
+pub(super) fn nobody(room: &RoomId) -> RoomError {
+    RoomError::NotFound(format!(
+        "no server is known that is in {room}; ask for an invite, or for a link that names one"
+    ))
+}
