@@ -130,8 +130,6 @@ impl Driver {
             self.state.tun_source.mark();
         }
         coop::unconstrained(self.turns()).await;
-        self.shared.commands.close();
-        self.shared.received.close();
         self.finish().await
     }
 

@@ -85,7 +85,18 @@ async fn run(prepared: Prepared) -> Option<oneshot::Sender<()>> {
     if let Some(discovery) = discovery {
         tokio::spawn(discovery.run());
     }
+    let _closed = CloseOnEnd(Arc::clone(&driver.shared));
     driver.run(peers).await
+}
+
+/// However the loop ends, nobody waits for it any longer.
+struct CloseOnEnd(Arc<Shared>);
+
+impl Drop for CloseOnEnd {
+    fn drop(&mut self) {
+        self.0.commands.close();
+        self.0.received.close();
+    }
 }
 
 async fn prepare(config: NodeConfig, requests: mpsc::Receiver<Request>) -> Result<Prepared, StartError> {
