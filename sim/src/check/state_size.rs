@@ -1,0 +1,25 @@
+//! No table grows past its bound, and no router asks for time without end.
+
+use crate::World;
+
+/// Sessions that a router may keep, with room for those being replaced.
+pub const SESSIONS_MAX: usize = 8192;
+/// Records that a router may keep for others.
+pub const RECORDS_MAX: usize = 65_536;
+
+/// Which table is over its bound.
+pub fn oversized(world: &World) -> Option<String> {
+    if let Some(node) = world.stuck() {
+        return Some(format!("node {node} wants to be called over and over without time passing"));
+    }
+    for (node, router) in world.routers() {
+        let info = router.self_info();
+        if info.sessions > SESSIONS_MAX {
+            return Some(format!("node {node} has {} sessions", info.sessions));
+        }
+        if info.records > RECORDS_MAX {
+            return Some(format!("node {node} has {} records", info.records));
+        }
+    }
+    None
+}

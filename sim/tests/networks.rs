@@ -1,0 +1,98 @@
+//! Goal: small networks of every kind settle, deliver everything, heal, and do so the same way each time.
+//! Method: whole runs of the simulator, all oracles on.
+
+use std::time::Duration;
+
+use router::LinkKind;
+use sim::{Report, Scenario, Topology, scenario};
+
+fn scenario(topology: Topology, nodes: usize, seed: u64) -> Scenario {
+    let mut scenario = Scenario::new(topology, nodes, seed);
+    scenario.duration = Duration::from_secs(60);
+    scenario.probes = 60;
+    scenario
+}
+
+fn run(scenario: &Scenario) -> Report {
+    scenario::run(scenario, |_, _| ()).unwrap_or_else(|violation| panic!("{violation}"))
+}
+
+/// Everything arrived, at once but for what links lost.
+#[track_caller]
+fn assert_delivered(report: &Report, first_try_min: f64) {
+    let delivery = report.delivery.expect("there were probes");
+    assert_eq!(delivery.with_retries, 1.0, "{report}");
+    assert!(delivery.first_try >= first_try_min, "{report}");
+    assert_eq!(report.lookup.expect("there were lookups").success, 1.0, "{report}");
+}
+
+#[test]
+fn grid() {
+    let report = run(&scenario(Topology::Grid, 25, 1));
+    assert_delivered(&report, 1.0);
+    assert!(report.converged_s.expect("settled") < 3.0, "{report}");
+    let stretch = report.stretch.first_packet.expect("measured");
+    assert!(stretch.mean < 1.3, "{report}");
+}
+
+#[test]
+fn scale_free() {
+    let report = run(&scenario(Topology::ScaleFree, 50, 2));
+    assert_delivered(&report, 1.0);
+    assert!(report.converged_s.expect("settled") < 5.0, "{report}");
+    let stretch = report.stretch.first_packet.expect("measured");
+    assert!(stretch.mean < 1.3, "{report}");
+}
+
+#[test]
+fn line_ring_and_random() {
+    for (topology, nodes) in [(Topology::Line, 12), (Topology::Ring, 12), (Topology::Random, 40)] {
+        assert_delivered(&run(&scenario(topology, nodes, 3)), 1.0);
+    }
+}
+
+#[test]
+fn loss_on_streams() {
+    let mut scenario = scenario(Topology::ScaleFree, 30, 4);
+    scenario.loss = 0.05;
+    assert_delivered(&run(&scenario), 0.9);
+}
+
+#[test]
+fn loss_on_datagram_links() {
+    let mut scenario = scenario(Topology::Grid, 25, 5);
+    scenario.loss = 0.05;
+    scenario.kind = LinkKind::Datagram;
+    assert_delivered(&run(&scenario), 0.6);
+}
+
+#[test]
+fn slow_links() {
+    let mut scenario = scenario(Topology::Grid, 16, 6);
+    scenario.rate = 12_500;
+    assert_delivered(&run(&scenario), 0.9);
+}
+
+#[test]
+fn the_crash_of_a_root_heals() {
+    for seed in 0..3 {
+        let mut scenario = scenario(Topology::ScaleFree, 30, seed);
+        scenario.duration = Duration::from_secs(90);
+        scenario.probes = 120;
+        scenario.crash_root = true;
+        let report = run(&scenario);
+        let crash = report.crash.expect("it crashed");
+        assert!(crash.healed_s.expect("healed") < 15.0, "{report}");
+        assert_delivered(&report, 0.9);
+        if let Some(delivery) = crash.delivery {
+            assert_eq!(delivery.with_retries, 1.0, "{report}");
+        }
+    }
+}
+
+#[test]
+fn two_nodes_and_one() {
+    assert_delivered(&run(&scenario(Topology::Line, 2, 7)), 1.0);
+    let alone = run(&scenario(Topology::Line, 1, 8));
+    assert_eq!(alone.converged_s, Some(0.05));
+}
