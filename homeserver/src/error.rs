@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ruma::api::{client::uiaa::UiaaInfo, error::ErrorKind};
 
-use crate::user::UserError;
+use crate::{media::MediaError, remote::RemoteError, room::RoomError, store::StoreError, user::UserError};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,18 @@ pub enum Error {
     /// A verb on users failed.
     #[error(transparent)]
     User(#[from] UserError),
+    /// A verb on media failed.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// A verb on rooms failed.
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    /// Another server was asked in vain.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A refusal that the specification names, with a text that helps.
     #[error("{1}")]
     Matrix(ErrorKind, Cow<'static, str>),

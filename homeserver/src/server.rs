@@ -1,15 +1,19 @@
 //! The homeserver put together: every area, each built from those before it. No logic.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use ruma::OwnedServerName;
-use tokio_util::sync::CancellationToken;
+use futures_util::future::BoxFuture;
+use ruma::{OwnedServerName, UserId};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
     http::{auth::VerifyXMatrix, limits::Limits},
+    media::{self, Media, MediaError},
     remote::Remote,
-    user::Users,
+    room::{self, Fetch, Rooms, Signer},
+    store::Store,
+    user::{DeviceHooks, Neighbours, Users},
 };
 
 /// All areas, shared by every handler.
@@ -24,8 +28,18 @@ pub struct Server {
     pub limits: Limits,
     /// Cancelled when the node ends: long polls answer at once.
     pub shutdown: CancellationToken,
+    /// Work that outlives the request that began it; waited for at the end.
+    pub tasks: TaskTracker,
+    /// The database.
+    pub store: Store,
     /// Accounts, tokens, devices, profiles, account data.
     pub users: Users,
+    /// The content store.
+    pub media: Media,
+    /// Rooms and their events.
+    pub rooms: Rooms,
+    /// What the nodes next door show of themselves.
+    pub neighbours: Arc<dyn Neighbours>,
     /// Checks other servers' signatures.
     pub xmatrix: Arc<dyn VerifyXMatrix>,
     /// Speaks to other servers.
@@ -34,31 +48,93 @@ pub struct Server {
 
 /// What a [`Server`] is made of.
 pub struct Parts {
-    /// Our server name.
-    pub name: OwnedServerName,
     /// What the operator chose.
     pub settings: Settings,
     /// The one wall clock.
     pub clock: Clock,
-    /// Speaks to other servers, and checks their signatures.
+    /// The database, open.
+    pub store: Store,
+    /// Speaks to other servers as our account, and checks their signatures.
     pub remote: Remote,
+    /// Where media lie.
+    pub media_dir: PathBuf,
+    /// What rooms ask other servers for.
+    pub fetch: Arc<dyn Fetch>,
+    /// What the nodes next door show of themselves.
+    pub neighbours: Arc<dyn Neighbours>,
 }
 
 impl Server {
     /// Builds every area, in order.
-    pub fn start(parts: Parts) -> Arc<Self> {
-        let users = Users::new(parts.name.clone(), parts.clock.clone());
-        Arc::new(Self {
-            limits: Limits::new(parts.settings.rate_limits, parts.clock.clone()),
+    pub fn start(parts: Parts) -> Result<Arc<Self>, MediaError> {
+        let Parts { settings, clock, store, remote, media_dir, fetch, neighbours } = parts;
+        let identity = remote.identity();
+        let signer = Signer { name: identity.server_name().to_owned(), key: identity.signing_key() };
+        let name = signer.name.clone();
+        let users = Users::new(store.clone(), clock.clone(), name.clone(), device_hooks());
+        let media = Media::open(
+            store.clone(),
+            clock.clone(),
+            name.clone(),
+            &media_dir,
+            media::Limits {
+                file_bytes_max: settings.upload_bytes_max,
+                remote_bytes_max: settings.remote_media_bytes_max,
+            },
+            Arc::new(remote.clone()),
+        )?;
+        let rooms = Rooms::new(room::Parts {
+            store: store.clone(),
+            notify: store.notify().clone(),
+            clock: clock.clone(),
+            signer,
+            profiles: Arc::new(users.clone()),
+            fetch,
+        });
+        Ok(Arc::new(Self {
+            limits: Limits::new(settings.rate_limits, clock.clone()),
             shutdown: CancellationToken::new(),
-            name: parts.name,
-            settings: parts.settings,
-            clock: parts.clock,
+            tasks: TaskTracker::new(),
+            name,
+            settings,
+            clock,
+            store,
             users,
-            xmatrix: Arc::new(parts.remote.clone()),
-            remote: parts.remote,
+            media,
+            rooms,
+            neighbours,
+            xmatrix: Arc::new(remote.clone()),
+            remote,
+        }))
+    }
+
+    /// Ends what runs for requests: long polls answer, work that was begun is finished. The store is its owner's to
+    /// close, after this.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Membership events carry their user's profile.
+impl room::Profiles for Users {
+    fn profile<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, room::Profile> {
+        Box::pin(async move {
+            match self.shown(user).await {
+                Ok((displayname, avatar_url)) => room::Profile { displayname, avatar_url },
+                Err(error) => {
+                    tracing::debug!(%user, %error, "a membership goes without its user's profile");
+                    room::Profile::default()
+                }
+            }
         })
     }
+}
+
+/// What happens to a device's keys when it comes or goes; [`Users`] calls it in the same write.
+pub fn device_hooks() -> DeviceHooks {
+    DeviceHooks::none()
 }
 
 /// The operator's choices that requests feel.
@@ -68,7 +144,8 @@ pub struct Settings {
     pub registration: Registration,
     /// Off only for benches.
     pub rate_limits: bool,
-    /// Whether profiles, aliases and public rooms are shown without a token. Off: any web page can call a loopback listener.
+    /// Whether profiles, aliases and public rooms are shown without a token. Off: any web page can call a loopback
+    /// listener.
     pub open_directory: bool,
     /// Further host names that listeners answer to.
     pub hosts: Vec<String>,

@@ -80,6 +80,15 @@ pub struct Head {
 }
 
 impl Head {
+    /// The values of a query parameter, decoded.
+    pub fn query_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
+        let query = self.uri.query().unwrap_or_default();
+        query.split('&').filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix('=')).map(|value| {
+            let spaced = value.replace('+', " ");
+            percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+        })
+    }
+
     /// A header's value, if there is one and it is text.
     pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -3,17 +3,26 @@
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use ruma::api::{
-    OutgoingResponse, OutgoingResponseExt as _,
-    client::uiaa::UiaaResponse,
-    error::{
-        Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
-        UnknownTokenErrorData,
+use ruma::{
+    RoomVersionId,
+    api::{
+        OutgoingResponse, OutgoingResponseExt as _,
+        client::uiaa::UiaaResponse,
+        error::{
+            Error as RumaError, ErrorBody, ErrorKind, IncompatibleRoomVersionErrorData,
+            LimitExceededErrorData, RetryAfter, StandardErrorBody, UnknownTokenErrorData,
+        },
     },
 };
 
+use serde::Serialize;
+
 use crate::{
     error::{Error, RequestError},
+    media::MediaError,
+    remote::RemoteError,
+    room::RoomError,
+    store::StoreError,
     user::UserError,
 };
 
@@ -48,6 +57,19 @@ impl IntoReply for Raw {
     }
 }
 
+/// Anything that serializes, with status 200: for answers that carry stored JSON on as it is.
+#[derive(Clone, Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoReply for Json<T> {
+    fn into_reply(self) -> Reply {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => json(StatusCode::OK, bytes),
+            Err(error) => broken(&error.to_string()),
+        }
+    }
+}
+
 /// A reply made by hand.
 #[derive(Debug)]
 pub struct Made(pub Reply);
@@ -64,6 +86,10 @@ impl IntoReply for Error {
         match self {
             Self::Request(error) => request_error(error, text),
             Self::User(error) => user_error(&error, text),
+            Self::Media(error) => media_error(&error, text),
+            Self::Room(error) => room_error(&error, text),
+            Self::Remote(error) => remote_error(&error, text),
+            Self::Store(error) => store_error(&error, &text),
             Self::Matrix(kind, _) => refuse(status_of(&kind), kind, text),
             Self::Uiaa(info) => UiaaResponse::AuthResponse(*info).into_reply(),
             Self::Internal(_) => broken(&text),
@@ -106,9 +132,74 @@ fn user_error(error: &UserError, text: String) -> Reply {
         UserError::WrongPassword | UserError::BadRegistrationToken => ErrorKind::Forbidden,
         UserError::Deactivated => ErrorKind::UserDeactivated,
         UserError::NoDevice | UserError::NoUser => ErrorKind::NotFound,
+        UserError::TooLarge(_) => ErrorKind::TooLarge,
+        UserError::InvalidRegistrationToken | UserError::Invalid(_) => ErrorKind::InvalidParam,
         UserError::Busy => ErrorKind::LimitExceeded(LimitExceededErrorData::new()),
+        UserError::Store(error) => return store_error(error, &text),
     };
     refuse(status_of(&kind), kind, text)
+}
+
+fn media_error(error: &MediaError, text: String) -> Reply {
+    let kind = match error {
+        MediaError::NotFound => ErrorKind::NotFound,
+        MediaError::NotYetUploaded => ErrorKind::NotYetUploaded,
+        MediaError::CannotOverwrite => ErrorKind::CannotOverwriteMedia,
+        MediaError::NotOwner => ErrorKind::Forbidden,
+        MediaError::TooLarge { .. } => ErrorKind::TooLarge,
+        MediaError::TooManyAnnounced => ErrorKind::LimitExceeded(LimitExceededErrorData::new()),
+        MediaError::BrokenOff => return refuse(StatusCode::BAD_REQUEST, ErrorKind::Unknown, text),
+        MediaError::BadMetadata => ErrorKind::InvalidParam,
+        MediaError::NoThumbnail => return refuse(StatusCode::BAD_REQUEST, ErrorKind::Unknown, text),
+        MediaError::Unreachable(_) => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::NotFound, text),
+        MediaError::Io(_) => return broken(&text),
+        MediaError::Store(error) => return store_error(error, &text),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+fn room_error(error: &RoomError, text: String) -> Reply {
+    let kind = match error {
+        RoomError::NotFound(_) => ErrorKind::NotFound,
+        RoomError::Forbidden(_) | RoomError::Mixture(_) | RoomError::Rejected(_) => ErrorKind::Forbidden,
+        RoomError::Invalid(_) => ErrorKind::InvalidParam,
+        RoomError::BadJson(_) => ErrorKind::BadJson,
+        RoomError::TooLarge => ErrorKind::TooLarge,
+        RoomError::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
+        RoomError::IncompatibleVersion(version) => match RoomVersionId::try_from(version.as_str()) {
+            Ok(version) => ErrorKind::IncompatibleRoomVersion(IncompatibleRoomVersionErrorData::new(version)),
+            Err(_) => ErrorKind::UnsupportedRoomVersion,
+        },
+        RoomError::AliasInUse(_) => return refuse(StatusCode::CONFLICT, ErrorKind::RoomInUse, text),
+        RoomError::UnableToAuthorise(_) => {
+            return refuse(StatusCode::BAD_REQUEST, ErrorKind::UnableToAuthorizeJoin, text);
+        }
+        RoomError::Unreachable(_) => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),
+        RoomError::Busy => ErrorKind::LimitExceeded(LimitExceededErrorData::new()),
+        RoomError::Store(error) => return store_error(error, &text),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+/// What another server refused is passed on as its refusal; what it did not answer is a bad gateway.
+fn remote_error(error: &RemoteError, text: String) -> Reply {
+    match error {
+        RemoteError::Refused { status, .. } if (400..500).contains(status) && *status != 401 => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+            refuse(status, error.kind(), text)
+        }
+        RemoteError::Ourselves | RemoteError::Request(_) => broken(&text),
+        _ => refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),
+    }
+}
+
+fn store_error(error: &StoreError, text: &str) -> Reply {
+    match error {
+        StoreError::Closed => {
+            request_error(RequestError::ShuttingDown, RequestError::ShuttingDown.to_string())
+        }
+        _ => broken(text),
+    }
 }
 
 /// The status that goes with an errcode where the specification does not name another.

@@ -26,6 +26,9 @@ const STEPS: &[Step] = &[
     Step { name: "e2ee", sql: schema::e2ee::SCHEMA },
     Step { name: "push", sql: schema::push::SCHEMA },
     Step { name: "receipts", sql: schema::receipts::SCHEMA },
+    Step { name: "users", sql: schema::users::SCHEMA },
+    Step { name: "account_data", sql: schema::account_data::SCHEMA },
+    Step { name: "media", sql: schema::media::SCHEMA },
 ];
 
 /// What every store has: counters whose numbers are never used twice, interned texts, a few single values.

@@ -3,17 +3,96 @@
 //! Passwords are hashed (argon2id) on a bounded pool before the write; what must be unique (a name, a one-time token) is
 //! decided inside it. Access tokens have 192 bits and are stored as SHA-256 only.
 
+pub mod account_data;
+mod accounts;
+mod devices;
+mod neighbours;
+mod operator;
+mod password;
+pub mod presence;
+mod profile;
+mod pushers;
+mod registration;
+mod search;
+mod sessions;
 pub mod token;
 
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
+use std::{borrow::Cow, sync::Arc};
 
-use crate::clock::Clock;
+use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
+
+pub use self::{
+    accounts::{Account, NewAccount},
+    devices::Device,
+    neighbours::{Neighbours, NoNeighbours},
+    profile::{PROFILE_BYTES_MAX, Person},
+    registration::RegistrationToken,
+    sessions::{NewDevice, Session},
+};
+use crate::{
+    clock::Clock,
+    store::{Kind, Nid, Store, StoreError, WriteTx, schema},
+};
 
 /// The users of this homeserver.
 #[derive(Clone)]
 pub struct Users {
-    name: OwnedServerName,
+    store: Store,
     clock: Clock,
+    name: OwnedServerName,
+    hooks: DeviceHooks,
+    passwords: password::Pool,
+    tokens: Arc<sessions::TokenCache>,
+    presence: Arc<presence::Table>,
+}
+
+impl Users {
+    /// The users in a store. `hooks` are called inside the writes that make or remove devices.
+    pub fn new(store: Store, clock: Clock, name: OwnedServerName, hooks: DeviceHooks) -> Self {
+        Self {
+            store,
+            clock,
+            name,
+            hooks,
+            passwords: password::Pool::new(),
+            tokens: Arc::default(),
+            presence: Arc::default(),
+        }
+    }
+
+    /// The user id that goes with a local part.
+    fn id_of(&self, localpart: &str) -> Result<OwnedUserId, UserError> {
+        // spec: https://spec.matrix.org/v1.19/appendices/#user-identifiers
+        let fits = !localpart.is_empty()
+            && localpart.bytes().all(
+                |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+'),
+            );
+        let id = format!("@{localpart}:{}", self.name);
+        if !fits || id.len() > USER_ID_BYTES_MAX {
+            return Err(UserError::InvalidName);
+        }
+        UserId::parse(id).map_err(|_| UserError::InvalidName)
+    }
+}
+
+/// What the end-to-end encryption area does in the same write when a device comes, changes or goes. It stands to the
+/// right of this area, so it is handed in.
+#[derive(Clone, Copy)]
+pub struct DeviceHooks {
+    /// A device was made or renamed: those who share a room have to hear of it.
+    pub changed: DeviceHook,
+    /// A device is gone: so are its keys and the messages that waited for it.
+    pub deleted: DeviceHook,
+}
+
+/// See [`DeviceHooks`].
+pub type DeviceHook = fn(&mut WriteTx<'_>, &UserId, &DeviceId) -> Result<(), StoreError>;
+
+impl DeviceHooks {
+    /// Does nothing: for tests of this area alone.
+    pub fn none() -> Self {
+        Self { changed: |_, _, _| Ok(()), deleted: |_, _, _| Ok(()) }
+    }
 }
 
 /// A user of ours on one of its devices: who an access token speaks for.
@@ -47,7 +126,7 @@ pub enum UserError {
     #[error("that user name is taken")]
     NameTaken,
     /// Too short, or longer than anybody types.
-    #[error("the password must have 8 to 512 characters")]
+    #[error("the password must have {} to {} characters", password::CHARS_MIN, password::CHARS_MAX)]
     WeakPassword,
     /// No such user, or not its password: the two are not told apart.
     #[error("the user name or password is wrong")]
@@ -58,31 +137,42 @@ pub enum UserError {
     /// The registration token is none, or was used.
     #[error("this registration token is not valid, or was used before")]
     BadRegistrationToken,
+    /// A registration token has other characters or another length than the specification allows.
+    #[error("a registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")]
+    InvalidRegistrationToken,
     /// No such device of this user.
     #[error("no such device")]
     NoDevice,
     /// No such user here.
     #[error("no such user here")]
     NoUser,
+    /// A device id, a name or a value is longer than anybody needs.
+    #[error("{0}")]
+    TooLarge(Cow<'static, str>),
+    /// A value that the specification does not allow.
+    #[error("{0}")]
+    Invalid(Cow<'static, str>),
     /// Too many passwords are being hashed already.
     #[error("too many log-ins at once; try again in a moment")]
     Busy,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
-impl Users {
-    /// The users in a store.
-    pub fn new(name: OwnedServerName, clock: Clock) -> Self {
-        Self { name, clock }
-    }
-
-    /// Whose access token this is.
-    pub async fn by_token(&self, _token: &str) -> Result<Option<LocalUser>, UserError> {
-        let _ = (&self.name, &self.clock);
-        unimplemented!()
-    }
-
-    /// Checks a password.
-    pub async fn check_password(&self, _user: &UserId, _password: &str) -> Result<(), UserError> {
-        unimplemented!()
-    }
+/// A user's number, given out now if need be.
+fn user_nid(tx: &mut WriteTx<'_>, user: &UserId) -> Result<Nid, StoreError> {
+    tx.intern(Kind::User, user.as_str())
 }
+
+/// The number of a user that has an account which is not deactivated.
+fn active(tx: &crate::store::ReadTx<'_>, user: &UserId) -> Result<Nid, UserError> {
+    let row = schema::users::find(tx, user.as_str())?.ok_or(UserError::NoUser)?;
+    if row.deactivated {
+        return Err(UserError::Deactivated);
+    }
+    Ok(row.user)
+}
+
+/// The specification's bound on user ids.
+const USER_ID_BYTES_MAX: usize = 255;

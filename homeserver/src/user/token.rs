@@ -22,3 +22,8 @@ pub fn device_id() -> ruma::OwnedDeviceId {
 pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
+
+/// A local part for somebody who did not choose one.
+pub(super) fn localpart() -> String {
+    random().to_lowercase().chars().filter(char::is_ascii_alphanumeric).take(12).collect()
+}

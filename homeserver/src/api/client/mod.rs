@@ -1,10 +1,85 @@
 //! The client-server API, a file per area, named as in ruma-client-api.
 
-use crate::api::routes::Table;
-
 mod account;
+mod alias;
+mod config;
+mod context;
+mod device;
+mod directory;
+mod discovery;
+mod media;
+mod membership;
+mod message;
+mod presence;
+mod profile;
+mod push;
+mod relations;
+mod room;
+mod session;
+mod state;
+mod tag;
+mod thirdparty;
+mod user_directory;
+
+use std::sync::Arc;
+
+use ruma::RoomId;
+
+use crate::{
+    api::routes::Table,
+    error::Error,
+    http::auth::LocalUser,
+    room::read::{Token, timeline::token_at},
+    server::Server,
+    store::{Kind, ReadTx, Seq},
+    sync::token::Token as SyncToken,
+};
 
 /// Adds every endpoint of the client-server API.
 pub(crate) fn routes(table: &mut Table) {
     account::routes(table);
+    alias::routes(table);
+    config::routes(table);
+    context::routes(table);
+    device::routes(table);
+    directory::routes(table);
+    discovery::routes(table);
+    media::routes(table);
+    membership::routes(table);
+    message::routes(table);
+    presence::routes(table);
+    profile::routes(table);
+    push::routes(table);
+    relations::routes(table);
+    room::routes(table);
+    session::routes(table);
+    state::routes(table);
+    tag::routes(table);
+    thirdparty::routes(table);
+    user_directory::routes(table);
+}
+
+/// Endpoints under `/user/{user_id}` and `/profile/{user_id}` are for that user alone.
+fn own(caller: &LocalUser, user: &ruma::UserId) -> Result<(), Error> {
+    if caller.user == user { Ok(()) } else { Err(Error::forbidden("that belongs to another user")) }
+}
+
+/// A place in a room's timeline, as clients hold it: a token of `/messages` or `/context`, or one of `/sync`.
+async fn room_token(server: &Arc<Server>, room: &RoomId, text: &str) -> Result<Token, Error> {
+    if let Ok(token) = text.parse() {
+        return Ok(token);
+    }
+    let token: SyncToken =
+        text.parse().map_err(|_| Error::invalid_param("that is not a token of this server"))?;
+    if token.incarnation != server.store.incarnation() {
+        return Err(Error::invalid_param("that token is from before a backup was restored; sync anew"));
+    }
+    let room = room.to_owned();
+    server
+        .store
+        .read(move |tx: &ReadTx<'_>| match tx.lookup(Kind::Room, room.as_str())? {
+            Some(room) => Ok(token_at(tx, room, Seq(token.seq))?),
+            None => Ok(Token::START),
+        })
+        .await
 }

@@ -2,7 +2,9 @@
 
 pub mod dest;
 pub mod e2ee;
+pub mod account_data;
 pub mod events;
+pub mod media;
 pub mod membership;
 pub mod outbox;
 pub mod push;
@@ -10,3 +12,4 @@ pub mod receipts;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
+pub mod users;

@@ -1,0 +1,64 @@
+//! What this homeserver speaks and can do.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{
+    RoomVersionId,
+    api::client::discovery::{
+        get_capabilities::{
+            self,
+            v3::{Capabilities, RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability},
+        },
+        get_supported_versions,
+    },
+};
+
+use crate::{
+    api::routes::{Group, Table},
+    error::Error,
+    http::args::Args,
+    room::core::version,
+    server::Server,
+};
+
+pub(super) fn routes(table: &mut Table) {
+    table.add(Group::Client, versions);
+    table.add(Group::Client, capabilities);
+}
+
+async fn versions(
+    _: Arc<Server>,
+    _: Args<get_supported_versions::Request>,
+) -> Result<get_supported_versions::Response, Error> {
+    let mut response =
+        get_supported_versions::Response::new(VERSIONS.iter().map(|version| (*version).to_owned()).collect());
+    response.unstable_features = FEATURES.iter().map(|feature| ((*feature).to_owned(), true)).collect();
+    Ok(response)
+}
+
+async fn capabilities(
+    _: Arc<Server>,
+    _: Args<get_capabilities::v3::Request>,
+) -> Result<get_capabilities::v3::Response, Error> {
+    let available: BTreeMap<RoomVersionId, RoomVersionStability> = version::SUPPORTED
+        .iter()
+        .filter_map(|entry| {
+            let id = RoomVersionId::try_from(entry.id).ok()?;
+            Some((id, RoomVersionStability::from(entry.stability)))
+        })
+        .collect();
+    let mut capabilities = Capabilities::new();
+    capabilities.room_versions = RoomVersionsCapability::new(version::DEFAULT, available);
+    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    Ok(get_capabilities::v3::Response::new(capabilities))
+}
+
+/// Versions of the specification whose client side is here.
+const VERSIONS: [&str; 17] = [
+    "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9",
+    "v1.10", "v1.11", "v1.12", "v1.13", "v1.14",
+];
+
+/// Proposals by their unstable names, for clients that ask for these.
+const FEATURES: [&str; 4] =
+    ["org.matrix.e2e_cross_signing", "org.matrix.msc3916.stable", "fi.mau.msc2246", "uk.tcpip.msc4133"];

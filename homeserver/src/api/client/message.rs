@@ -1,0 +1,101 @@
+//! Sending messages and redactions, and paging through a room's timeline.
+
+use std::sync::Arc;
+
+use ruma::api::{
+    Direction,
+    client::{
+        filter::{LazyLoadOptions, RoomEventFilter},
+        message::{get_message_events, send_message_event},
+        redact::redact_event,
+    },
+};
+use serde::Serialize;
+
+use crate::{
+    api::routes::{Group, Table},
+    error::Error,
+    http::{args::Args, limits::Class, reply::Json},
+    room::{ClientEvent, Draft, Txn, read::MessagesQuery},
+    server::Server,
+};
+
+pub(super) fn routes(table: &mut Table) {
+    table.add(Group::Client, send);
+    table.add(Group::Client, redact);
+    table.add(Group::Client, messages);
+}
+
+async fn send(
+    server: Arc<Server>,
+    args: Args<send_message_event::v3::Request>,
+) -> Result<send_message_event::v3::Response, Error> {
+    let caller = &args.caller;
+    server.limits.take(Class::Message, caller.user.as_str())?;
+    let txn = Txn { device: caller.device.clone(), id: args.txn_id.clone() };
+    // The content's bytes go on as they came: they were checked to be a JSON object, nothing more.
+    let draft = Draft::message(args.event_type.to_string(), args.request.body.json().to_owned());
+    let event_id = server.rooms.send(&caller.user, &args.room_id, draft, Some(txn)).await?;
+    Ok(send_message_event::v3::Response::new(event_id))
+}
+
+async fn redact(
+    server: Arc<Server>,
+    args: Args<redact_event::v3::Request>,
+) -> Result<redact_event::v3::Response, Error> {
+    let caller = &args.caller;
+    server.limits.take(Class::Message, caller.user.as_str())?;
+    let txn = Txn { device: caller.device.clone(), id: args.txn_id.clone() };
+    let event_id = server
+        .rooms
+        .redact(&caller.user, &args.room_id, &args.event_id, args.reason.clone(), Some(txn))
+        .await?;
+    Ok(redact_event::v3::Response::new(event_id))
+}
+
+#[derive(Serialize)]
+struct Page {
+    start: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    chunk: Vec<ClientEvent>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    state: Vec<ClientEvent>,
+}
+
+async fn messages(
+    server: Arc<Server>,
+    args: Args<get_message_events::v3::Request>,
+) -> Result<Json<Page>, Error> {
+    let from = match &args.from {
+        Some(token) => Some(super::room_token(&server, &args.room_id, token).await?),
+        None => None,
+    };
+    let to = match &args.to {
+        Some(token) => Some(super::room_token(&server, &args.room_id, token).await?),
+        None => None,
+    };
+    let query = MessagesQuery {
+        from,
+        to,
+        backwards: args.dir == Direction::Backward,
+        limit: u64::from(args.limit).min(PAGE_MAX) as u32,
+        lazy_members: lazy(&args.filter),
+        filter: (!args.filter.is_empty()).then(|| args.filter.clone()),
+    };
+    let page = server.rooms.messages(&args.caller.user, &args.room_id, query).await?;
+    Ok(Json(Page {
+        start: page.start.to_string(),
+        end: page.end.map(|token| token.to_string()),
+        chunk: page.chunk,
+        state: page.state,
+    }))
+}
+
+/// Whether a filter asks for the members of the senders alone.
+pub(super) fn lazy(filter: &RoomEventFilter) -> bool {
+    matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })
+}
+
+/// Events on one page.
+const PAGE_MAX: u64 = 1_000;

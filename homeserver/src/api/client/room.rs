@@ -1,0 +1,84 @@
+//! Making rooms, and single facts about one.
+
+use std::sync::Arc;
+
+use ruma::api::client::room::{aliases, create_room, get_room_event, report_content, report_room};
+
+use crate::{
+    api::routes::{Group, Table},
+    error::Error,
+    http::{args::Args, limits::Class, reply::Json},
+    room::ClientEvent,
+    server::Server,
+};
+
+pub(super) fn routes(table: &mut Table) {
+    table.add(Group::Client, create);
+    table.add(Group::Client, event);
+    table.add(Group::Client, aliases);
+    table.add(Group::Client, report_event);
+    table.add(Group::Client, report);
+}
+
+async fn create(
+    server: Arc<Server>,
+    args: Args<create_room::v3::Request>,
+) -> Result<create_room::v3::Response, Error> {
+    let creator = &args.caller.user;
+    server.limits.take(Class::Membership, creator.as_str())?;
+    if args.invite.len() > INVITES_MAX {
+        return Err(Error::invalid_param("a new room invites at most 100 users at once"));
+    }
+    if !args.invite_3pid.is_empty() {
+        return Err(Error::invalid_param("this node invites by user id only"));
+    }
+    let room = server.rooms.create(creator, args.request.clone()).await?;
+    Ok(create_room::v3::Response::new(room))
+}
+
+async fn event(
+    server: Arc<Server>,
+    args: Args<get_room_event::v3::Request>,
+) -> Result<Json<ClientEvent>, Error> {
+    let event = server.rooms.event(&args.caller.user, &args.room_id, &args.event_id).await?;
+    Ok(Json(event))
+}
+
+async fn aliases(
+    server: Arc<Server>,
+    args: Args<aliases::v3::Request>,
+) -> Result<aliases::v3::Response, Error> {
+    let aliases = server.rooms.aliases(&args.caller.user, &args.room_id).await?;
+    Ok(aliases::v3::Response::new(aliases))
+}
+
+async fn report_event(
+    server: Arc<Server>,
+    args: Args<report_content::v3::Request>,
+) -> Result<report_content::v3::Response, Error> {
+    let user = &args.caller.user;
+    server.limits.take(Class::Write, user.as_str())?;
+    server.rooms.event(user, &args.room_id, &args.event_id).await?;
+    let reason = shortened(args.reason.as_deref().unwrap_or_default());
+    tracing::warn!(%user, room = %args.room_id, event = %args.event_id, reason, "a user reports an event");
+    Ok(report_content::v3::Response::new())
+}
+
+async fn report(
+    server: Arc<Server>,
+    args: Args<report_room::v3::Request>,
+) -> Result<report_room::v3::Response, Error> {
+    let user = &args.caller.user;
+    server.limits.take(Class::Write, user.as_str())?;
+    let reason = shortened(&args.reason);
+    tracing::warn!(%user, room = %args.room_id, reason, "a user reports a room");
+    Ok(report_room::v3::Response::new())
+}
+
+/// What goes to the log of something a user wrote.
+fn shortened(text: &str) -> String {
+    text.chars().take(REASON_CHARS_MAX).collect()
+}
+
+const INVITES_MAX: usize = 100;
+const REASON_CHARS_MAX: usize = 500;

@@ -1,0 +1,131 @@
+//! Logging in and out.
+
+use std::sync::Arc;
+
+use ruma::{
+    UserId,
+    api::{
+        IncomingRequest, Metadata,
+        client::{
+            session::{
+                get_login_types::{self, v3::LoginType, v3::PasswordLoginType},
+                login, logout, logout_all,
+            },
+            uiaa::UserIdentifier,
+        },
+        error::{DeserializationError, Error as RumaError, ErrorKind},
+    },
+};
+use serde::de::Error as _;
+
+use crate::{
+    api::routes::{Group, Table},
+    error::Error,
+    http::{args::Args, limits::Class, uia},
+    server::Server,
+    user::{NewDevice, UserError},
+};
+
+pub(super) fn routes(table: &mut Table) {
+    table.add(Group::Client, login_types);
+    table.add(Group::Client, login);
+    table.add(Group::Client, logout);
+    table.add(Group::Client, logout_all);
+}
+
+async fn login_types(
+    _: Arc<Server>,
+    _: Args<get_login_types::v3::Request>,
+) -> Result<get_login_types::v3::Response, Error> {
+    Ok(get_login_types::v3::Response::new(vec![LoginType::Password(PasswordLoginType::new())]))
+}
+
+async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Response, Error> {
+    let request = &args.request.0;
+    let password = match &request.login_info {
+        login::v3::LoginInfo::Password(password) => password,
+        login::v3::LoginInfo::ApplicationService(_) => {
+            return Err(Error::new(
+                ErrorKind::AppserviceLoginUnsupported,
+                "this node has no application services",
+            ));
+        }
+        _ => return Err(Error::new(ErrorKind::Unknown, "log-in is by m.login.password only")),
+    };
+    #[allow(deprecated, reason = "old clients still name the user this way")]
+    let typed = match (&password.identifier, &password.user) {
+        (Some(UserIdentifier::Matrix(matrix)), _) => &matrix.user,
+        (Some(_), _) => {
+            return Err(Error::forbidden("log-in is by user name only"));
+        }
+        (None, Some(user)) => user,
+        (None, None) => return Err(Error::invalid_param("who logs in? `identifier` is missing")),
+    };
+    let user = user_of(&server, typed)?;
+    let page = args.origin.page.as_deref().unwrap_or_default();
+    server.limits.take(Class::Login, &format!("{user} {page}"))?;
+    let device =
+        NewDevice { id: request.device_id.clone(), name: request.initial_device_display_name.clone() };
+    let session = server.users.login(&user, &password.password, device).await?;
+    let mut response = login::v3::Response::new(session.user, session.access_token, session.device);
+    #[allow(deprecated, reason = "old clients read it")]
+    {
+        response.home_server = Some(server.name.clone());
+    }
+    Ok(response)
+}
+
+/// The user who wants in. A name that cannot be one gets the answer of a wrong password.
+fn user_of(server: &Arc<Server>, typed: &str) -> Result<ruma::OwnedUserId, Error> {
+    // People type capitals; user names here have none.
+    let lower = typed.trim().to_lowercase();
+    uia::user_id(server, &lower)
+        .filter(|user| UserId::parse(user.as_str()).is_ok())
+        .ok_or_else(|| UserError::WrongPassword.into())
+}
+
+async fn logout(server: Arc<Server>, args: Args<logout::v3::Request>) -> Result<logout::v3::Response, Error> {
+    server.users.logout(&args.caller.user, &args.caller.device).await?;
+    Ok(logout::v3::Response::new())
+}
+
+async fn logout_all(
+    server: Arc<Server>,
+    args: Args<logout_all::v3::Request>,
+) -> Result<logout_all::v3::Response, Error> {
+    server.users.logout_all(&args.caller.user, None).await?;
+    Ok(logout_all::v3::Response::new())
+}
+
+/// ruma's log-in request, after a look at its `type`: ruma 0.17 panics if there is none.
+struct Login(login::v3::Request);
+
+impl Metadata for Login {
+    const METHOD: http::Method = login::v3::Request::METHOD;
+    const RATE_LIMITED: bool = login::v3::Request::RATE_LIMITED;
+    type Authentication = <login::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <login::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = login::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for Login {
+    type EndpointError = RumaError;
+    type OutgoingResponse = login::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        #[derive(serde::Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            _kind: String,
+        }
+        if request.body().first() == Some(&b'[') {
+            // A struct may also be written as a list; ruma takes objects only.
+            return Err(serde_json::Error::custom("an object is expected").into());
+        }
+        serde_json::from_slice::<Kind>(request.body())?;
+        login::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}

@@ -1,0 +1,174 @@
+//! Media of other servers: fetched once, kept while there is room.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use ruma::{
+    OwnedServerName, ServerName,
+    api::federation::authenticated_media::{FileOrLocation, get_content},
+};
+use tokio::sync::Mutex;
+
+use super::{Media, MediaError, upload::check_metadata};
+use crate::{
+    remote::{Options, Remote, RemoteError},
+    store::{Kind, StoreError, ReadTx, WriteTx, schema, schema::media::MediaRow},
+};
+
+/// Gets a medium from the server that has it. The federation client does; tests bring their own.
+pub trait FetchMedia: Send + Sync {
+    /// Fetches a file of at most `bytes_max` bytes.
+    fn fetch_media<'a>(
+        &'a self,
+        server: &'a ServerName,
+        id: &'a str,
+        bytes_max: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<Fetched, MediaError>> + Send + 'a>>;
+}
+
+/// A fetched medium.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Its content.
+    pub content: Bytes,
+    /// Its type, as its server says.
+    pub content_type: Option<String>,
+    /// Its file name, as its server says.
+    pub name: Option<String>,
+}
+
+/// Over federation.
+impl FetchMedia for Remote {
+    fn fetch_media<'a>(
+        &'a self,
+        server: &'a ServerName,
+        id: &'a str,
+        bytes_max: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<Fetched, MediaError>> + Send + 'a>> {
+        Box::pin(async move {
+            let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX).saturating_add(ENVELOPE_BYTES);
+            let question = get_content::v1::Request::new(id.to_owned());
+            let answer = self.request_with(server, question, Options::media(limit)).await;
+            let answer = answer.map_err(|error| match error {
+                RemoteError::TooLarge { .. } => MediaError::TooLarge { limit: bytes_max },
+                error if error.errcode() == Some("M_NOT_FOUND") => MediaError::NotFound,
+                error => MediaError::Unreachable(error.to_string()),
+            })?;
+            match answer.content {
+                FileOrLocation::File(content) => Ok(Fetched {
+                    content: content.file.into(),
+                    content_type: content.content_type,
+                    name: content.content_disposition.and_then(|disposition| disposition.filename),
+                }),
+                _ => Err(MediaError::Unreachable("its server points to the Internet for it".into())),
+            }
+        })
+    }
+}
+
+impl Media {
+    /// Fetches a medium, keeps it and makes room for it. Those who ask for the same one meanwhile wait for the first.
+    pub(super) async fn fetch(&self, server: &ServerName, id: &str) -> Result<MediaRow, MediaError> {
+        let key = (server.to_owned(), id.to_owned());
+        let turn = {
+            let mut fetching = self.shared.fetching.lock().await;
+            if fetching.len() >= FETCHES_MAX && !fetching.contains_key(&key) {
+                fetching.retain(|_, turn| Arc::strong_count(turn) > 1);
+                if fetching.len() >= FETCHES_MAX {
+                    return Err(MediaError::Unreachable("too many downloads at once".into()));
+                }
+            }
+            Arc::clone(fetching.entry(key.clone()).or_default())
+        };
+        let answer = self.fetch_in_turn(&turn, key.clone()).await;
+        let mut fetching = self.shared.fetching.lock().await;
+        if Arc::strong_count(&turn) <= 2 {
+            fetching.remove(&key);
+        }
+        answer
+    }
+
+    async fn fetch_in_turn(
+        &self,
+        turn: &Mutex<()>,
+        (server, id): (OwnedServerName, String),
+    ) -> Result<MediaRow, MediaError> {
+        let _turn = turn.lock().await;
+        if let Some(row) = self.find(&server, &id).await?
+            && row.hash.is_some()
+        {
+            return Ok(row);
+        }
+        let limit = self.limits.file_bytes_max;
+        let mut fetched = self.other.fetch_media(&server, &id, limit).await?;
+        if fetched.content.len() as u64 > limit {
+            return Err(MediaError::TooLarge { limit });
+        }
+        if check_metadata(fetched.content_type.as_deref(), fetched.name.as_deref()).is_err() {
+            // A stranger's name for it is not worth refusing the file.
+            fetched.content_type = None;
+            fetched.name = None;
+        }
+        let mut writing = self.files.begin().await?;
+        writing.write(&fetched.content).await?;
+        let row = {
+            let _no_sweep = self.shared.sweeping.read().await;
+            let (hash, size) = self.files.finish(writing).await?;
+            let now = self.clock.now_ms();
+            let row = MediaRow {
+                hash: Some(hash),
+                content_type: fetched.content_type,
+                name: fetched.name,
+                owner: None,
+                made_ms: now,
+                used_ms: now,
+            };
+            let stored = row.clone();
+            self.store
+                .write(move |tx: &mut WriteTx<'_>| {
+                    let server = tx.intern(Kind::Server, server.as_str())?;
+                    schema::media::put_blob(tx, &hash, size)?;
+                    schema::media::put(tx, server, &id, &stored)
+                })
+                .await?;
+            row
+        };
+        self.make_room().await?;
+        Ok(row)
+    }
+
+    /// Removes the remote media that were not asked for the longest until all of them fit their share.
+    pub(super) async fn make_room(&self) -> Result<(), MediaError> {
+        let limit = self.limits.remote_bytes_max;
+        loop {
+            let used = self.store.read(|tx: &ReadTx<'_>| schema::media::evictable_bytes(tx)).await?;
+            if used <= limit {
+                return Ok(());
+            }
+            let _sweep = self.shared.sweeping.write().await;
+            let gone = self
+                .store
+                .write(move |tx: &mut WriteTx<'_>| {
+                    let mut gone = Vec::new();
+                    for (server, id, hash) in schema::media::oldest_remote(tx, SWEEP_ROWS)? {
+                        gone.extend(schema::media::forget(tx, server, &id, &hash)?);
+                    }
+                    Ok::<_, StoreError>(gone)
+                })
+                .await?;
+            if gone.is_empty() {
+                return Ok(());
+            }
+            for hash in gone {
+                self.files.remove(&hash).await?;
+            }
+        }
+    }
+}
+
+/// Downloads under way at once.
+const FETCHES_MAX: usize = 64;
+/// Media removed in one write.
+const SWEEP_ROWS: u32 = 8;
+/// What the multipart answer has around the file.
+const ENVELOPE_BYTES: usize = 16 << 10;

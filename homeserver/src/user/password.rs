@@ -1,0 +1,134 @@
+//! Hashing passwords: argon2id with 19 MiB and two passes, a few at a time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
+};
+use tokio::sync::Semaphore;
+
+use super::UserError;
+
+/// Hashes so many at once: each takes a processor and 19 MiB for some 25 ms.
+const AT_ONCE_MAX: usize = 2;
+/// Callers that may wait for their turn: about two seconds' worth.
+const WAITING_MAX: usize = 64;
+/// The shortest password taken.
+pub(super) const CHARS_MIN: usize = 8;
+/// The longest: nobody types more, and hashing is not free.
+pub(super) const CHARS_MAX: usize = 512;
+
+/// Where passwords are hashed.
+#[derive(Clone)]
+pub(super) struct Pool {
+    places: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    pub(super) fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(AT_ONCE_MAX)), waiting: Arc::default() }
+    }
+
+    /// A PHC string to store. Refuses passwords that are too short or too long.
+    pub(super) async fn hash(&self, password: &str) -> Result<String, UserError> {
+        let chars = password.chars().count();
+        if !(CHARS_MIN..=CHARS_MAX).contains(&chars) {
+            return Err(UserError::WeakPassword);
+        }
+        let password = password.to_owned();
+        self.run(move || {
+            Argon2::default()
+                .hash_password(password.as_bytes())
+                .map(|hash: PasswordHash| hash.to_string())
+                .map_err(|_| UserError::Busy)
+        })
+        .await
+    }
+
+    /// Whether `password` is the one behind `stored`. Without a stored one the same work is done in vain, so that the
+    /// time tells nobody which names exist.
+    pub(super) async fn verify(&self, password: &str, stored: Option<String>) -> Result<(), UserError> {
+        if password.len() > CHARS_MAX * 4 {
+            return Err(UserError::WrongPassword);
+        }
+        let password = password.to_owned();
+        self.run(move || {
+            let known = stored.is_some();
+            let stored = stored.unwrap_or_else(|| DECOY.to_owned());
+            let hash = PasswordHash::new(&stored).map_err(|_| UserError::WrongPassword)?;
+            let right = Argon2::default().verify_password(password.as_bytes(), &hash).is_ok();
+            if right && known { Ok(()) } else { Err(UserError::WrongPassword) }
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, UserError> + Send + 'static,
+    ) -> Result<T, UserError> {
+        let waiting = Waiting::new(&self.waiting)?;
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| UserError::Busy)?;
+        drop(waiting);
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        })
+        .await
+        .map_err(|_| UserError::Busy)?
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Result<Self, UserError> {
+        if count.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return Err(UserError::Busy);
+        }
+        Ok(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The hash of a password nobody has, with the same cost as ours.
+const DECOY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$bWFuZ3JvdmVtYW5ncm92ZQ$0T0Hh2fLX6GQ0r0Hq6rQ2m8m0nLrZ9nqk8dP0nQm9fA";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_right_password_and_no_other() {
+        let pool = Pool::new();
+        let stored = pool.hash("correct horse").await.unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(pool.verify("correct horse", Some(stored.clone())).await.is_ok());
+        assert!(pool.verify("battery staple", Some(stored)).await.is_err());
+        assert!(pool.verify("battery staple", None).await.is_err());
+        assert!(PasswordHash::new(DECOY).is_ok());
+        assert!(matches!(pool.hash("short").await, Err(UserError::WeakPassword)));
+        let long = "x".repeat(CHARS_MAX + 1);
+        assert!(matches!(pool.hash(&long).await, Err(UserError::WeakPassword)));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_wait() {
+        let pool = Pool::new();
+        pool.waiting.store(WAITING_MAX, Ordering::Relaxed);
+        assert!(matches!(pool.hash("correct horse").await, Err(UserError::Busy)));
+        assert_eq!(pool.waiting.load(Ordering::Relaxed), WAITING_MAX);
+    }
+}

@@ -1,0 +1,264 @@
+//! Log-ins: a device, its access token, and who a token speaks for.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+
+use super::{DeviceHooks, LocalUser, UserError, Users, active, devices, token};
+use crate::store::{Kind, Nid, ReadTx, StoreError, WriteTx, schema};
+
+/// The device that somebody logs in on.
+#[derive(Clone, Debug, Default)]
+pub struct NewDevice {
+    /// An id it had before; `None`: a new one.
+    pub id: Option<OwnedDeviceId>,
+    /// What to call it, if it is new.
+    pub name: Option<String>,
+}
+
+impl NewDevice {
+    pub(super) fn check(&self) -> Result<(), UserError> {
+        let fits = self.id.as_ref().is_none_or(|id| (1..=DEVICE_ID_BYTES_MAX).contains(&id.as_str().len()));
+        if !fits {
+            return Err(UserError::Invalid("a device id has 1 to 255 bytes".into()));
+        }
+        devices::check_name(self.name.as_deref())
+    }
+}
+
+/// A log-in that worked.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The user.
+    pub user: OwnedUserId,
+    /// The device.
+    pub device: OwnedDeviceId,
+    /// What the client shows from now on. Only its hash is kept.
+    pub access_token: String,
+}
+
+impl Users {
+    /// Checks a password and logs a device in.
+    pub async fn login(
+        &self,
+        user: &UserId,
+        password: &str,
+        device: NewDevice,
+    ) -> Result<Session, UserError> {
+        device.check()?;
+        self.check_password(user, password).await?;
+        let (name, hooks, now) = (user.to_owned(), self.hooks, self.clock.now_ms());
+        let session = self
+            .store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &name)?;
+                open_session(tx, hooks, &name, nid, device, now)
+            })
+            .await?;
+        // The device's earlier token has ended.
+        self.tokens.forget_device(user, &session.device);
+        Ok(session)
+    }
+
+    /// Whose access token this is.
+    pub async fn by_token(&self, token: &str) -> Result<Option<LocalUser>, UserError> {
+        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            return Ok(None);
+        }
+        let hash = token::hash(token);
+        if let Some(known) = self.tokens.find(&hash) {
+            return Ok(Some(known));
+        }
+        let before = self.tokens.ended();
+        let found = self
+            .store
+            .read(move |tx: &ReadTx<'_>| {
+                let Some((user, device)) = schema::users::by_token(tx, &hash)? else {
+                    return Ok(None);
+                };
+                let user =
+                    UserId::parse(&*tx.text(user)?).map_err(|_| StoreError::Corrupt("a token of no user"))?;
+                let device = OwnedDeviceId::from(&*tx.text(device)?);
+                Ok::<_, UserError>(Some(LocalUser { user, device }))
+            })
+            .await?;
+        if let Some(found) = &found {
+            self.tokens.insert(hash, found.clone(), before);
+        }
+        Ok(found)
+    }
+
+    /// Notes where a device is heard of from, at most once in [`SEEN_EVERY_MS`].
+    pub async fn seen(&self, caller: &LocalUser, ip: Option<String>) -> Result<(), UserError> {
+        let now = self.clock.now_ms();
+        if !self.tokens.due(caller, now) {
+            return Ok(());
+        }
+        let caller = caller.clone();
+        self.store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let user = tx.intern(Kind::User, caller.user.as_str())?;
+                let device = tx.intern(Kind::Device, caller.device.as_str())?;
+                schema::users::saw_device(tx, user, device, now, ip.as_deref())?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Logs one device out; it is gone then.
+    pub async fn logout(&self, user: &UserId, device: &DeviceId) -> Result<(), UserError> {
+        match self.delete_devices(user, &[device.to_owned()]).await {
+            Ok(()) | Err(UserError::NoDevice) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Logs every device out, but for `keep`.
+    pub async fn logout_all(&self, user: &UserId, keep: Option<&DeviceId>) -> Result<(), UserError> {
+        let (name, hooks, keep) = (user.to_owned(), self.hooks, keep.map(ToOwned::to_owned));
+        self.store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &name)?;
+                devices::remove_all(tx, hooks, &name, nid, keep.as_deref())
+            })
+            .await?;
+        self.tokens.forget_user(user);
+        Ok(())
+    }
+
+    /// A token that proves to third parties who the user is, and nothing else; good for `for_ms`.
+    pub async fn openid_token(&self, user: &UserId, for_ms: u64) -> Result<String, UserError> {
+        let (name, now) = (user.to_owned(), self.clock.now_ms());
+        let token = token::random();
+        let hash = token::hash(&token);
+        self.store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &name)?;
+                schema::users::put_openid(tx, nid, &hash, now, now + for_ms)?;
+                Ok::<_, UserError>(())
+            })
+            .await?;
+        Ok(token)
+    }
+
+    /// Whom an OpenID token speaks for: asked over federation.
+    pub async fn by_openid_token(&self, token: &str) -> Result<Option<OwnedUserId>, UserError> {
+        let (hash, now) = (token::hash(token), self.clock.now_ms());
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let Some(user) = schema::users::by_openid(tx, &hash, now)? else {
+                    return Ok(None);
+                };
+                Ok(UserId::parse(&*tx.text(user)?).ok())
+            })
+            .await
+    }
+}
+
+/// Makes (or takes up again) a device and gives it a token, in the caller's write.
+pub(super) fn open_session(
+    tx: &mut WriteTx<'_>,
+    hooks: DeviceHooks,
+    user: &UserId,
+    user_nid: Nid,
+    device: NewDevice,
+    now_ms: u64,
+) -> Result<Session, UserError> {
+    let id = device.id.unwrap_or_else(token::device_id);
+    let nid = tx.intern(Kind::Device, id.as_str())?;
+    if schema::users::device(tx, user_nid, nid)?.is_none()
+        && schema::users::devices(tx, user_nid)?.len() >= DEVICES_MAX
+    {
+        return Err(UserError::TooLarge("this account has 500 devices; log some of them out first".into()));
+    }
+    let new = schema::users::put_device(tx, user_nid, nid, device.name.as_deref(), now_ms)?;
+    let access_token = token::random();
+    schema::users::put_token(tx, user_nid, nid, &token::hash(&access_token))?;
+    if new {
+        (hooks.changed)(tx, user, &id)?;
+    }
+    Ok(Session { user: user.to_owned(), device: id, access_token })
+}
+
+/// Tokens seen lately, so that a request need not ask the database who it is. Entries go when a token ends, after the
+/// commit that ended it.
+#[derive(Default)]
+pub(super) struct TokenCache {
+    known: Mutex<Known>,
+    /// Counts endings: what was read before one must not be put in after it.
+    ended: AtomicU64,
+}
+
+#[derive(Default)]
+struct Known {
+    by_hash: HashMap<[u8; 32], LocalUser>,
+    seen_ms: HashMap<(OwnedUserId, OwnedDeviceId), u64>,
+}
+
+impl TokenCache {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, hash: &[u8; 32]) -> Option<LocalUser> {
+        self.lock().by_hash.get(hash).cloned()
+    }
+
+    fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn insert(&self, hash: [u8; 32], user: LocalUser, before: u64) {
+        let mut known = self.lock();
+        if self.ended() != before {
+            return;
+        }
+        if known.by_hash.len() >= TOKENS_CACHED_MAX {
+            known.by_hash.clear();
+        }
+        known.by_hash.insert(hash, user);
+    }
+
+    fn due(&self, caller: &LocalUser, now_ms: u64) -> bool {
+        let mut known = self.lock();
+        if known.seen_ms.len() >= TOKENS_CACHED_MAX {
+            known.seen_ms.clear();
+        }
+        let key = (caller.user.clone(), caller.device.clone());
+        let last = known.seen_ms.entry(key).or_insert(0);
+        let due = now_ms.saturating_sub(*last) >= SEEN_EVERY_MS;
+        if due {
+            *last = now_ms;
+        }
+        due
+    }
+
+    pub(super) fn forget_device(&self, user: &UserId, device: &DeviceId) {
+        let mut known = self.lock();
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        known.by_hash.retain(|_, entry| entry.user != user || entry.device != device);
+    }
+
+    pub(super) fn forget_user(&self, user: &UserId) {
+        let mut known = self.lock();
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        known.by_hash.retain(|_, entry| entry.user != user);
+    }
+}
+
+/// Ours have 32 characters.
+const TOKEN_BYTES_MAX: usize = 128;
+/// The specification's bound on opaque ids.
+const DEVICE_ID_BYTES_MAX: usize = 255;
+/// Devices of one account: far more than anybody has, few enough to list.
+const DEVICES_MAX: usize = 500;
+/// Tokens remembered: some 200 bytes each.
+const TOKENS_CACHED_MAX: usize = 4_096;
+/// How fresh "last seen" is: one small write per device in ten minutes.
+const SEEN_EVERY_MS: u64 = 600_000;
