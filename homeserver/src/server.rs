@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
+    e2ee::device_lists,
     http::{auth::VerifyXMatrix, limits::Limits},
     media::{self, Media, MediaError},
     remote::Remote,
@@ -134,7 +135,7 @@ impl room::Profiles for Users {
 
 /// What happens to a device's keys when it comes or goes; [`Users`] calls it in the same write.
 pub fn device_hooks() -> DeviceHooks {
-    DeviceHooks::none()
+    DeviceHooks { changed: device_lists::device_changed, deleted: device_lists::device_deleted }
 }
 
 /// The operator's choices that requests feel.

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::{Media, MediaError, upload::check_metadata};
 use crate::{
     remote::{Options, Remote, RemoteError},
-    store::{Kind, StoreError, ReadTx, WriteTx, schema, schema::media::MediaRow},
+    store::{Kind, ReadTx, StoreError, WriteTx, schema, schema::media::MediaRow},
 };
 
 /// Gets a medium from the server that has it. The federation client does; tests bring their own.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use ruma::{
-    UInt,
-    api::federation::directory as federation,
-    ServerName,
+    ServerName, UInt,
     api::client::{
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::Visibility,
     },
+    api::federation::directory as federation,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

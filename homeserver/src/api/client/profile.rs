@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
-    profile::ProfileFieldName,
     OwnedUserId, UserId,
-    api::federation::query::get_profile_information,
     api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
+    api::federation::query::get_profile_information,
+    profile::ProfileFieldName,
 };
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! Owns the tables, by area: each table has one file, which holds its SQL and is the only one that writes it.
 
+pub mod account_data;
 pub mod dest;
 pub mod e2ee;
-pub mod account_data;
 pub mod events;
 pub mod media;
 pub mod membership;
