@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use ruma::{OwnedServerName, UserId};
+use ruma::{OwnedServerName, RoomVersionId, UserId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -12,9 +12,9 @@ use crate::{
     http::{auth::VerifyXMatrix, limits::Limits},
     media::{self, Media, MediaError},
     remote::Remote,
-    room::{self, Fetch, Rooms, Signer},
+    room::{self, Rooms, Signer, core::version},
     store::Store,
-    user::{DeviceHooks, Neighbours, Users},
+    user::{DeviceHooks, Neighbours, NoNeighbours, Users},
 };
 
 /// All areas, shared by every handler.
@@ -45,6 +45,8 @@ pub struct Server {
     pub xmatrix: Arc<dyn VerifyXMatrix>,
     /// Speaks to other servers.
     pub remote: Remote,
+    /// Our node on the overlay, if there is one.
+    pub overlay: Option<router::net::Node>,
 }
 
 /// What a [`Server`] is made of.
@@ -59,16 +61,23 @@ pub struct Parts {
     pub remote: Remote,
     /// Where media lie.
     pub media_dir: PathBuf,
-    /// What rooms ask other servers for.
-    pub fetch: Arc<dyn Fetch>,
-    /// What the nodes next door show of themselves.
-    pub neighbours: Arc<dyn Neighbours>,
+    /// Our node on the overlay, to know its neighbours; none in tests without one.
+    pub overlay: Option<router::net::Node>,
+}
+
+/// Why the homeserver could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The directory of the content store could not be made or read.
+    #[error("the media directory cannot be used: {0}")]
+    Media(#[from] MediaError),
 }
 
 impl Server {
     /// Builds every area, in order.
-    pub fn start(parts: Parts) -> Result<Arc<Self>, MediaError> {
-        let Parts { settings, clock, store, remote, media_dir, fetch, neighbours } = parts;
+    pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let Parts { settings, clock, store, remote, media_dir, overlay } = parts;
         let identity = remote.identity();
         let signer = Signer { name: identity.server_name().to_owned(), key: identity.signing_key() };
         let name = signer.name.clone();
@@ -90,7 +99,8 @@ impl Server {
             clock: clock.clone(),
             signer,
             profiles: Arc::new(users.clone()),
-            fetch,
+            fetch: Arc::new(remote.clone()),
+            remote: remote.clone(),
         });
         Ok(Arc::new(Self {
             limits: Limits::new(settings.rate_limits, clock.clone()),
@@ -103,16 +113,20 @@ impl Server {
             users,
             media,
             rooms,
-            neighbours,
+            neighbours: Arc::new(NoNeighbours),
             xmatrix: Arc::new(remote.clone()),
             remote,
+            overlay,
         }))
     }
 
-    /// Ends what runs for requests: long polls answer, work that was begun is finished. The store is its owner's to
-    /// close, after this.
-    pub async fn stop(&self) {
+    /// Begins the end: long polls answer, listeners take no more requests.
+    pub fn stop(&self) {
         self.shutdown.cancel();
+    }
+
+    /// After [`Server::stop`]: waits until what was begun is done. The store is its owner's to close, after this.
+    pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -152,6 +166,10 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The address clients are told in `/.well-known/matrix/client`; `None`: the one they asked.
     pub public_url: Option<String>,
+    /// The version of new rooms whose maker names none.
+    pub default_room_version: RoomVersionId,
+    /// Whether neighbours that multicast found may list our people and public rooms.
+    pub discoverable: bool,
     /// The largest media upload in bytes.
     pub upload_bytes_max: u64,
     /// What remote media may occupy on disk.
@@ -166,6 +184,8 @@ impl Default for Settings {
             open_directory: false,
             hosts: Vec::new(),
             public_url: None,
+            default_room_version: version::DEFAULT,
+            discoverable: true,
             upload_bytes_max: 50 << 20,
             remote_media_bytes_max: 1 << 30,
         }

@@ -37,7 +37,7 @@ async fn versions(
 }
 
 async fn capabilities(
-    _: Arc<Server>,
+    server: Arc<Server>,
     _: Args<get_capabilities::v3::Request>,
 ) -> Result<get_capabilities::v3::Response, Error> {
     let available: BTreeMap<RoomVersionId, RoomVersionStability> = version::SUPPORTED
@@ -48,7 +48,8 @@ async fn capabilities(
         })
         .collect();
     let mut capabilities = Capabilities::new();
-    capabilities.room_versions = RoomVersionsCapability::new(version::DEFAULT, available);
+    capabilities.room_versions =
+        RoomVersionsCapability::new(server.settings.default_room_version.clone(), available);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     Ok(get_capabilities::v3::Response::new(capabilities))
 }

@@ -32,7 +32,9 @@ async fn create(
     if !args.invite_3pid.is_empty() {
         return Err(Error::invalid_param("this node invites by user id only"));
     }
-    let room = server.rooms.create(creator, args.request.clone()).await?;
+    let mut request = args.request.clone();
+    request.room_version.get_or_insert_with(|| server.settings.default_room_version.clone());
+    let room = server.rooms.create(creator, request).await?;
     Ok(create_room::v3::Response::new(room))
 }
 
