@@ -113,6 +113,11 @@ impl Remote {
         self.inner.outgoing.wake(name);
     }
 
+    /// The network changed: whatever waits for anybody is tried at once.
+    pub fn network_changed(&self) {
+        self.inner.outgoing.wake_all();
+    }
+
     /// Sends an EDU that is neither stored nor repeated (typing) to some servers. One that is sent
     /// later under the same `key` takes the place of one that still waits.
     pub fn send_ephemeral(&self, servers: Vec<OwnedServerName>, key: String, edu: Box<RawValue>) {

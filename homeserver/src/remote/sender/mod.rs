@@ -1,6 +1,9 @@
 //! Carries the outbox to its destinations: the task around [`core::Core`], which decides.
 
 pub mod core;
+mod task;
+
+pub use task::PduWriter;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -63,6 +66,15 @@ impl Outgoing {
         news.ephemeral.push(Ephemeral { servers, key, edu });
         drop(news);
         self.bell.notify_one();
+    }
+
+    /// Waits until something was told since the last call.
+    async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    fn take(&self) -> News {
+        std::mem::take(&mut *self.news())
     }
 
     fn news(&self) -> MutexGuard<'_, News> {

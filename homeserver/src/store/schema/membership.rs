@@ -228,6 +228,11 @@ pub fn servers(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<Nid>, StoreError> {
     tx.rows("SELECT server FROM room_server WHERE room = ?1 ORDER BY server", [room], |row| row.get(0))
 }
 
+/// Servers with a joined user in any room of ours.
+pub fn all_servers(tx: &ReadTx<'_>, limit: u32) -> Result<Vec<Nid>, StoreError> {
+    tx.rows("SELECT DISTINCT server FROM room_server WHERE joined > 0 LIMIT ?1", [limit], |row| row.get(0))
+}
+
 /// Whether a server has a joined user.
 pub fn server_in(tx: &ReadTx<'_>, room: Nid, server: Nid) -> Result<bool, StoreError> {
     Ok(tx
