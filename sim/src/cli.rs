@@ -15,6 +15,7 @@ use router::{Instant, LinkKind};
 
 use crate::{
     Report, Scenario, Topology,
+    fault::Fault,
     report::round,
     scenario::{self, Violation},
 };
@@ -52,6 +53,9 @@ pub struct Args {
     /// Crash the first tree's root, without a word, amid the probes.
     #[arg(long)]
     pub crash_root: bool,
+    /// Trouble in the first half of the time.
+    #[arg(long, value_enum)]
+    pub fault: Option<Fault>,
     /// Write the figures there as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -110,6 +114,7 @@ impl Args {
         };
         scenario.probes = self.probes.unwrap_or(scenario.probes);
         scenario.crash_root = self.crash_root;
+        scenario.fault = self.fault;
         Ok(scenario)
     }
 
@@ -132,6 +137,9 @@ impl Args {
         }
         if let Some(probes) = self.probes {
             add(format!("--probes {probes}"));
+        }
+        if let Some(fault) = self.fault {
+            add(format!("--fault {}", fault.name()));
         }
         if self.datagrams {
             add("--datagrams".to_owned());

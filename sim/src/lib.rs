@@ -7,12 +7,13 @@
 //! The same seed and the same code give the same run, byte for byte: [`World::digest`] is a hash over every frame that
 //! arrived, when and where.
 //!
-//! - `topology.rs`: who is linked to whom; `workload.rs`: who sends to whom; `scenario.rs`: one run from cold start to report
+//! - `topology.rs`: who is linked to whom; `fault.rs`: what goes wrong; `workload.rs`: who sends to whom; `scenario.rs`: one run from cold start to report
 //! - `check/`: what must hold, asked at quiet points and at every frame
 //! - `report.rs`: figures, as text and JSON; `cli.rs`: the `sim` subcommand
 
 pub mod check;
 pub mod cli;
+pub mod fault;
 pub mod link;
 pub mod report;
 pub mod scenario;

@@ -38,6 +38,9 @@ pub struct Report {
     /// The crash of a root, if one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash: Option<Crash>,
+    /// Trouble, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Faults>,
     /// A hash over every frame that arrived: the same in every run of the same code with the same seed.
     pub digest: String,
     /// Real seconds.
@@ -133,6 +136,18 @@ pub struct Crash {
     pub delivery: Option<Delivery>,
 }
 
+/// Trouble before the probes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Faults {
+    /// Which.
+    pub kind: String,
+    /// Crashes and cuts.
+    pub faults: usize,
+    /// From the last of it until all was settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healed_s: Option<f64>,
+}
+
 /// Four digits behind the point: more would be noise.
 pub fn round(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
@@ -168,6 +183,13 @@ impl fmt::Display for Report {
         }
         if let Some(lookup) = self.lookup {
             writeln!(f, "lookups             {} of {}", lookup.success, lookup.lookups)?;
+        }
+        if let Some(Faults { kind, faults, healed_s }) = &self.faults {
+            write!(f, "{kind:<20}{faults} faults")?;
+            match healed_s {
+                Some(healed) => writeln!(f, ", healed {healed:.2} s after the last")?,
+                None => writeln!(f, ", not healed")?,
+            }
         }
         if let Some(crash) = self.crash {
             match crash.healed_s {

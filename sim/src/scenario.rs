@@ -9,7 +9,8 @@ use router::{Config, Instant, LinkKind};
 use crate::{
     Report, Shape, Topology, World,
     check::{convergence, loops, state_size},
-    report::{Crash, Delivery, LookupShare, PerNode, Stretch, Stretches, round, share},
+    fault::{Fault, Trouble},
+    report::{Crash, Delivery, Faults, LookupShare, PerNode, Stretch, Stretches, round, share},
     workload::{Outcome, RETRY, TRIES, Workload},
     world::End,
 };
@@ -37,6 +38,8 @@ pub struct Scenario {
     pub probes: usize,
     /// Crash the root of the first tree halfway through the probes.
     pub crash_root: bool,
+    /// Trouble in the first half, in the place of a quiet time.
+    pub fault: Option<Fault>,
     /// Settings of all routers.
     pub config: Config,
 }
@@ -55,6 +58,7 @@ impl Scenario {
             latency: None,
             probes: (2 * nodes).clamp(50, 2000),
             crash_root: false,
+            fault: None,
             config: Config::default(),
         }
     }
@@ -108,9 +112,17 @@ struct Run {
     sent: usize,
     asked: usize,
     crash: Option<CrashRun>,
+    trouble: Option<TroubleRun>,
     /// Revisits before the network had settled do not count as loops.
     revisits: u64,
     bounds_checked: Instant,
+}
+
+struct TroubleRun {
+    trouble: Trouble,
+    /// When the last fault was made or mended.
+    last: Instant,
+    healed: Option<Instant>,
 }
 
 struct CrashRun {
@@ -152,6 +164,7 @@ impl Run {
             sent: 0,
             asked: 0,
             crash: None,
+            trouble: None,
             revisits: 0,
             bounds_checked: Instant::ZERO,
         }
@@ -174,9 +187,12 @@ impl Run {
                 return Err(self.violation(scenario, what));
             }
         }
-        match self.settled {
-            None => self.while_settling(scenario)?,
-            Some(settled) => self.when_settled(scenario, settled, before),
+        if let Some(settled) = self.settled {
+            if !self.in_trouble(scenario, settled)? {
+                self.when_settled(scenario, settled, before);
+            }
+        } else {
+            self.while_settling(scenario)?;
         }
         self.watch_loops(scenario)
     }
@@ -199,11 +215,44 @@ impl Run {
         Ok(())
     }
 
+    /// Makes the trouble that was asked for until half of the time is over, then waits until it has healed. Says whether that goes
+    /// on.
+    fn in_trouble(&mut self, scenario: &Scenario, settled: Instant) -> Result<bool, Violation> {
+        let Some(fault) = scenario.fault else { return Ok(false) };
+        let now = self.world.now();
+        let until = (Instant::ZERO + scenario.duration / 2).max(settled);
+        let run = self.trouble.get_or_insert_with(|| TroubleRun {
+            trouble: Trouble::new(fault, now, until),
+            last: now,
+            healed: None,
+        });
+        if run.healed.is_some() {
+            return Ok(false);
+        }
+        if run.trouble.handle(&mut self.world, &mut self.rng) {
+            run.last = now;
+        }
+        if run.trouble.is_over(now) {
+            match convergence::unsettled(&self.world) {
+                None => {
+                    run.healed = Some(now);
+                    self.components = self.world.components();
+                }
+                Some(what) if now.since(run.last) >= HEAL_MAX => {
+                    return Err(self.violation(scenario, format!("not healed: {what}")));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
     /// After settling: calm, idle until half of the time is over, then probes until the last ones can be answered.
     fn when_settled(&mut self, scenario: &Scenario, settled: Instant, before: Instant) {
         let now = self.world.now();
         let end = Instant::ZERO + scenario.duration;
-        let probing = (Instant::ZERO + scenario.duration / 2).max(settled);
+        let healed = self.trouble.as_ref().and_then(|run| run.healed).unwrap_or(settled);
+        let probing = (Instant::ZERO + scenario.duration / 2).max(healed);
         let last = (end - RETRY * (TRIES + 1)).max(probing + TICK);
         if now < probing {
             if self.idle.is_none() && now >= settled + CALM {
@@ -327,6 +376,11 @@ impl Run {
                 at_s: round(crash.at.since(Instant::ZERO).as_secs_f64()),
                 healed_s: crash.healed.map(|healed| round(healed.since(crash.at).as_secs_f64())),
                 delivery: delivery(&crash.probes.outcome(&graph)),
+            }),
+            faults: self.trouble.map(|run| Faults {
+                kind: scenario.fault.map_or_else(String::new, |fault| fault.name().to_owned()),
+                faults: run.trouble.faults,
+                healed_s: run.healed.map(|healed| round(healed.since(run.last).as_secs_f64())),
             }),
             digest: self.world.digest(),
             ..Report::default()

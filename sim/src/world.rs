@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashSet},
+    hash::{BuildHasherDefault, Hasher},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -589,7 +590,23 @@ impl Entropy for SeededEntropy {
 
 /// Signatures found good, for all routers of a world.
 #[derive(Default)]
-struct Checked(Mutex<HashSet<[u8; 32]>>);
+struct Checked(Mutex<HashSet<[u8; 32], BuildHasherDefault<Prefix>>>);
+
+/// A digest is random enough to be its own hash.
+#[derive(Default)]
+struct Prefix(u64);
+
+impl Hasher for Prefix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(head) = bytes.first_chunk::<8>() {
+            self.0 ^= u64::from_le_bytes(*head);
+        }
+    }
+}
 
 /// More are forgotten; they are checked again then.
 const CHECKED_MAX: usize = 2_000_000;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use router::LinkKind;
-use sim::{Report, Scenario, Topology, scenario};
+use sim::{Report, Scenario, Topology, fault::Fault, scenario};
 
 fn scenario(topology: Topology, nodes: usize, seed: u64) -> Scenario {
     let mut scenario = Scenario::new(topology, nodes, seed);
@@ -88,6 +88,28 @@ fn the_crash_of_a_root_heals() {
             assert_eq!(delivery.with_retries, 1.0, "{report}");
         }
     }
+}
+
+#[test]
+fn churn_heals() {
+    for seed in 0..3 {
+        let mut scenario = scenario(Topology::Random, 30, seed);
+        scenario.duration = Duration::from_secs(120);
+        scenario.fault = Some(Fault::Churn);
+        let report = run(&scenario);
+        assert!(report.faults.as_ref().is_some_and(|faults| faults.faults > 10), "{report}");
+        assert_delivered(&report, 0.9);
+    }
+}
+
+#[test]
+fn two_halves_merge() {
+    let mut scenario = scenario(Topology::Grid, 36, 9);
+    scenario.duration = Duration::from_secs(120);
+    scenario.fault = Some(Fault::Partition);
+    let report = run(&scenario);
+    assert!(report.faults.as_ref().and_then(|faults| faults.healed_s).is_some_and(|s| s < 10.0), "{report}");
+    assert_delivered(&report, 0.95);
 }
 
 #[test]
