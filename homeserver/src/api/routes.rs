@@ -4,13 +4,14 @@
 //! `table.add(Group::Client, whoami)`. Every handler is erased to one type before it meets axum, whose routing code is
 //! therefore compiled once and not per endpoint.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task};
 
 use axum::{
     Router,
     extract::Request,
     routing::{MethodFilter, MethodRouter},
 };
+use futures_util::FutureExt as _;
 use http::Method;
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder as _};
 
@@ -205,7 +206,12 @@ impl tower::Service<Request> for Endpoint {
                 }
                 handler(server, streaming, body_max).await
             };
-            Ok(answer.await.unwrap_or_else(IntoReply::into_reply))
+            // A panic is a bug of ours; it costs this request, not its connection's others.
+            let reply = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => answer.unwrap_or_else(IntoReply::into_reply),
+                Err(_) => Error::internal("a handler panicked").into_reply(),
+            };
+            Ok(reply)
         })
     }
 }

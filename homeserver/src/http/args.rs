@@ -58,7 +58,12 @@ where
     /// Makes a request of whatever came in, or says what is wrong with it.
     pub(crate) async fn from_incoming(server: &Arc<Server>, incoming: Incoming) -> Result<Self, Error> {
         let caller = R::Authentication::caller(server, &incoming).await?;
-        let mut request = http::Request::new(&incoming.body[..]);
+        // Clients leave out a body of which every part is optional.
+        let body = match &incoming.body[..] {
+            [] if incoming.head.method != Method::GET => b"{}",
+            body => body,
+        };
+        let mut request = http::Request::new(body);
         *request.method_mut() = incoming.head.method.clone();
         *request.uri_mut() = incoming.head.uri.clone();
         *request.headers_mut() = incoming.head.headers.clone();

@@ -39,7 +39,9 @@ impl CallerKind for AccessToken {
     type Caller = LocalUser;
 
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
-        require_user(server, &request.head.headers, request.head.uri.query()).await
+        let caller = require_user(server, &request.head.headers, request.head.uri.query()).await?;
+        note_seen(server, &caller, &request.origin);
+        Ok(caller)
     }
 }
 
@@ -181,6 +183,19 @@ pub async fn require_user(
 ) -> Result<LocalUser, Error> {
     let token = token(headers, query)?.ok_or(RequestError::MissingToken)?;
     user_of(server, &token).await
+}
+
+/// Keeps a device's "last seen" fresh, beside the request.
+fn note_seen(server: &Arc<Server>, caller: &LocalUser, origin: &Origin) {
+    if server.users.seen_due(caller) {
+        let users = server.users.clone();
+        let (caller, ip) = (caller.clone(), origin.peer.map(|peer| peer.ip().to_string()));
+        server.tasks.spawn(async move {
+            if let Err(error) = users.seen(&caller, ip).await {
+                tracing::debug!(%error, "a device's last sign of life was not noted");
+            }
+        });
+    }
 }
 
 async fn user_of(server: &Arc<Server>, token: &str) -> Result<LocalUser, Error> {

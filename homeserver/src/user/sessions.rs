@@ -94,12 +94,14 @@ impl Users {
         Ok(found)
     }
 
-    /// Notes where a device is heard of from, at most once in [`SEEN_EVERY_MS`].
+    /// Whether it is time to note again that a device was heard of: once in [`SEEN_EVERY_MS`].
+    pub fn seen_due(&self, caller: &LocalUser) -> bool {
+        self.tokens.due(caller, self.clock.now_ms())
+    }
+
+    /// Notes when and where a device is heard of.
     pub async fn seen(&self, caller: &LocalUser, ip: Option<String>) -> Result<(), UserError> {
         let now = self.clock.now_ms();
-        if !self.tokens.due(caller, now) {
-            return Ok(());
-        }
         let caller = caller.clone();
         self.store
             .write(move |tx: &mut WriteTx<'_>| {
