@@ -1,6 +1,9 @@
 //! What goes wrong on purpose: nodes that crash and come back, links that are cut, a network torn in two.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 
 use rand_chacha::ChaCha8Rng;
 use router::Instant;
@@ -90,9 +93,9 @@ impl Trouble {
             }
         } else if world.edges() > 0 {
             let edge = below(rng, world.edges());
-            if !self.cut.contains_key(&edge) {
+            if let Entry::Vacant(cut) = self.cut.entry(edge) {
                 world.set_link(edge, false);
-                self.cut.insert(edge, back);
+                cut.insert(back);
                 self.faults += 1;
             }
         }
