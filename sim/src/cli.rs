@@ -18,6 +18,7 @@ use crate::{
     fault::Fault,
     report::round,
     scenario::{self, Violation},
+    shrink::shrink,
 };
 
 /// Simulate a network: the real router, hundreds of nodes, a virtual clock.
@@ -56,6 +57,9 @@ pub struct Args {
     /// Trouble in the first half of the time.
     #[arg(long, value_enum)]
     pub fault: Option<Fault>,
+    /// After a failure look for a smaller network that fails too.
+    #[arg(long)]
+    pub shrink: bool,
     /// Write the figures there as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -86,7 +90,13 @@ pub fn run(args: Args) -> ExitCode {
         }
         Err(violation) => {
             eprintln!("mangrove sim: {violation}");
-            eprintln!("again with: {}", args.again());
+            eprintln!("again with: {}", args.again(&scenario));
+            if args.shrink {
+                let (small, violation) =
+                    shrink(&scenario, violation, |scenario| supervised(scenario).map(|_| ()));
+                eprintln!("smaller: {violation}");
+                eprintln!("again with: {}", args.again(&small));
+            }
             ExitCode::FAILURE
         }
     }
@@ -118,12 +128,12 @@ impl Args {
         Ok(scenario)
     }
 
-    fn again(&self) -> String {
+    fn again(&self, scenario: &Scenario) -> String {
         let mut line = format!(
             "mangrove sim --topology {} --nodes {} --seed {} --minutes {} --loss {} --rate {}",
-            self.topology.name(),
-            self.nodes,
-            self.seed,
+            scenario.topology.name(),
+            scenario.nodes,
+            scenario.seed,
             self.minutes,
             self.loss,
             self.rate

@@ -9,7 +9,7 @@
 //!
 //! - `topology.rs`: who is linked to whom; `fault.rs`: what goes wrong; `workload.rs`: who sends to whom; `scenario.rs`: one run from cold start to report
 //! - `check/`: what must hold, asked at quiet points and at every frame
-//! - `report.rs`: figures, as text and JSON; `cli.rs`: the `sim` subcommand
+//! - `report.rs`: figures, as text and JSON; `shrink.rs`: a failing run made small; `cli.rs`: the `sim` subcommand
 
 pub mod check;
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod fault;
 pub mod link;
 pub mod report;
 pub mod scenario;
+pub mod shrink;
 pub mod topology;
 pub mod trace;
 pub mod workload;
