@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `mangrove`.
+
+fn main() -> std::process::ExitCode {
+    homeserver::cmd::main()
+}

@@ -5,7 +5,7 @@
 //! The format, byte by byte: `docs/identity.md`.
 
 pub mod entry;
-mod files;
+pub(crate) mod files;
 pub mod identity;
 pub mod log;
 pub mod name;

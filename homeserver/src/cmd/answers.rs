@@ -1,0 +1,144 @@
+//! What a running node answers on its control socket.
+
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use router::id::NodeId;
+use router::Target;
+use router::net::{Node, PeerUri};
+use serde_json::{Value, json};
+
+use super::account;
+use super::control::{Handle, Request};
+use crate::account::Identity;
+use crate::server::Server;
+
+/// Everything that may be asked.
+pub(super) struct Answers {
+    pub(super) node: Node,
+    pub(super) server: Arc<Server>,
+    pub(super) identity: Arc<Identity>,
+}
+
+impl Handle for Answers {
+    async fn handle(&self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::SelfInfo => self.self_info().await,
+            Request::Peers => Ok(self.peers().await),
+            Request::Trees => Ok(self.trees().await),
+            Request::Root => {
+                let trees = self.node.trees().await;
+                trees.first().map(|tree| json!(tree.root.to_string())).ok_or_else(|| "the router has ended".into())
+            }
+            Request::Sessions => Ok(self.sessions().await),
+            Request::Lookup { target } => {
+                let key = self.find(&target).await?;
+                Ok(json!({ "key": key.to_string(), "address": key.address() }))
+            }
+            Request::Ping { target } => {
+                let key = self.find(&target).await?;
+                let time = self.node.ping(key).await.map_err(|error| error.to_string())?;
+                Ok(json!({ "key": key.to_string(), "time": format!("{:.3} ms", time.as_secs_f64() * 1e3) }))
+            }
+            Request::AddPeer { uri } => {
+                let peer = uri.parse::<PeerUri>().map_err(|error| error.to_string())?;
+                self.node.add_peer(peer).await.map_err(|error| error.to_string())?;
+                Ok(json!("added until the node ends; put it into the configuration to keep it"))
+            }
+            Request::RemovePeer { uri } => {
+                let peer = uri.parse::<PeerUri>().map_err(|error| error.to_string())?;
+                self.node.remove_peer(&peer).await.map_err(|error| error.to_string())?;
+                Ok(json!("removed until the node ends"))
+            }
+            about_accounts => account::handle(&self.server.users, &self.identity, about_accounts).await,
+        }
+    }
+}
+
+impl Answers {
+    async fn self_info(&self) -> Result<Value, String> {
+        let info = self.node.self_info().await.ok_or("the router has ended")?;
+        let stats = self.node.stats().await;
+        Ok(json!({
+            "server_name": self.server.name,
+            "key": info.id.to_string(),
+            "address": info.address,
+            "version": env!("CARGO_PKG_VERSION"),
+            "peers": info.peers,
+            "sessions": info.sessions,
+            "records": info.records,
+            "listening": self.node.listening(),
+            "tun_packets_in": stats.net.tun_packets_in,
+            "tun_packets_out": stats.net.tun_packets_out,
+            "tun_dropped_source": stats.net.tun_source_spoofed + stats.net.tun_foreign,
+            "links_bad": stats.net.links_bad,
+        }))
+    }
+
+    async fn peers(&self) -> Value {
+        let peers = self.node.peers().await;
+        peers
+            .into_iter()
+            .filter_map(|peer| {
+                let key = peer.node?;
+                Some(json!({
+                    "key": key.to_string(),
+                    "address": key.address(),
+                    "remote": peer.remote,
+                    "interface": peer.interface,
+                    "multicast": peer.multicast,
+                    "active": peer.active,
+                    "rtt_ms": peer.rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 1e2),
+                    "cost": peer.cost,
+                    "bytes_in": peer.bytes_in,
+                    "bytes_out": peer.bytes_out,
+                    "up_s": peer.up_for.as_secs(),
+                }))
+            })
+            .collect()
+    }
+
+    async fn trees(&self) -> Value {
+        let trees = self.node.trees().await;
+        trees
+            .into_iter()
+            .map(|tree| {
+                json!({
+                    "tree": tree.tree,
+                    "root": tree.root.to_string(),
+                    "parent": tree.parent.map(|parent| parent.to_string()),
+                    "cost": tree.cost,
+                    "hops": tree.coords.len(),
+                })
+            })
+            .collect()
+    }
+
+    async fn sessions(&self) -> Value {
+        let sessions = self.node.sessions().await;
+        sessions
+            .into_iter()
+            .map(|session| {
+                json!({
+                    "key": session.node.to_string(),
+                    "rtt_ms": session.rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 1e2),
+                    "bytes_in": session.bytes_in,
+                    "bytes_out": session.bytes_out,
+                    "up_s": session.up_for.as_secs(),
+                })
+            })
+            .collect()
+    }
+
+    /// A node by its key or its address.
+    async fn find(&self, target: &str) -> Result<NodeId, String> {
+        let target = if let Ok(key) = target.parse::<NodeId>() {
+            Target::Key(key)
+        } else if let Ok(address) = target.parse::<Ipv6Addr>() {
+            Target::Address(address)
+        } else {
+            return Err(format!("{target:?} is neither a key (64 hex digits) nor an IPv6 address"));
+        };
+        self.node.lookup(target).await.map_err(|error| error.to_string())
+    }
+}

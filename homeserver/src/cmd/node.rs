@@ -1,0 +1,207 @@
+//! A running node, put together: router, HTTP/2 over it, homeserver, listeners, control socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use h2_overlay::Overlay;
+use router::id::NodeId;
+use router::net::{Node, NodeConfig};
+use ruma::ServerName;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::answers::Answers;
+use super::{DataDir, control};
+use crate::account::{Identity, verify_record};
+use crate::clock::Clock;
+use crate::config::{Config, Registration};
+use crate::http::listen;
+use crate::notify::Notify;
+use crate::remote::Remote;
+use crate::remote::overlay::OverlayCarrier;
+use crate::server::{self, Parts, Server, Settings};
+use crate::store::{self, Store};
+
+/// Time that open requests have to end after the listeners closed.
+const STOP_TIME_MAX: Duration = Duration::from_millis(700);
+
+/// A node that runs.
+pub struct RunningNode {
+    dir: DataDir,
+    node: Node,
+    overlay: Overlay,
+    store: Store,
+    server: Arc<Server>,
+    http: SocketAddr,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Why a node does not start; one line that says what to do. Nothing keeps running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The client API's address.
+    #[error("http {0}: {1}; choose another with --http ADDR, port 0 for a free one")]
+    Http(SocketAddr, io::Error),
+    /// The router.
+    #[error("{0}")]
+    Router(#[from] router::net::StartError),
+    /// The database.
+    #[error("database: {0}")]
+    Store(#[from] store::StoreError),
+    /// The homeserver.
+    #[error("{0}")]
+    Server(#[from] server::StartError),
+    /// The control socket.
+    #[error("control socket in the data directory: {0}")]
+    Control(io::Error),
+    /// The node's key.
+    #[error("{0}")]
+    DataDir(#[from] super::DataDirError),
+}
+
+impl RunningNode {
+    /// Takes the client API's address.
+    pub fn bind_http(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+        let bind = || {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        bind().map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                StartError::Http(address, io::Error::new(error.kind(), "the port is in use by another program"))
+            }
+            _ => StartError::Http(address, error),
+        })
+    }
+
+    /// Starts everything.
+    pub async fn start(
+        config: &Config,
+        dir: DataDir,
+        identity: Identity,
+        http: std::net::TcpListener,
+    ) -> Result<Self, StartError> {
+        let http = TcpListener::from_std(http).map_err(|error| StartError::Http(config.http, error))?;
+        let http_address = http.local_addr().map_err(|error| StartError::Http(config.http, error))?;
+        let identity = Arc::new(identity);
+        let store = Store::open(dir.path(), store::Options::default(), Notify::new())?;
+        let node = Node::start(NodeConfig {
+            state_dir: Some(dir.path().to_owned()),
+            listen: config.listen.clone(),
+            peers: config.peers.clone(),
+            multicast: config.multicast.clone(),
+            tun: config.tun.clone(),
+            router: router::config::Config { verify_account: verify_record, ..Default::default() },
+            ..NodeConfig::new(dir.node_key()?)
+        })
+        .await?;
+        let overlay = Overlay::of(&node, h2_overlay::Config::default());
+        let clock = Clock::system();
+        let carrier = Arc::new(OverlayCarrier::new(node.clone(), overlay.clone()));
+        let remote = Remote::new(store.clone(), Arc::clone(&identity), carrier, clock.clone());
+        let parts = Parts {
+            settings: settings(config),
+            clock,
+            store: store.clone(),
+            remote,
+            media_dir: dir.path().join("media"),
+            overlay: Some(node.clone()),
+        };
+        let server = match Server::start(parts) {
+            Ok(server) => server,
+            Err(error) => {
+                node.shutdown().await;
+                return Err(error.into());
+            }
+        };
+        let mut running = Self { dir, node, overlay, store, server, http: http_address, tasks: Vec::new() };
+        match control::bind(running.dir.path()) {
+            Ok(socket) => running.spawn(control::serve(socket, Arc::new(running.answers(&identity)))),
+            Err(error) => {
+                running.stop().await;
+                return Err(StartError::Control(error));
+            }
+        }
+        let server = &running.server;
+        let overlay_service = listen::overlay_service(Arc::clone(server));
+        let overlay = running.overlay.clone();
+        let client = listen::serve(http, listen::client_service(Arc::clone(server)), Arc::clone(server));
+        running.spawn(async move { overlay.serve(overlay_service).await });
+        running.spawn(client);
+        Ok(running)
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task));
+    }
+
+    fn answers(&self, identity: &Arc<Identity>) -> Answers {
+        Answers { node: self.node.clone(), server: Arc::clone(&self.server), identity: Arc::clone(identity) }
+    }
+
+    /// The server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.server.name
+    }
+
+    /// The node's key.
+    pub fn id(&self) -> NodeId {
+        self.node.id()
+    }
+
+    /// Where the client API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where overlay links are accepted, besides those that multicast finds.
+    pub fn overlay_listening(&self) -> Vec<SocketAddr> {
+        self.node.listening()
+    }
+
+    /// A registration token for whoever starts the node for the first time: none where there is an account already, or
+    /// where no token is needed.
+    pub(super) async fn welcome_token(&self) -> Result<Option<String>, String> {
+        if self.server.settings.registration != server::Registration::Token {
+            return Ok(None);
+        }
+        let users = &self.server.users;
+        let text = |error: crate::user::UserError| error.to_string();
+        if users.count().await.map_err(text)? > 0 {
+            return Ok(None);
+        }
+        users.welcome_token().await.map(Some).map_err(text)
+    }
+
+    /// Ends everything in order: no new requests, those that are open have a moment, what was acknowledged is on disk.
+    pub async fn stop(self) {
+        self.server.stop();
+        let Self { dir, node, overlay, store, server, tasks, .. } = self;
+        let _ = tokio::time::timeout(STOP_TIME_MAX, server.finish()).await;
+        let _ = tokio::time::timeout(STOP_TIME_MAX, overlay.close()).await;
+        for task in tasks {
+            task.abort();
+        }
+        let _ = tokio::time::timeout(STOP_TIME_MAX, node.shutdown()).await;
+        store.close().await;
+        // A socket without a listener would tell the next command that a node runs here.
+        let _ = std::fs::remove_file(dir.path().join("ctl.sock"));
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        registration: match config.registration {
+            Registration::Token => server::Registration::Token,
+            Registration::Open => server::Registration::Open,
+            Registration::Closed => server::Registration::Closed,
+        },
+        rate_limits: config.rate_limits,
+        default_room_version: config.default_room_version.clone(),
+        discoverable: config.discoverable == crate::config::Discoverable::Neighbours,
+        ..Settings::default()
+    }
+}
