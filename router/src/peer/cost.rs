@@ -1,0 +1,127 @@
+//! Owns what a link costs: smoothed round-trip time, and the one byte that is made of it.
+use crate::time::{Duration, Instant};
+
+/// Smoothed round-trip time (RFC 6298's weights).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rtt {
+    smoothed: Option<Duration>,
+}
+
+impl Rtt {
+    /// One more measurement.
+    pub fn sample(&mut self, rtt: Duration) {
+        self.smoothed = Some(match self.smoothed {
+            None => rtt,
+            Some(old) => old - old / 8 + rtt / 8,
+        });
+    }
+
+    /// The smoothed time, once there is one.
+    pub const fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    /// The smoothed time, or a guess that suits most links.
+    pub fn or_guess(&self) -> Duration {
+        self.smoothed.unwrap_or(RTT_GUESS)
+    }
+}
+
+/// Cost of a link: milliseconds one way on a grid of steps of a quarter, kept still against jitter.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    fixed: Option<u8>,
+    current: u8,
+    measured: bool,
+    moved_since: Option<Instant>,
+}
+
+impl Cost {
+    /// `fixed` by the operator, or measured.
+    pub fn new(fixed: Option<u8>) -> Self {
+        let fixed = fixed.map(|cost| cost.max(1));
+        Self { fixed, current: fixed.unwrap_or(1), measured: false, moved_since: None }
+    }
+
+    /// The cost that counts, 1..=255.
+    pub const fn get(&self) -> u8 {
+        self.current
+    }
+
+    /// The smoothed round-trip time is now this. Says whether the cost changed: the first time at once, later only
+    /// if it was more than a quarter off for [`COST_HOLD`].
+    pub fn update(&mut self, rtt: Duration, now: Instant) -> bool {
+        let wanted = quantise(rtt);
+        if self.fixed.is_some() || wanted == self.current {
+            self.measured = true;
+            self.moved_since = None;
+            return false;
+        }
+        if !self.measured {
+            self.measured = true;
+            self.current = wanted;
+            return true;
+        }
+        let (old, new) = (u32::from(self.current), u32::from(wanted));
+        if 4 * new <= 5 * old && 4 * old <= 5 * new {
+            self.moved_since = None;
+            return false;
+        }
+        let since = *self.moved_since.get_or_insert(now);
+        if now - since < COST_HOLD {
+            return false;
+        }
+        self.moved_since = None;
+        self.current = wanted;
+        true
+    }
+}
+
+/// Milliseconds one way, rounded down to a step of the grid.
+fn quantise(rtt: Duration) -> u8 {
+    let millis = (rtt / 2).as_micros().div_ceil(1000).clamp(1, 255) as u8;
+    let step = GRID.partition_point(|&step| step <= millis);
+    GRID[step - 1]
+}
+
+/// Steps of about a quarter: a change of one step is what a change of more than 25 % needs at least.
+const GRID: [u8; 22] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 48, 60, 75, 94, 118, 148, 185, 231];
+/// A change must last that long: routes that move with every burst of traffic help nobody.
+const COST_HOLD: Duration = Duration::from_secs(10);
+/// Before the first measurement.
+const RTT_GUESS: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_measurement_counts_at_once_and_later_ones_must_last() {
+        let mut cost = Cost::new(None);
+        let at = |ms: u64| Instant::from_micros(ms * 1000);
+        assert!(cost.update(Duration::from_millis(20), at(0)));
+        assert_eq!(cost.get(), 10);
+        assert!(!cost.update(Duration::from_millis(60), at(1_000)));
+        assert!(!cost.update(Duration::from_millis(22), at(5_000)), "jitter ends the waiting");
+        assert!(!cost.update(Duration::from_millis(60), at(6_000)));
+        assert!(!cost.update(Duration::from_millis(60), at(15_000)));
+        assert!(cost.update(Duration::from_millis(60), at(16_000)));
+        assert_eq!(cost.get(), 30);
+    }
+
+    #[test]
+    fn the_operators_cost_stays() {
+        let mut cost = Cost::new(Some(0));
+        assert_eq!(cost.get(), 1);
+        assert!(!cost.update(Duration::from_secs(1), Instant::ZERO));
+        assert_eq!(cost.get(), 1);
+    }
+
+    #[test]
+    fn every_time_has_a_cost() {
+        for ms in [0, 1, 2, 3, 77, 255, 256, 509, 511, 10_000, 10_000_000] {
+            assert!(quantise(Duration::from_millis(ms)) >= 1);
+        }
+        assert_eq!(quantise(Duration::from_secs(3600)), 231);
+    }
+}

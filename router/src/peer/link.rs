@@ -1,0 +1,537 @@
+//! Owns one link: its handshake, seals, egress queue, liveness, round-trip time and cost.
+use super::arq::Arq;
+use super::cost::{Cost, Rtt};
+use super::handshake::{Handshake, LinkKeys, Ours};
+use super::queue::{Queue, Waiting};
+use super::replay::Window;
+use crate::config::{LinkKind, LinkSpec, Role};
+use crate::crypto::{Entropy, SecretKey, TAG_LEN};
+use crate::error::LinkError;
+use crate::id::{LinkId, Port};
+use crate::time::{Duration, Instant};
+use crate::wire::hello::Proof;
+use crate::wire::{Control, FrameError, Reader, Writer, kind};
+use bytes::{Bytes, BytesMut};
+
+/// One connection to a neighbour.
+#[derive(Debug)]
+pub struct Link {
+    /// Its name.
+    pub id: LinkId,
+    /// What the driver said about it.
+    pub spec: LinkSpec,
+    /// My port for the peer, once it is up.
+    pub port: Option<Port>,
+    /// When it came up, or when it began.
+    pub since: Instant,
+    /// Measured round-trip time.
+    pub rtt: Rtt,
+    /// What it costs.
+    pub cost: Cost,
+    /// Bytes of frames in.
+    pub bytes_in: u64,
+    /// Bytes of frames out.
+    pub bytes_out: u64,
+    /// Reported by `poll_link` and not run empty since.
+    pub reported: bool,
+    /// The instant its timer is set to.
+    pub timer: Option<Instant>,
+    /// The peer owes a frame for too long: others go first.
+    pub late: bool,
+    state: State,
+    queue: Queue,
+    life: Life,
+    frame_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening { handshake: Box<Handshake>, repeated: Instant },
+    Up(Box<Up>),
+}
+
+#[derive(Debug)]
+struct Up {
+    keys: LinkKeys,
+    sent: u64,
+    received: u64,
+    window: Window,
+    arq: Arq,
+    repeat: (Bytes, Bytes),
+}
+
+/// When did which side last say something.
+#[derive(Debug)]
+struct Life {
+    last_in: Instant,
+    /// We sent something that deserves an answer, and have heard nothing since.
+    owed_since: Option<Instant>,
+    ping: Option<(u32, Instant)>,
+    nonce: u32,
+    largest: usize,
+}
+
+/// What a frame was.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// Nothing for others.
+    Nothing,
+    /// The link is up.
+    Established(Proof),
+    /// The link's cost is another one.
+    CostChanged,
+    /// A control frame, opened.
+    Control(Control),
+    /// A packet or a notice, kind first.
+    Packet(&'a [u8]),
+    /// A kind that we do not know.
+    Unknown,
+}
+
+/// What the passing of time brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alive {
+    /// All is well.
+    Yes,
+    /// The peer became late, or its cost changed.
+    Changed,
+    /// Give it up.
+    No,
+}
+
+impl Link {
+    /// A new connection: HELLO waits to be sent.
+    pub fn new(
+        id: LinkId,
+        spec: LinkSpec,
+        ours: Ours,
+        queue_bytes_max: usize,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Self {
+        let handshake = Box::new(Handshake::new(&spec, ours, entropy, now));
+        let mut queue = Queue::new(queue_bytes_max);
+        queue.push_urgent(Waiting::Plain(handshake.hello()));
+        Self {
+            id,
+            port: None,
+            since: now,
+            rtt: Rtt::default(),
+            cost: Cost::new(spec.cost),
+            bytes_in: 0,
+            bytes_out: 0,
+            reported: false,
+            timer: None,
+            late: false,
+            state: State::Opening { handshake, repeated: now },
+            queue,
+            life: Life { last_in: now, owed_since: None, ping: None, nonce: 0, largest: 0 },
+            frame_max: spec.mtu,
+            spec,
+        }
+    }
+
+    /// Has the peer proved its key?
+    pub const fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    /// Largest packet that goes over it, header included.
+    pub const fn packet_max(&self) -> usize {
+        match self.spec.kind {
+            LinkKind::Stream => self.frame_max,
+            LinkKind::Datagram => self.frame_max.saturating_sub(GUARD_LEN),
+        }
+    }
+
+    /// Largest control frame that goes over it.
+    pub const fn control_max(&self) -> usize {
+        self.frame_max.saturating_sub(1 + 8 + 5 + TAG_LEN)
+    }
+
+    /// How full its queue is, 0..=255.
+    pub fn level(&self) -> u8 {
+        self.queue.level()
+    }
+
+    /// Packets dropped since this was asked last.
+    pub const fn take_dropped(&mut self) -> u64 {
+        self.queue.take_dropped()
+    }
+
+    /// One frame from the other side.
+    pub fn handle_frame<'a>(
+        &mut self,
+        frame: &'a [u8],
+        secret: &SecretKey,
+        now: Instant,
+    ) -> Result<Incoming<'a>, LinkError> {
+        self.bytes_in += frame.len() as u64;
+        let &first = frame.first().ok_or(LinkError::Frame(FrameError::Short))?;
+        match &self.state {
+            State::Opening { .. } => self.on_opening_frame(first, frame, secret, now),
+            State::Up(_) => self.on_frame(first, frame, now),
+        }
+    }
+
+    fn on_opening_frame<'a>(
+        &mut self,
+        first: u8,
+        frame: &[u8],
+        secret: &SecretKey,
+        now: Instant,
+    ) -> Result<Incoming<'a>, LinkError> {
+        let State::Opening { handshake, .. } = &mut self.state else { return Ok(Incoming::Nothing) };
+        match first {
+            kind::HELLO => {
+                let ack = handshake.on_hello(frame, &self.spec, secret)?;
+                self.queue.push_urgent(Waiting::Plain(ack));
+                Ok(Incoming::Nothing)
+            }
+            kind::LINK_ACK => {
+                if self.spec.kind == LinkKind::Datagram && handshake.ack().is_none() {
+                    return Ok(Incoming::Nothing); // overtook its HELLO
+                }
+                let started = handshake.started;
+                let done = handshake.on_ack(frame, &self.spec, &secret.id())?;
+                self.rtt.sample(now - started);
+                self.cost.update(now - started, now);
+                self.frame_max = self.spec.mtu.min(done.proof.mtu as usize);
+                self.since = now;
+                self.life.last_in = now;
+                self.state = State::Up(Box::new(Up {
+                    keys: done.keys,
+                    sent: 0,
+                    received: 0,
+                    window: Window::new(),
+                    arq: Arq::default(),
+                    repeat: done.repeat,
+                }));
+                Ok(Incoming::Established(done.proof))
+            }
+            // Others may overtake the handshake where frames can, and only there.
+            _ if self.spec.kind == LinkKind::Datagram => Ok(Incoming::Nothing),
+            _ => Err(LinkError::NotOurProtocol),
+        }
+    }
+
+    fn on_frame<'a>(&mut self, first: u8, frame: &'a [u8], now: Instant) -> Result<Incoming<'a>, LinkError> {
+        let datagram = self.spec.kind == LinkKind::Datagram;
+        let State::Up(up) = &mut self.state else { return Ok(Incoming::Nothing) };
+        let incoming = match first {
+            kind::SEALED => {
+                let (aad, counter, sealed) = if datagram {
+                    let mut reader = Reader::new(&frame[1..]);
+                    let counter = reader.u64()?;
+                    (&frame[..9], counter, reader.rest())
+                } else {
+                    (&frame[..1], up.received, &frame[1..])
+                };
+                if datagram && !up.window.is_fresh(counter) {
+                    return Err(LinkError::Frame(FrameError::Seal));
+                }
+                let mut sealed = sealed.to_vec();
+                let text = up
+                    .keys
+                    .open
+                    .open(counter, aad, &mut sealed)
+                    .map_err(|_| LinkError::Frame(FrameError::Seal))?;
+                if datagram {
+                    up.window.accept(counter);
+                } else {
+                    up.received += 1;
+                }
+                Incoming::Control(Control::decode(text)?)
+            }
+            kind::GUARDED if datagram => {
+                let mut reader = Reader::new(&frame[1..]);
+                let (counter, mac) = (reader.u64()?, reader.array::<8>()?);
+                let expected = guard_mac(&up.keys.check, counter, reader.rest());
+                let differs = mac.iter().zip(&expected).fold(0, |acc, (a, b)| acc | (a ^ b)) != 0;
+                if !up.window.is_fresh(counter) || differs {
+                    return Err(LinkError::Frame(FrameError::Seal));
+                }
+                up.window.accept(counter);
+                match reader.rest().first() {
+                    Some(&(kind::DATA_T | kind::DATA_S | kind::NOTICE)) => Incoming::Packet(reader.rest()),
+                    _ => Incoming::Unknown,
+                }
+            }
+            kind::DATA_T | kind::DATA_S | kind::NOTICE if !datagram => Incoming::Packet(frame),
+            kind::DATA_T | kind::DATA_S | kind::NOTICE => return Err(LinkError::Frame(FrameError::Seal)),
+            kind::HELLO | kind::LINK_ACK if datagram => {
+                // Our LINK_ACK was lost: the other side still asks.
+                if first == kind::HELLO && up.repeat.0 == frame {
+                    let ack = up.repeat.1.clone();
+                    self.queue.push_urgent(Waiting::Plain(ack));
+                }
+                return Ok(Incoming::Nothing);
+            }
+            kind::HELLO | kind::LINK_ACK => return Err(LinkError::Frame(FrameError::State)),
+            _ => Incoming::Unknown,
+        };
+        self.life.last_in = now;
+        self.life.owed_since = None;
+        self.late = false;
+        match incoming {
+            Incoming::Control(control) => self.on_control(control, now),
+            other => Ok(other),
+        }
+    }
+
+    /// Takes what concerns the link alone.
+    fn on_control<'a>(&mut self, control: Control, now: Instant) -> Result<Incoming<'a>, LinkError> {
+        let State::Up(up) = &mut self.state else { return Ok(Incoming::Nothing) };
+        match control {
+            Control::Ping { nonce } => {
+                self.queue.push_urgent(Waiting::Control(Control::Pong { nonce }.encode()));
+            }
+            Control::Pong { nonce } => {
+                if let Some((asked, sent)) = self.life.ping
+                    && asked == nonce
+                {
+                    self.life.ping = None;
+                    self.rtt.sample(now - sent);
+                    if self.cost.update(self.rtt.or_guess(), now) {
+                        return Ok(Incoming::CostChanged);
+                    }
+                }
+            }
+            Control::Reliable { seq, frame } => {
+                let first = up.arq.on_frame(seq);
+                let (next, more) = up.arq.ack();
+                self.queue.push_urgent(Waiting::Control(Control::Ack { next, more }.encode()));
+                if first {
+                    return Ok(Incoming::Control(Control::decode(&frame)?));
+                }
+            }
+            Control::Ack { next, more } => {
+                up.arq.on_ack(next, more);
+                self.pump_arq(now);
+            }
+            Control::Unknown { .. } => return Ok(Incoming::Unknown),
+            other => return Ok(Incoming::Control(other)),
+        }
+        Ok(Incoming::Nothing)
+    }
+
+    /// Queues a control frame that must arrive.
+    pub fn send_control(&mut self, control: &Control, now: Instant) {
+        match (&mut self.state, self.spec.kind) {
+            (State::Up(up), LinkKind::Datagram) => {
+                up.arq.push(control.encode());
+                self.pump_arq(now);
+            }
+            (State::Up(_), LinkKind::Stream) => self.queue.push_control(control.encode()),
+            (State::Opening { .. }, _) => {}
+        }
+    }
+
+    fn pump_arq(&mut self, now: Instant) {
+        let State::Up(up) = &mut self.state else { return };
+        while self.queue.control_has_room()
+            && let Some((seq, frame)) = up.arq.poll(self.rtt.or_guess(), now)
+        {
+            self.queue.push_control(Control::Reliable { seq, frame }.encode());
+        }
+    }
+
+    /// Whether announcements may be made now.
+    pub fn control_has_room(&self) -> bool {
+        self.queue.control_has_room()
+            && match &self.state {
+                State::Up(up) => up.arq.has_room(),
+                State::Opening { .. } => false,
+            }
+    }
+
+    /// Queues a packet.
+    pub fn send_packet(&mut self, source: Port, packet: Bytes, now: Instant) {
+        self.queue.push_packet(source, packet, now);
+    }
+
+    /// Asks for a sign of life now, unless that was just done.
+    pub fn ping(&mut self, now: Instant) {
+        if !self.is_up() || self.life.ping.is_some_and(|(_, sent)| now - sent < self.ping_again()) {
+            return;
+        }
+        self.life.nonce = self.life.nonce.wrapping_add(1);
+        self.life.ping = Some((self.life.nonce, now));
+        let ping = Control::Ping { nonce: self.life.nonce };
+        self.queue.push_urgent(Waiting::Control(ping.encode()));
+    }
+
+    /// Has it something to send?
+    pub fn wants_to_send(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The next frame for the wire, and whether it is a control frame.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+        let waiting = self.queue.pop(now)?;
+        let datagram = self.spec.kind == LinkKind::Datagram;
+        let (frame, control, answerable) = match (waiting, &mut self.state) {
+            (Waiting::Plain(frame), _) => (frame, true, false),
+            (Waiting::Control(text), State::Up(up)) => {
+                let answerable = !matches!(text[0], kind::PONG | kind::ACK);
+                (up.seal(&text, datagram), true, answerable)
+            }
+            (Waiting::Packet(packet), State::Up(up)) if datagram => (up.guard(&packet), false, true),
+            (Waiting::Packet(packet), _) => (packet, false, true),
+            (Waiting::Control(_), State::Opening { .. }) => return None,
+        };
+        self.bytes_out += frame.len() as u64;
+        self.life.largest = self.life.largest.max(frame.len());
+        if answerable && self.life.owed_since.is_none() {
+            self.life.owed_since = Some(now);
+        }
+        Some((frame, control))
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn deadline(&self) -> Instant {
+        match &self.state {
+            State::Opening { handshake, repeated } => {
+                let end = handshake.started + HANDSHAKE_MAX;
+                match self.spec.kind {
+                    LinkKind::Stream => end,
+                    LinkKind::Datagram => end.min(*repeated + HELLO_AGAIN),
+                }
+            }
+            State::Up(up) => {
+                let asked = self.life.ping.map(|(_, sent)| sent + self.ping_again());
+                let life = match self.life.owed_since {
+                    None => asked.unwrap_or(self.life.last_in + self.idle_max()),
+                    Some(since) => {
+                        let late = if self.late { self.dead_after() } else { self.late_after() };
+                        (since + late).min(asked.unwrap_or(since + PING_AFTER))
+                    }
+                };
+                up.arq.deadline(self.rtt.or_guess()).map_or(life, |arq| arq.min(life))
+            }
+        }
+    }
+
+    /// [`Self::deadline`] has come, or not yet.
+    pub fn handle_timeout(&mut self, now: Instant) -> Alive {
+        match &mut self.state {
+            State::Opening { handshake, repeated } => {
+                if now >= handshake.started + HANDSHAKE_MAX {
+                    return Alive::No;
+                }
+                if self.spec.kind == LinkKind::Datagram && now >= *repeated + HELLO_AGAIN {
+                    *repeated = now;
+                    self.queue.push_urgent(Waiting::Plain(handshake.hello()));
+                    if let Some(ack) = handshake.ack() {
+                        self.queue.push_urgent(Waiting::Plain(ack));
+                    }
+                }
+                Alive::Yes
+            }
+            State::Up(_) => {
+                self.pump_arq(now);
+                match self.life.owed_since {
+                    Some(since) => {
+                        if now >= since + self.dead_after() {
+                            return Alive::No;
+                        }
+                        if now >= since + PING_AFTER {
+                            self.ping(now);
+                        }
+                        if !self.late && now >= since + self.late_after() {
+                            self.late = true;
+                            return Alive::Changed;
+                        }
+                    }
+                    None if now >= self.life.last_in + self.idle_max() + STUCK_MAX => return Alive::No,
+                    None if now >= self.life.last_in + self.idle_max() => self.ping(now),
+                    None => self.life.ping = None,
+                }
+                Alive::Yes
+            }
+        }
+    }
+
+    /// The side that was called waits a little longer, so that one of the two asks and not both.
+    const fn idle_max(&self) -> Duration {
+        match self.spec.role {
+            Role::Dialer => IDLE_MAX,
+            Role::Acceptor => IDLE_MAX_ACCEPTOR,
+        }
+    }
+
+    fn ping_again(&self) -> Duration {
+        PING_AGAIN.max(2 * self.rtt.or_guess())
+    }
+
+    fn late_after(&self) -> Duration {
+        LATE_AFTER.max(2 * self.rtt.or_guess())
+    }
+
+    fn dead_after(&self) -> Duration {
+        let largest = Duration::from_micros(self.life.largest as u64 * 8_000_000 / SLOWEST_BITS_PER_SECOND);
+        DEAD_AFTER.max(4 * self.rtt.or_guess() + largest)
+    }
+}
+
+impl Up {
+    fn seal(&mut self, text: &[u8], datagram: bool) -> Bytes {
+        let mut frame = BytesMut::with_capacity(9 + text.len() + TAG_LEN);
+        frame.put_byte(kind::SEALED);
+        if datagram {
+            frame.put_eight(self.sent);
+        }
+        let head = frame.len();
+        frame.put(text);
+        let (aad, text) = frame.split_at_mut(head);
+        let tag = self.keys.seal.seal(self.sent, aad, text);
+        self.sent += 1;
+        frame.put(&tag);
+        frame.freeze()
+    }
+
+    fn guard(&mut self, packet: &[u8]) -> Bytes {
+        let mut frame = BytesMut::with_capacity(GUARD_LEN + packet.len());
+        frame.put_byte(kind::GUARDED);
+        frame.put_eight(self.sent);
+        frame.put(&guard_mac(&self.keys.guard, self.sent, packet));
+        frame.put(packet);
+        self.sent += 1;
+        frame.freeze()
+    }
+}
+
+/// Covers counter, length and the first [`GUARDED_BYTES`]: the header. The body has its own seal, end to end.
+fn guard_mac(key: &[u8; 32], counter: u64, packet: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update(&counter.to_be_bytes()).update(&(packet.len() as u64).to_be_bytes());
+    hasher.update(&packet[..packet.len().min(GUARDED_BYTES)]);
+    let mut mac = [0; 8];
+    mac.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    mac
+}
+
+/// Kind, counter and MAC before a packet on a datagram link.
+const GUARD_LEN: usize = 1 + 8 + 8;
+/// Bytes of a packet that the MAC covers: any header but the longest.
+const GUARDED_BYTES: usize = 256;
+/// A handshake is one round trip; who needs longer is not there.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// HELLO and LINK_ACK go again that often on a link that loses frames.
+const HELLO_AGAIN: Duration = Duration::from_millis(250);
+/// An idle link is asked for a sign of life: two exchanges a minute, some 450 bytes with TCP and IPv6 around them.
+const IDLE_MAX: Duration = Duration::from_secs(28);
+/// See [`Link::idle_max`].
+const IDLE_MAX_ACCEPTOR: Duration = Duration::from_secs(32);
+/// A ping that the driver cannot even send.
+const STUCK_MAX: Duration = Duration::from_secs(10);
+/// A peer that owes a frame for that long is asked.
+const PING_AFTER: Duration = Duration::from_millis(100);
+/// And again.
+const PING_AGAIN: Duration = Duration::from_millis(400);
+/// A peer that owes a frame for that long is passed over in forwarding.
+const LATE_AFTER: Duration = Duration::from_millis(250);
+/// And for that long (or four round trips, if they take longer) it is dead.
+const DEAD_AFTER: Duration = Duration::from_millis(1500);
+/// The slowest link whose largest frame must not pass for death.
+const SLOWEST_BITS_PER_SECOND: u64 = 1_000_000;
