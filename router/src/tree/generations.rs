@@ -1,0 +1,109 @@
+//! Owns the two generations of coordinates: after a change the old ones stay usable for a while.
+use crate::id::Sid;
+use crate::lookup::locator::Coords;
+use crate::time::{Duration, Instant};
+
+/// A place in one tree in the form that distances are computed from.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Way {
+    /// Ports from the root down.
+    pub ports: Box<[u16]>,
+    /// `sums[i]` is the cost of the first `i` steps.
+    pub sums: Box<[u32]>,
+}
+
+impl From<&Coords> for Way {
+    fn from(coords: &Coords) -> Self {
+        let mut sums = Vec::with_capacity(coords.hops.len() + 1);
+        let mut sum = 0;
+        sums.push(sum);
+        for hop in &coords.hops {
+            sum += u32::from(hop.cost);
+            sums.push(sum);
+        }
+        Self { ports: coords.hops.iter().map(|hop| hop.port.0).collect(), sums: sums.into() }
+    }
+}
+
+/// One generation: whose tree it is, and the way down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// The root.
+    pub root: Sid,
+    /// The way down from it.
+    pub way: Way,
+}
+
+/// Current and former coordinates of one node in one tree.
+#[derive(Clone, Debug, Default)]
+pub struct Generations {
+    /// What holds now.
+    pub current: Option<Generation>,
+    /// What held before, until `former_until`.
+    pub former: Option<Generation>,
+    since: Instant,
+    former_until: Instant,
+}
+
+impl Generations {
+    /// The coordinates are now these.
+    pub fn set(&mut self, coords: Option<&Coords>, now: Instant) {
+        let new = coords.map(|coords| Generation { root: coords.root, way: Way::from(coords) });
+        if new == self.current {
+            return;
+        }
+        let old = std::mem::replace(&mut self.current, new);
+        // A burst of changes (a merge, a crash) passes through places that nobody ever knew: what was held before
+        // the burst is worth keeping, not they.
+        let settled = now - self.since >= SETTLED;
+        if old.is_some() && (settled || self.former.is_none()) {
+            self.former = old;
+            self.former_until = now + FORMER_KEPT;
+        }
+        self.since = now;
+    }
+
+    /// The former place is of no use any more: its parent link is gone.
+    pub fn drop_former(&mut self) {
+        self.former = None;
+    }
+
+    /// Forgets what is too old; says when there is something to forget.
+    pub fn expire(&mut self, now: Instant) -> Option<Instant> {
+        if self.former.is_some() && now >= self.former_until {
+            self.former = None;
+        }
+        self.former.is_some().then_some(self.former_until)
+    }
+}
+
+/// Two generations, no more (three hurt); the old one for a minute.
+const FORMER_KEPT: Duration = Duration::from_secs(60);
+/// Coordinates held shorter than that were never published.
+const SETTLED: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Port;
+    use crate::lookup::locator::Hop;
+
+    fn coords(root: u8, port: u16) -> Coords {
+        Coords { root: Sid::from_bytes([root; 8]), hops: vec![Hop { port: Port(port), cost: 3 }] }
+    }
+
+    #[test]
+    fn a_burst_keeps_what_was_held_before_it() {
+        let at = |secs: u64| Instant::from_micros(secs * 1_000_000);
+        let mut generations = Generations::default();
+        generations.set(Some(&coords(1, 1)), at(0));
+        for port in 2..6 {
+            generations.set(Some(&coords(1, port)), at(10));
+        }
+        let former = generations.former.clone().unwrap();
+        assert_eq!(&*former.way.ports, [1]);
+        assert_eq!(generations.expire(at(69)), Some(at(70)));
+        assert_eq!(generations.expire(at(70)), None);
+        assert!(generations.former.is_none());
+    }
+}
