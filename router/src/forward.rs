@@ -1,1 +1,334 @@
-//! forward
+//! Owns the choice of the next hop: pure, the hot path, alone in its file.
+//!
+//! phi(x) is the least distance from x to the destination over the trees that the packet may still use and over both
+//! generations of x's coordinates. A packet goes to the peer with the least link cost + phi(peer) among those with
+//! phi(peer) < phi(me). If there is none, the tree that gave phi(me) is given up. What I believe of a peer's
+//! coordinates is not what it has, so the packet carries the least phi it was sent with, and a budget of hops that may
+//! fail to lower it: so it can neither circle nor run on.
+use crate::id::{LinkId, NodeId, Port, Sid};
+use crate::tree::generations::{Generations, Way};
+use crate::wire::FrameError;
+use crate::wire::data::{BUDGET, CoordsIter, PHI_NONE};
+
+use crate::config::TREES_MAX;
+
+/// All that forwarding knows.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// This node's coordinates.
+    pub me: [Generations; TREES_MAX],
+    /// Peers that are up.
+    pub peers: Vec<HopPeer>,
+}
+
+/// What forwarding knows of a peer.
+#[derive(Debug)]
+pub struct HopPeer {
+    /// My port for it.
+    pub port: Port,
+    /// Its key.
+    pub node: NodeId,
+    /// Its short name.
+    pub sid: Sid,
+    /// Cost of the link.
+    pub cost: u8,
+    /// The link that frames go over.
+    pub link: LinkId,
+    /// It owes a frame for too long: passed over while there is another.
+    pub late: bool,
+    /// Its coordinates.
+    pub trees: [Generations; TREES_MAX],
+}
+
+impl Table {
+    /// The peer behind a port. O(log n): peers are kept in the order of their ports.
+    pub fn peer(&self, port: Port) -> Option<&HopPeer> {
+        Some(&self.peers[self.peers.binary_search_by_key(&port, |peer| peer.port).ok()?])
+    }
+
+    /// The peer behind a port.
+    pub fn peer_mut(&mut self, port: Port) -> Option<&mut HopPeer> {
+        let at = self.peers.binary_search_by_key(&port, |peer| peer.port).ok()?;
+        Some(&mut self.peers[at])
+    }
+
+    /// A new peer.
+    pub fn insert(&mut self, peer: HopPeer) {
+        match self.peers.binary_search_by_key(&peer.port, |peer| peer.port) {
+            Ok(at) => self.peers[at] = peer,
+            Err(at) => self.peers.insert(at, peer),
+        }
+    }
+
+    /// A peer that is gone.
+    pub fn remove(&mut self, port: Port) {
+        self.peers.retain(|peer| peer.port != port);
+    }
+}
+
+/// A destination's coordinates, read from a packet. Kept between packets, so that reading allocates nothing.
+#[derive(Debug, Default)]
+pub struct Destination {
+    trees: [Place; TREES_MAX],
+    present: u8,
+}
+
+#[derive(Debug)]
+struct Place {
+    root: Sid,
+    ports: Vec<u16>,
+    sums: Vec<u32>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { root: Sid::from_bytes([0; 8]), ports: Vec::new(), sums: Vec::new() }
+    }
+}
+
+impl Destination {
+    /// Reads the coordinates of a packet.
+    pub fn read(&mut self, coords: &[u8]) -> Result<(), FrameError> {
+        self.present = 0;
+        let mut trees = CoordsIter::new(coords)?;
+        while let Some((tree, root)) = trees.peek()? {
+            let place = &mut self.trees[tree];
+            place.root = root;
+            place.ports.clear();
+            place.sums.clear();
+            place.sums.push(0);
+            let mut sum = 0;
+            trees.steps(|port, cost| {
+                sum += u32::from(cost);
+                place.ports.push(port.0);
+                place.sums.push(sum);
+            })?;
+            self.present |= 1 << tree;
+        }
+        Ok(())
+    }
+
+    /// Least distance over the trees in the mask, and the tree that gives it.
+    fn phi(&self, trees: &[Generations; TREES_MAX], mask: u8) -> Option<(u32, usize)> {
+        let mut best = None;
+        let mut left = mask & self.present;
+        while left != 0 {
+            let tree = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let place = &self.trees[tree];
+            for generation in [&trees[tree].current, &trees[tree].former].into_iter().flatten() {
+                if generation.root == place.root {
+                    let distance = place.distance(&generation.way);
+                    if best.is_none_or(|(least, _)| distance < least) {
+                        best = Some((distance, tree));
+                    }
+                }
+            }
+        }
+        best
+    }
+}
+
+impl Place {
+    /// Sum of the costs on both sides below the common prefix.
+    fn distance(&self, way: &Way) -> u32 {
+        let common = self.ports.iter().zip(&way.ports).take_while(|(a, b)| a == b).count();
+        let below = |sums: &[u32]| sums.last().map_or(0, |total| total - sums[common]);
+        below(&self.sums) + below(&way.sums)
+    }
+}
+
+/// The part of a packet's header that decides, and is changed by, the next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Trees that may still be used.
+    pub mask: u8,
+    /// Least phi it was sent with in this mask.
+    pub phi_min: u32,
+    /// Hops left that may fail to lower it.
+    pub budget: u8,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// To this peer, with this course.
+    Send {
+        /// The peer's port.
+        port: Port,
+        /// Its place in [`Table::peers`].
+        index: usize,
+        /// The course from there on.
+        course: Course,
+    },
+    /// It came to where the coordinates lead, but this is another node.
+    Stale,
+    /// Nobody is nearer.
+    NoRoute,
+}
+
+/// Chooses the next hop. O(peers x trees x depth), no allocation.
+pub fn next_hop(sid: Sid, destination: &Destination, course: Course, table: &Table) -> Hop {
+    if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late) {
+        return Hop::Send { port: table.peers[index].port, index, course };
+    }
+    match descend(destination, course, table, false) {
+        Hop::Send { port, index, course } => Hop::Send { port, index, course },
+        // With nobody else left, a late peer is better than none.
+        hop if table.peers.iter().any(|peer| peer.late) => {
+            if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid) {
+                return Hop::Send { port: table.peers[index].port, index, course };
+            }
+            match descend(destination, course, table, true) {
+                send @ Hop::Send { .. } => send,
+                _ => hop,
+            }
+        }
+        hop => hop,
+    }
+}
+
+fn descend(destination: &Destination, mut course: Course, table: &Table, late_too: bool) -> Hop {
+    let mut arrived = false;
+    course.mask &= destination.present;
+    while course.mask != 0 {
+        let mine = destination.phi(&table.me, course.mask);
+        let phi_me = mine.map_or(u32::MAX, |(phi, _)| phi);
+        arrived |= phi_me == 0;
+
+        let mut best: Option<(u32, u32, usize)> = None;
+        for (index, peer) in table.peers.iter().enumerate() {
+            if peer.late && !late_too {
+                continue;
+            }
+            let Some((phi, _)) = destination.phi(&peer.trees, course.mask) else { continue };
+            let total = phi + u32::from(peer.cost);
+            if phi < phi_me && best.is_none_or(|(least, ..)| total < least) {
+                best = Some((total, phi, index));
+            }
+        }
+        if let Some((_, phi, index)) = best {
+            let phi = phi.min(PHI_NONE - 1);
+            let lower = phi < course.phi_min;
+            if lower || course.budget > 0 {
+                if lower {
+                    course.phi_min = phi;
+                } else {
+                    course.budget -= 1;
+                }
+                return Hop::Send { port: table.peers[index].port, index, course };
+            }
+        }
+        // The tree that gave my distance has led astray.
+        let Some((_, tree)) = mine else { break };
+        course.mask &= !(1 << tree);
+        course.phi_min = PHI_NONE;
+        course.budget = BUDGET;
+    }
+    if arrived { Hop::Stale } else { Hop::NoRoute }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup::locator::{Coords, Hop as Step, Locator};
+    use crate::time::Instant;
+
+    fn coords(root: u8, ports: &[u16]) -> Coords {
+        let hops = ports.iter().map(|&port| Step { port: Port(port), cost: 2 }).collect();
+        Coords { root: Sid::from_bytes([root; 8]), hops }
+    }
+
+    fn peer(n: u8, trees: &[Option<Coords>]) -> HopPeer {
+        let node = NodeId::from_bytes([n; 32]);
+        let mut peer = HopPeer {
+            port: Port(n.into()),
+            node,
+            sid: node.sid(),
+            cost: 1,
+            link: LinkId(n.into()),
+            late: false,
+            trees: Default::default(),
+        };
+        for (tree, coords) in trees.iter().enumerate() {
+            peer.trees[tree].set(coords.as_ref(), Instant::ZERO);
+        }
+        peer
+    }
+
+    fn to(trees: &[Option<Coords>]) -> Destination {
+        let mut locator = Locator::default();
+        locator.trees[..trees.len()].clone_from_slice(trees);
+        let mut bytes = Vec::new();
+        locator.encode(&mut bytes);
+        let mut destination = Destination::default();
+        destination.read(&bytes).unwrap();
+        destination
+    }
+
+    const FRESH: Course = Course { mask: 0xff, phi_min: PHI_NONE, budget: BUDGET };
+    const NOBODY: Sid = Sid::from_bytes([0; 8]);
+
+    #[test]
+    fn goes_to_the_nearest_and_over_a_chord_if_that_is_nearer() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1, 1])), Instant::ZERO);
+        table.insert(peer(1, &[Some(coords(1, &[1]))]));
+        table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
+        let destination = to(&[Some(coords(1, &[2, 5, 7]))]);
+        let Hop::Send { port, course, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!((port, course.phi_min, course.budget), (Port(2), 2, BUDGET));
+        table.peer_mut(Port(2)).unwrap().late = true;
+        let Hop::Send { port, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!(port, Port(1));
+        table.remove(Port(1));
+        let Hop::Send { port, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!(port, Port(2), "a late peer is better than none");
+    }
+
+    #[test]
+    fn a_peer_is_reached_straight_without_coordinates() {
+        let mut table = Table::default();
+        table.insert(peer(3, &[]));
+        let hop = next_hop(NodeId::from_bytes([3; 32]).sid(), &Destination::default(), FRESH, &table);
+        assert!(matches!(hop, Hop::Send { port: Port(3), .. }));
+    }
+
+    #[test]
+    fn a_tree_in_a_dead_end_is_given_up_for_the_next() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1])), Instant::ZERO);
+        table.me[1].set(Some(&coords(2, &[4])), Instant::ZERO);
+        table.insert(peer(1, &[Some(coords(1, &[1, 9])), Some(coords(2, &[]))]));
+        let destination = to(&[Some(coords(1, &[1])), Some(coords(2, &[7]))]);
+        let Hop::Send { course, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!(course.mask, 0b10, "phi is 0 here in the first tree");
+        let only_first = to(&[Some(coords(1, &[1]))]);
+        assert_eq!(next_hop(NOBODY, &only_first, FRESH, &table), Hop::Stale);
+        let foreign = to(&[Some(coords(9, &[1]))]);
+        assert_eq!(next_hop(NOBODY, &foreign, FRESH, &table), Hop::NoRoute);
+    }
+
+    #[test]
+    fn a_hop_that_does_not_come_nearer_spends_the_budget() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1, 1])), Instant::ZERO);
+        table.insert(peer(1, &[Some(coords(1, &[1]))]));
+        let destination = to(&[Some(coords(1, &[]))]);
+        let astray = Course { phi_min: 1, budget: 1, ..FRESH };
+        let Hop::Send { course, .. } = next_hop(NOBODY, &destination, astray, &table) else { panic!() };
+        assert_eq!((course.phi_min, course.budget), (1, 0));
+        assert_eq!(next_hop(NOBODY, &destination, course, &table), Hop::NoRoute);
+    }
+
+    #[test]
+    fn the_former_coordinates_still_count() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1])), Instant::ZERO);
+        let mut moved = peer(1, &[Some(coords(1, &[]))]);
+        moved.trees[0].set(Some(&coords(5, &[3])), Instant::from_micros(10_000_000));
+        table.insert(moved);
+        let destination = to(&[Some(coords(1, &[2]))]);
+        assert!(matches!(next_hop(NOBODY, &destination, FRESH, &table), Hop::Send { port: Port(1), .. }));
+    }
+}

@@ -14,6 +14,7 @@ pub mod lookup;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod peer;
+mod rate;
 pub mod router;
 pub mod session;
 pub mod stats;

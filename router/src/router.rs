@@ -1,241 +1,56 @@
-//! Owns the `Router`: frames, commands and time in; frames, events and a deadline out.
-use crate::config::{Boot, Config, LinkKind, LinkSpec};
+//! Owns the `Router`: frames, commands and time in; frames, events and a deadline out. It owns the parts and dispatches,
+//! no protocol of its own.
+mod api;
+mod links;
+mod packets;
+
+pub use api::{Channel, Command, Event, PeerInfo, SelfInfo, SessionInfo, TreeInfoView};
+
+use crate::config::{Boot, Config, LinkSpec, MTU_MIN};
 use crate::crypto::{Entropy, SecretKey};
-use crate::error::{LinkError, Unreachable};
-use crate::id::{LinkId, NodeId, Port, Sid, Target};
-use crate::lookup::AccountRecord;
+use crate::endpoint::Endpoint;
+use crate::error::LinkError;
+use crate::forward;
+use crate::id::{LinkId, NodeId, Port, Sid};
+use crate::peer::PeerTable;
+use crate::peer::link::Link;
+use crate::rate::Rate;
 use crate::stats::Stats;
-use crate::time::{Duration, Instant};
-use bytes::Bytes;
-use std::net::Ipv6Addr;
+use crate::time::Instant;
+use crate::timer::{Timer, TimerTable};
+use crate::tree::Trees;
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
 
 /// The one deterministic state machine of a node. After every `handle_*` the driver drains `poll_event`, `poll_link`
 /// and `poll_transmit`, then waits for bytes, a command or the deadline of `poll_timeout`.
 pub struct Router {
     secret: SecretKey,
+    sid: Sid,
+    config: Config,
+    entropy: Box<dyn Entropy>,
+    links: BTreeMap<LinkId, Link>,
+    peers: PeerTable,
+    trees: Trees,
+    table: forward::Table,
+    endpoint: Endpoint,
+    timers: TimerTable,
+    events: VecDeque<Event>,
+    /// Links with frames to send that were not reported yet.
+    ready: VecDeque<LinkId>,
     stats: Stats,
-}
-
-/// What the application wants.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Sends a packet, sealed to the key. It waits (bounded, the newest are kept) while session and lookup go on.
-    Send {
-        /// Who gets it.
-        to: NodeId,
-        /// What it belongs to.
-        channel: Channel,
-        /// The packet, at most [`Router::mtu`] bytes if it is to arrive over any path.
-        payload: Bytes,
-    },
-    /// Sends an IPv6 packet ([`Channel::Ip`]) to whoever has the address.
-    SendToAddress {
-        /// An address of fd00::/8.
-        to: Ipv6Addr,
-        /// The packet.
-        payload: Bytes,
-    },
-    /// Finds a node: [`Event::LookupDone`].
-    Lookup {
-        /// Comes back in the event.
-        id: u64,
-        /// What is looked for.
-        target: Target,
-    },
-    /// Measures the way to a node and back, through a session: [`Event::Pong`].
-    Ping {
-        /// Comes back in the event.
-        id: u64,
-        /// Who is asked.
-        to: NodeId,
-    },
-    /// Keeps an account record of this node findable until it is withdrawn.
-    Publish {
-        /// The record, signed by this node.
-        record: AccountRecord,
-    },
-    /// No longer refreshes the account's record.
-    Withdraw {
-        /// The account.
-        acct: [u8; 32],
-    },
-    /// Finds the nodes of an account: [`Event::AccountFound`].
-    FindAccount {
-        /// Comes back in the event.
-        id: u64,
-        /// The account.
-        acct: [u8; 32],
-    },
-    /// Gives a link up: [`Event::LinkClose`].
-    CloseLink {
-        /// Which.
-        link: LinkId,
-    },
-}
-
-/// What a packet belongs to: the first byte inside its seal. Other values are the router's own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Channel {
-    /// IPv6 packets of the TUN.
-    Ip = 0,
-    /// Datagrams of streams.
-    Stream = 1,
-}
-
-/// What the application hears.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A packet, proved to come from that key.
-    Received {
-        /// Who sent it.
-        from: NodeId,
-        /// What it belongs to.
-        channel: Channel,
-        /// The packet.
-        payload: Bytes,
-    },
-    /// A link proved its key.
-    PeerUp {
-        /// The link.
-        link: LinkId,
-        /// The peer.
-        node: NodeId,
-    },
-    /// A link that was up is gone. The peer may have others.
-    PeerDown {
-        /// The link.
-        link: LinkId,
-        /// The peer.
-        node: NodeId,
-    },
-    /// The router gave the link up: the driver closes the connection.
-    LinkClose {
-        /// The link.
-        link: LinkId,
-        /// Why.
-        reason: LinkError,
-    },
-    /// A session with that node stands.
-    SessionUp {
-        /// The other end.
-        node: NodeId,
-    },
-    /// The session ended by silence.
-    SessionDown {
-        /// The other end.
-        node: NodeId,
-    },
-    /// Answer to [`Command::Lookup`].
-    LookupDone {
-        /// That of the command.
-        id: u64,
-        /// The key, proved by a record or a session.
-        result: Result<NodeId, Unreachable>,
-    },
-    /// Answer to [`Command::Ping`].
-    Pong {
-        /// That of the command.
-        id: u64,
-        /// Round-trip time, lookup and session set-up not counted.
-        result: Result<Duration, Unreachable>,
-    },
-    /// Answer to [`Command::FindAccount`].
-    AccountFound {
-        /// That of the command.
-        id: u64,
-        /// The records found, verified, newest of each node; empty if there are none.
-        records: Vec<AccountRecord>,
-    },
-    /// Packets to that node were dropped since it cannot be found or does not answer.
-    Unreachable {
-        /// The node.
-        to: NodeId,
-    },
-    /// Packets to that node take another way than before.
-    PathChanged {
-        /// The node.
-        node: NodeId,
-    },
-}
-
-/// The node itself, as `ctl self` shows it.
-#[derive(Clone, Debug)]
-pub struct SelfInfo {
-    /// Its key.
-    pub id: NodeId,
-    /// Its overlay address.
-    pub address: Ipv6Addr,
-    /// Peers with a link that is up.
-    pub peers: usize,
-    /// Sessions that stand.
-    pub sessions: usize,
-    /// Records kept for others.
-    pub records: usize,
-}
-
-/// One link to a peer, as `ctl peers` shows it.
-#[derive(Clone, Debug)]
-pub struct PeerInfo {
-    /// The link.
-    pub link: LinkId,
-    /// The peer; `None` while the handshake goes on.
-    pub node: Option<NodeId>,
-    /// Stream or datagrams.
-    pub kind: LinkKind,
-    /// My port for the peer.
-    pub port: Option<Port>,
-    /// Smoothed round-trip time.
-    pub rtt: Option<Duration>,
-    /// Live cost, 1..=255.
-    pub cost: u8,
-    /// Frames go over this link rather than over another one to the same peer.
-    pub active: bool,
-    /// Found by multicast.
-    pub multicast: bool,
-    /// As given by the driver.
-    pub remote: String,
-    /// As given by the driver.
-    pub interface: Option<String>,
-    /// Bytes from the peer over this link.
-    pub bytes_in: u64,
-    /// Bytes to the peer over this link.
-    pub bytes_out: u64,
-    /// How long the link has been up.
-    pub up_for: Duration,
-}
-
-/// The node's place in one tree, as `ctl trees` shows it.
-#[derive(Clone, Debug)]
-pub struct TreeInfoView {
-    /// Number of the tree.
-    pub tree: u8,
-    /// Its root, as far as this node sees.
-    pub root: NodeId,
-    /// The parent; `None` for a root.
-    pub parent: Option<NodeId>,
-    /// Ports and costs from the root down to this node.
-    pub coords: Vec<(Port, u8)>,
-    /// Sum of the costs up to the root.
-    pub cost: u32,
-    /// The root's short name.
-    pub root_sid: Sid,
-}
-
-/// One session, as `ctl sessions` shows it.
-#[derive(Clone, Debug)]
-pub struct SessionInfo {
-    /// The other end.
-    pub node: NodeId,
-    /// Smoothed round-trip time, once measured.
-    pub rtt: Option<Duration>,
-    /// How long the session has been up.
-    pub up_for: Duration,
-    /// Bytes of packets from the other end.
-    pub bytes_in: u64,
-    /// Bytes of packets to the other end.
-    pub bytes_out: u64,
+    /// Frames that are passed on are written here, one behind the other: one allocation serves many.
+    arena: BytesMut,
+    destination: forward::Destination,
+    /// The way back of the packet at hand.
+    way: Vec<u8>,
+    /// Notices that each peer's packets may still cause.
+    notices: BTreeMap<Port, Rate>,
+    /// Something came that may concern the trees, or the endpoint.
+    trees_touched: bool,
+    endpoint_touched: bool,
+    /// Of the latest call, for views.
+    now: Instant,
 }
 
 impl Router {
@@ -244,62 +59,113 @@ impl Router {
         secret: SecretKey,
         config: Config,
         boot: Boot,
-        entropy: Box<dyn Entropy>,
+        mut entropy: Box<dyn Entropy>,
         now: Instant,
     ) -> Self {
-        let _ = (config, boot, entropy, now);
-        Self { secret, stats: Stats::default() }
+        let trees =
+            Trees::new(secret.clone(), config.class, config.trees, boot.counter, config.checked.clone(), now);
+        let endpoint = Endpoint::new(secret.clone(), &config, boot.counter, &mut *entropy, now);
+        let mut router = Self {
+            sid: secret.id().sid(),
+            secret,
+            config,
+            entropy,
+            links: BTreeMap::new(),
+            peers: PeerTable::default(),
+            trees,
+            table: forward::Table::default(),
+            endpoint,
+            timers: TimerTable::default(),
+            events: VecDeque::new(),
+            ready: VecDeque::new(),
+            stats: Stats::default(),
+            arena: BytesMut::new(),
+            destination: forward::Destination::default(),
+            way: Vec::new(),
+            notices: BTreeMap::new(),
+            trees_touched: true,
+            endpoint_touched: true,
+            now,
+        };
+        router.settle(now);
+        router
     }
 
     /// A connection exists; the link handshake runs inside the router.
     pub fn handle_link(&mut self, link: LinkId, spec: LinkSpec, now: Instant) {
-        let _ = (link, spec, now);
+        self.open_link(link, spec, now);
+        self.settle(now);
     }
 
     /// One whole frame came from the link (the driver takes the length prefix off).
     pub fn handle_frame(&mut self, link: LinkId, frame: &[u8], now: Instant) {
-        let _ = (link, frame, now);
+        self.stats.frames_in += 1;
+        self.stats.bytes_in += frame.len() as u64;
+        self.on_frame(link, frame, now);
+        self.settle(now);
     }
 
     /// The connection is gone.
     pub fn handle_link_lost(&mut self, link: LinkId, now: Instant) {
-        let _ = (link, now);
+        self.drop_link(link, now);
+        self.settle(now);
     }
 
     /// The application wants something.
     pub fn handle_command(&mut self, command: Command, now: Instant) {
-        let _ = (command, now);
+        match command {
+            Command::CloseLink { link } => self.close_link(link, LinkError::Requested, now),
+            command => {
+                self.endpoint.handle_command(command, &mut *self.entropy, now);
+                self.endpoint_touched = true;
+            }
+        }
+        self.settle(now);
     }
 
     /// The deadline of [`Self::poll_timeout`] has come. Harmless at any other time.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Link(link) => self.on_link_timeout(link, now),
+                Timer::Trees => {
+                    self.trees.handle_timeout(now);
+                    self.trees_touched = true;
+                }
+                Timer::Announce => self.trees_touched = true,
+                Timer::Generations => self.expire_generations(now),
+                Timer::Endpoint => {
+                    self.endpoint.handle_timeout(&mut *self.entropy, now);
+                    self.endpoint_touched = true;
+                }
+            }
+        }
+        self.settle(now);
     }
 
     /// A link that has frames to send and was not reported since it ran empty. O(1).
     pub fn poll_link(&mut self) -> Option<LinkId> {
-        None
+        self.ready.pop_front()
     }
 
-    /// The next frame of that link's egress queue; `None` when it is empty. O(1) but for frames that waited too long,
+    /// The next frame of that link's egress queue; `None` when it is empty. O(1) but for packets that waited too long,
     /// each of which is dropped once.
     pub fn poll_transmit(&mut self, link: LinkId, now: Instant) -> Option<Bytes> {
-        let _ = (link, now);
-        None
+        self.next_frame(link, now)
     }
 
     /// The next event. O(1).
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front().or_else(|| self.endpoint.poll_event())
     }
 
-    /// When [`Self::handle_timeout`] wants to be called. O(1).
+    /// When [`Self::handle_timeout`] wants to be called. O(log n).
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
 
     /// Counters since the start.
-    pub fn stats(&self) -> Stats {
+    pub const fn stats(&self) -> Stats {
         self.stats
     }
 
@@ -309,34 +175,74 @@ impl Router {
     }
 
     /// Largest payload of [`Command::Send`] that the known paths to the node take; never below 1280.
-    pub fn mtu(&self, to: &NodeId) -> usize {
-        let _ = to;
-        crate::config::MTU_MIN
+    pub const fn mtu(&self, _to: &NodeId) -> usize {
+        // Packets go by the trees, whose links change under way: only what every link takes is sure.
+        MTU_MIN
     }
 
     /// What to store so that the next start's [`Boot`] is above all that was used: a bound, so that it need be
     /// stored only when it changes.
     pub fn persisted(&self) -> u64 {
-        0
+        let used = self.trees.counter().max(self.endpoint.persisted());
+        (used | COUNTER_STEP).saturating_add(1)
     }
 
     /// The node itself.
     pub fn self_info(&self) -> SelfInfo {
-        unimplemented!("lands with the state machine")
+        SelfInfo {
+            id: self.id(),
+            address: self.id().address(),
+            peers: self.peers.len(),
+            sessions: self.endpoint.sessions().len(),
+            records: self.endpoint.records(),
+        }
     }
 
     /// All links.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        Vec::new()
+        self.peer_infos(self.now)
     }
 
     /// The node's place in each tree.
     pub fn trees(&self) -> Vec<TreeInfoView> {
-        Vec::new()
+        let view = |tree| {
+            let (parent, cost) = self.trees.parent(tree);
+            let coords = self.trees.coords(tree);
+            TreeInfoView {
+                tree: tree as u8,
+                root: self.trees.root(tree),
+                root_sid: coords.root,
+                parent,
+                coords: coords.hops.iter().map(|hop| (hop.port, hop.cost)).collect(),
+                cost,
+            }
+        };
+        (0..self.trees.len()).map(view).collect()
     }
 
     /// All sessions.
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        Vec::new()
+        self.endpoint.sessions()
+    }
+
+    /// Carries what the parts have for each other and for the links until nobody has anything left.
+    fn settle(&mut self, now: Instant) {
+        self.now = now;
+        // A packet of ours that cannot go anywhere comes back as a notice, which may make the endpoint try again:
+        // bounded, whatever it does.
+        for _ in 0..SETTLE_ROUNDS_MAX {
+            if std::mem::take(&mut self.trees_touched) {
+                self.settle_trees(now);
+            } else if std::mem::take(&mut self.endpoint_touched) {
+                self.settle_endpoint(now);
+            } else {
+                break;
+            }
+        }
     }
 }
+
+/// The stored counter moves in steps, so that it need not be written at every change.
+const COUNTER_STEP: u64 = (1 << 12) - 1;
+/// Trees, endpoint, and what follows from both.
+const SETTLE_ROUNDS_MAX: usize = 64;

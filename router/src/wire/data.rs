@@ -214,19 +214,23 @@ impl<'a> CoordsIter<'a> {
         Ok(Self { reader, mask })
     }
 
-    /// The next tree and its root; its steps go to `step`, from the root down.
-    pub fn next_tree(&mut self, mut step: impl FnMut(Port, u8)) -> Result<Option<(usize, Sid)>, FrameError> {
+    /// The next tree and its root; [`Self::steps`] follows.
+    pub fn peek(&mut self) -> Result<Option<(usize, Sid)>, FrameError> {
         if self.mask == 0 {
             return if self.reader.is_empty() { Ok(None) } else { Err(FrameError::Long) };
         }
         let tree = self.mask.trailing_zeros() as usize;
         self.mask &= self.mask - 1;
-        let root = self.reader.sid()?;
+        Ok(Some((tree, self.reader.sid()?)))
+    }
+
+    /// The steps of the tree that [`Self::peek`] named, from the root down.
+    pub fn steps(&mut self, mut step: impl FnMut(Port, u8)) -> Result<(), FrameError> {
         for _ in 0..self.reader.u8()? {
             let port = self.reader.port()?;
             step(port, self.reader.u8()?);
         }
-        Ok(Some((tree, root)))
+        Ok(())
     }
 }
 
@@ -273,7 +277,9 @@ mod tests {
             frame.extend(bytes);
             if let Ok(packet) = DataT::decode(&frame) {
                 if let Ok(mut trees) = CoordsIter::new(packet.coords) {
-                    while let Ok(Some(_)) = trees.next_tree(|_, _| ()) {}
+                    while let Ok(Some(_)) = trees.peek()
+                        && trees.steps(|_, _| ()).is_ok()
+                    {}
                 }
                 let _ = decode_ports(packet.rev);
                 let mut again = Vec::new();

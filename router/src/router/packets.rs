@@ -1,0 +1,253 @@
+//! Owns the way of packets: passed on, delivered, sent, refused.
+use super::Router;
+use crate::endpoint::{Body, Destination, Inbound, Outbound, Refusal, Setback};
+use crate::forward::{Course, Hop, next_hop};
+use crate::id::{Port, Sid};
+use crate::lookup::Locator;
+use crate::time::Instant;
+use crate::timer::Timer;
+use crate::wire::codec::port_bytes;
+use crate::wire::data::{
+    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, PHI_NONE, PORTS_BYTES_MAX, TTL, split_port,
+};
+use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, kind};
+use bytes::Bytes;
+
+impl Router {
+    /// A packet or a notice from a peer.
+    pub(super) fn on_packet(&mut self, from: Port, frame: &[u8], now: Instant) {
+        let read = match frame.first() {
+            Some(&kind::DATA_T) => DataT::decode(frame).and_then(|packet| self.on_data_t(from, packet, now)),
+            Some(&kind::DATA_S) => DataS::decode(frame).and_then(|packet| self.on_data_s(from, packet, now)),
+            Some(&kind::NOTICE) => Notice::decode(frame).and_then(|notice| self.on_notice(from, notice, now)),
+            _ => Err(FrameError::Value),
+        };
+        if read.is_err() {
+            self.stats.frames_bad += 1;
+        }
+    }
+
+    fn on_data_t(&mut self, from: Port, packet: DataT<'_>, now: Instant) -> Result<(), FrameError> {
+        if packet.dst == self.sid {
+            self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
+            return Ok(());
+        }
+        self.destination.read(packet.coords)?;
+        if packet.ttl == 0 || packet.rev.len() + 3 > PORTS_BYTES_MAX {
+            self.stats.dropped_ttl += 1;
+            self.refuse(from, packet.rev, NoticeCode::Ttl, 0, packet.body, now);
+            return Ok(());
+        }
+        let course = Course { mask: packet.mask, phi_min: packet.phi_min, budget: packet.budget };
+        let (index, course) = match next_hop(packet.dst, &self.destination, course, &self.table) {
+            Hop::Send { index, course, .. } => (index, course),
+            hop => {
+                self.stats.dropped_no_route += 1;
+                let code = if hop == Hop::Stale { NoticeCode::Stale } else { NoticeCode::NoRoute };
+                self.refuse(from, packet.rev, code, 0, packet.body, now);
+                return Ok(());
+            }
+        };
+        let id = self.table.peers[index].link;
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let len = packet.encoded_len(Some(from));
+        if len > link.packet_max() {
+            let size = largest_body(link.packet_max(), len, packet.body.len());
+            self.stats.dropped_too_large += 1;
+            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, packet.body, now);
+            return Ok(());
+        }
+        let packet = DataT {
+            mask: course.mask,
+            ttl: packet.ttl - 1,
+            budget: course.budget,
+            phi_min: course.phi_min,
+            load: packet.load.max(link.level()),
+            ..packet
+        };
+        make_room(&mut self.arena, len);
+        packet.encode(Some(from), &mut self.arena);
+        link.send_packet(from, self.arena.split().freeze(), now);
+        self.stats.forwarded += 1;
+        self.touch_link(id);
+        Ok(())
+    }
+
+    fn on_data_s(&mut self, from: Port, packet: DataS<'_>, now: Instant) -> Result<(), FrameError> {
+        let Some((port, ports)) = split_port(packet.ports)? else {
+            self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
+            return Ok(());
+        };
+        if port == from || packet.rev.len() + 3 > PORTS_BYTES_MAX {
+            return Err(FrameError::Value); // a way that turns back, or never ends, is none
+        }
+        let link = self.table.peer(port).and_then(|peer| self.links.get_mut(&peer.link));
+        let Some(link) = link else {
+            self.stats.dropped_no_route += 1;
+            self.refuse(from, packet.rev, NoticeCode::BrokenPort, 0, packet.body, now);
+            return Ok(());
+        };
+        let packet = DataS { ports, load: packet.load.max(link.level()), ..packet };
+        let len = packet.encoded_len(Some(from));
+        if len > link.packet_max() {
+            let size = largest_body(link.packet_max(), len, packet.body.len());
+            self.stats.dropped_too_large += 1;
+            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, packet.body, now);
+            return Ok(());
+        }
+        make_room(&mut self.arena, len);
+        packet.encode(Some(from), &mut self.arena);
+        let id = link.id;
+        link.send_packet(from, self.arena.split().freeze(), now);
+        self.stats.forwarded += 1;
+        self.touch_link(id);
+        Ok(())
+    }
+
+    fn on_notice(&mut self, from: Port, notice: Notice<'_>, now: Instant) -> Result<(), FrameError> {
+        let Some((port, ports)) = split_port(notice.ports)? else {
+            self.stats.notices_received += 1;
+            self.setback(notice.code, notice.size, notice.tail, now);
+            return Ok(());
+        };
+        if port == from {
+            return Err(FrameError::Value);
+        }
+        if let Some(id) = self.table.peer(port).map(|peer| peer.link) {
+            let mut frame = Vec::with_capacity(16 + ports.len());
+            Notice { ports, ..notice }.encode(&mut frame);
+            if let Some(link) = self.links.get_mut(&id) {
+                link.send_packet(from, frame.into(), now);
+                self.touch_link(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// A packet for this node.
+    fn deliver(&mut self, from: Port, rev: &[u8], index: u32, load: u8, body: &[u8], now: Instant) {
+        self.stats.delivered += 1;
+        let mut way = std::mem::take(&mut self.way);
+        way.clear();
+        let (bytes, len) = port_bytes(from);
+        way.extend_from_slice(&bytes[..len]);
+        way.extend_from_slice(rev);
+        let packet = Inbound { ingress: from, way: &way, index, load, body };
+        match self.endpoint.handle_packet(packet, &mut *self.entropy, now) {
+            Ok(()) => {}
+            Err(Refusal::NoSession) => self.refuse(from, rev, NoticeCode::NoSession, 0, body, now),
+        }
+        self.way = way;
+        self.endpoint_touched = true;
+    }
+
+    /// Tells the sender of a packet, along the way that it came, that it goes no further.
+    fn refuse(&mut self, from: Port, rev: &[u8], code: NoticeCode, size: u32, body: &[u8], now: Instant) {
+        let granted = self.notices.get_mut(&from).is_some_and(|rate| rate.take(now));
+        let Some(id) = self.table.peer(from).map(|peer| peer.link).filter(|_| granted) else { return };
+        let mut frame = Vec::with_capacity(16 + rev.len());
+        Notice { code, size, tail: Notice::tail_of(body), ports: rev }.encode(&mut frame);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.send_packet(Port::SELF, frame.into(), now);
+            self.stats.notices_sent += 1;
+            self.touch_link(id);
+        }
+    }
+
+    fn setback(&mut self, code: NoticeCode, size: u32, tail: [u8; 8], now: Instant) {
+        let setback = match code {
+            NoticeCode::NoRoute | NoticeCode::Stale | NoticeCode::BrokenPort | NoticeCode::Ttl => {
+                Setback::Lost
+            }
+            NoticeCode::NoSession => Setback::NoSession,
+            NoticeCode::TooLarge => Setback::TooLarge(u16::try_from(size).unwrap_or(u16::MAX)),
+            NoticeCode::Other(_) => return,
+        };
+        self.endpoint.handle_notice(setback, tail, &mut *self.entropy, now);
+        self.endpoint_touched = true;
+    }
+
+    /// Carries what the endpoint has to send.
+    pub(super) fn settle_endpoint(&mut self, now: Instant) {
+        while let Some(Outbound { to, index, body }) = self.endpoint.poll_packet() {
+            match to {
+                Destination::Node { sid, locator } => self.send_to(sid, &locator, index, body, now),
+                Destination::Back(ports) => self.send_back(&ports, index, body, now),
+            }
+        }
+        self.timers.set(Timer::Endpoint, self.endpoint.poll_timeout());
+    }
+
+    fn send_to(&mut self, dst: Sid, locator: &Locator, index: u32, body: Body, now: Instant) {
+        let mut fitting = locator.fit(COORDS_BYTES_GOAL);
+        if fitting.is_empty() && !locator.is_empty() {
+            // One tree, however deep.
+            fitting = locator.fit(COORDS_BYTES_MAX);
+        }
+        let mut coords = Vec::with_capacity(COORDS_BYTES_GOAL);
+        fitting.encode(&mut coords);
+        if self.destination.read(&coords).is_err() {
+            return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
+        }
+        let fresh = Course { mask: u8::MAX, phi_min: PHI_NONE, budget: BUDGET };
+        let (at, course) = match next_hop(dst, &self.destination, fresh, &self.table) {
+            Hop::Send { index, course, .. } => (index, course),
+            _ => return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now),
+        };
+        let id = self.table.peers[at].link;
+        let header = DataT {
+            flags: 0,
+            mask: course.mask,
+            ttl: TTL,
+            budget: course.budget,
+            load: self.links.get(&id).map_or(0, |link| link.level()),
+            phi_min: course.phi_min,
+            dst,
+            coords: &coords,
+            rev: &[],
+            index,
+            body: &[],
+        };
+        let mut head = Vec::with_capacity(header.encoded_len(None));
+        header.encode(None, &mut head);
+        self.send_own(id, &head, body, now);
+    }
+
+    fn send_back(&mut self, ports: &Bytes, index: u32, body: Body, now: Instant) {
+        let Ok(Some((port, ports))) = split_port(ports) else { return };
+        let Some(id) = self.table.peer(port).map(|peer| peer.link) else {
+            return self.setback(NoticeCode::BrokenPort, 0, Notice::tail_of(body.as_slice()), now);
+        };
+        let header = DataS { flags: 0, load: 0, ports, rev: &[], index, body: &[] };
+        let mut head = Vec::with_capacity(header.encoded_len(None));
+        header.encode(None, &mut head);
+        self.send_own(id, &head, body, now);
+    }
+
+    fn send_own(&mut self, id: crate::id::LinkId, head: &[u8], body: Body, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let (tail, len) = (Notice::tail_of(body.as_slice()), body.as_slice().len());
+        if head.len() + len > link.packet_max() {
+            let size = largest_body(link.packet_max(), head.len() + len, len);
+            self.stats.dropped_too_large += 1;
+            return self.setback(NoticeCode::TooLarge, size, tail, now);
+        }
+        link.send_packet(Port::SELF, body.frame(head), now);
+        self.touch_link(id);
+    }
+}
+
+/// The body that would have fitted with the same header.
+fn largest_body(frame_max: usize, frame: usize, body: usize) -> u32 {
+    (frame_max + body).saturating_sub(frame) as u32
+}
+
+/// Room for one more frame. While frames of the old piece wait in queues it is not reused.
+fn make_room(arena: &mut bytes::BytesMut, len: usize) {
+    if arena.capacity() < len {
+        arena.reserve(len.max(ARENA_BYTES));
+    }
+}
+
+/// Frames are written into pieces of that size: 40 full packets an allocation.
+const ARENA_BYTES: usize = 64 * 1024;
