@@ -14,7 +14,10 @@ pub mod overlay;
 pub mod resolve;
 pub mod sender;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use router::NodeId;
 use ruma::{OwnedServerName, ServerName};
@@ -41,7 +44,11 @@ struct Inner {
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
+    turns: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
 }
+
+/// Servers whose transactions are taken in at the same time; above that, turns nobody holds are forgotten.
+const TURNS_MAX: usize = 256;
 
 impl Inner {
     /// The nodes of a name: from the overlay, or, while it finds no record, those that the name's
@@ -69,6 +76,7 @@ impl Remote {
             store,
             clock,
             outgoing: sender::Outgoing::default(),
+            turns: Mutex::default(),
             identity,
             carrier,
         });
@@ -111,6 +119,18 @@ impl Remote {
             self.inner.carrier.heard(node);
         }
         self.inner.outgoing.wake(name);
+    }
+
+    /// The turn of one server: its transactions are taken in one after the other.
+    pub async fn turn_of(&self, name: &ServerName) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.len() >= TURNS_MAX {
+                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            }
+            Arc::clone(turns.entry(name.to_owned()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// The network changed: whatever waits for anybody is tried at once.

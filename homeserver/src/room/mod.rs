@@ -15,6 +15,7 @@
 //! (`ruma::serde::Raw::from_json`). PDUs come out as [`PduJson`]: the event as servers exchange it.
 
 pub mod alias;
+pub mod answer;
 pub mod core;
 pub mod create;
 pub mod federation;

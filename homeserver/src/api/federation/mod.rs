@@ -1,6 +1,47 @@
 //! The server-server API, a file per area, named as in ruma-federation-api.
+//!
+//! The same handlers answer over the overlay and, once there is a listener for it, over TLS: who calls is in
+//! `args.caller`, a server whose signature was verified.
 
-use crate::api::routes::Table;
+mod backfill;
+mod directory;
+mod discovery;
+mod event;
+mod media;
+mod membership;
+mod openid;
+mod query;
+mod transactions;
+
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, RoomId, ServerName};
+
+use crate::{api::routes::Table, error::Error, server::Server};
 
 /// Adds every endpoint of the server-server API.
-pub(crate) fn routes(_table: &mut Table) {}
+pub(crate) fn routes(table: &mut Table) {
+    backfill::routes(table);
+    directory::routes(table);
+    discovery::routes(table);
+    event::routes(table);
+    media::routes(table);
+    membership::routes(table);
+    openid::routes(table);
+    query::routes(table);
+    transactions::routes(table);
+}
+
+/// Largest body with one event: 64 KiB of it, its stripped state, and room for JSON's escapes.
+const EVENT_BODY_MAX: usize = 4 << 20;
+
+/// Refuses servers that the room's access list denies.
+async fn check_acl(server: &Server, origin: &ServerName, room: &RoomId) -> Result<(), Error> {
+    if server.rooms.acl_allows(room, origin).await? {
+        return Ok(());
+    }
+    Err(Error::forbidden("the room's server access list denies your server"))
+}
+
+/// `origin` and `origin_server_ts` of an answer.
+fn stamp(server: &Server) -> (OwnedServerName, MilliSecondsSinceUnixEpoch) {
+    (server.name.clone(), server.clock.now())
+}
