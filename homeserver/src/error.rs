@@ -7,7 +7,16 @@ use std::borrow::Cow;
 
 use ruma::api::{client::uiaa::UiaaInfo, error::ErrorKind};
 
-use crate::{media::MediaError, remote::RemoteError, room::RoomError, store::StoreError, user::UserError};
+use crate::{
+    e2ee::E2eeError,
+    media::MediaError,
+    push::PushError,
+    remote::RemoteError,
+    room::RoomError,
+    store::StoreError,
+    sync::{FilterError, SyncError},
+    user::UserError,
+};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +40,15 @@ pub enum Error {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Keys, lists of devices or messages to devices.
+    #[error(transparent)]
+    E2ee(#[from] E2eeError),
+    /// Push rules.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// Filters of syncs.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// A refusal that the specification names, with a text that helps.
     #[error("{1}")]
     Matrix(ErrorKind, Cow<'static, str>),
@@ -40,6 +58,15 @@ pub enum Error {
     /// Something of ours is broken; the text goes to the log, not to the caller.
     #[error("{0}")]
     Internal(Cow<'static, str>),
+}
+
+impl From<SyncError> for Error {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::E2ee(error) => error.into(),
+            SyncError::Store(error) => error.into(),
+        }
+    }
 }
 
 impl Error {

@@ -8,12 +8,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
-    e2ee::device_lists,
+    e2ee::{E2ee, device_lists},
     http::{auth::VerifyXMatrix, limits::Limits},
     media::{self, Media, MediaError},
+    push::Push,
     remote::Remote,
-    room::{self, Rooms, Signer, core::version},
+    room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
     store::Store,
+    sync::{self, Filters, Sync},
     user::{DeviceHooks, Neighbours, NoNeighbours, Users},
 };
 
@@ -35,10 +37,22 @@ pub struct Server {
     pub store: Store,
     /// Accounts, tokens, devices, profiles, account data.
     pub users: Users,
+    /// Keys, lists of devices, messages to devices.
+    pub e2ee: E2ee,
+    /// Push rules.
+    pub push: Push,
     /// The content store.
     pub media: Media,
     /// Rooms and their events.
     pub rooms: Rooms,
+    /// Who is typing.
+    pub typing: Typing,
+    /// Read receipts.
+    pub receipts: Receipts,
+    /// Filters that clients keep here.
+    pub filters: Filters,
+    /// What is new for each device.
+    pub sync: Sync,
     /// What the nodes next door show of themselves.
     pub neighbours: Arc<dyn Neighbours>,
     /// Checks other servers' signatures.
@@ -82,6 +96,7 @@ impl Server {
         let signer = Signer { name: identity.server_name().to_owned(), key: identity.signing_key() };
         let name = signer.name.clone();
         let users = Users::new(store.clone(), clock.clone(), name.clone(), device_hooks());
+        let e2ee = E2ee::new(store.clone(), Arc::new(remote.clone()), clock.clone(), name.clone());
         let media = Media::open(
             store.clone(),
             clock.clone(),
@@ -102,17 +117,35 @@ impl Server {
             fetch: Arc::new(remote.clone()),
             remote: remote.clone(),
         });
+        let sender = remote.clone();
+        let send = Arc::new(move |servers, key, edu| sender.send_ephemeral(servers, key, edu));
+        let typing = Typing::new(store.clone(), clock.clone(), name.clone(), send);
+        let node = remote.identity().node_id();
+        let sync = Sync::new(sync::Parts {
+            store: store.clone(),
+            notify: store.notify().clone(),
+            clock: clock.clone(),
+            typing: typing.clone(),
+            e2ee: e2ee.clone(),
+            node: u64::from_be_bytes(node.as_bytes()[..8].try_into().unwrap_or_default()),
+        });
         Ok(Arc::new(Self {
             limits: Limits::new(settings.rate_limits, clock.clone()),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            push: Push::new(store.clone()),
+            receipts: Receipts::new(store.clone(), clock.clone(), name.clone()),
+            filters: Filters::new(store.clone()),
             name,
             settings,
             clock,
             store,
             users,
+            e2ee,
             media,
             rooms,
+            typing,
+            sync,
             neighbours: Arc::new(NoNeighbours),
             xmatrix: Arc::new(remote.clone()),
             remote,

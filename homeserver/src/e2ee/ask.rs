@@ -9,6 +9,8 @@ use ruma::{
     },
 };
 
+use crate::remote::{Remote, RemoteError};
+
 /// Other servers, as far as keys go.
 pub trait Ask: Send + Sync + 'static {
     /// The whole list of a user's devices, from the user's server.
@@ -27,6 +29,42 @@ pub trait Ask: Send + Sync + 'static {
         server: &'a ServerName,
         request: claim_keys::Request,
     ) -> BoxFuture<'a, Result<claim_keys::Response, AskError>>;
+}
+
+impl Ask for Remote {
+    fn devices<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Result<get_devices::Response, AskError>> {
+        Box::pin(async move {
+            let request = get_devices::Request::new(user.to_owned());
+            Ok(self.request(user.server_name(), request).await?)
+        })
+    }
+
+    fn query<'a>(
+        &'a self,
+        server: &'a ServerName,
+        request: get_keys::Request,
+    ) -> BoxFuture<'a, Result<get_keys::Response, AskError>> {
+        Box::pin(async move { Ok(self.request(server, request).await?) })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        server: &'a ServerName,
+        request: claim_keys::Request,
+    ) -> BoxFuture<'a, Result<claim_keys::Response, AskError>> {
+        Box::pin(async move { Ok(self.request(server, request).await?) })
+    }
+}
+
+impl From<RemoteError> for AskError {
+    fn from(error: RemoteError) -> Self {
+        match (error.errcode(), error.status()) {
+            (Some(errcode), Some(status)) => {
+                Self { errcode: errcode.into(), status, text: error.to_string() }
+            }
+            _ => Self::unreachable(error.to_string()),
+        }
+    }
 }
 
 /// Why a server did not answer, as clients are told in `failures`.

@@ -13,16 +13,20 @@ use ruma::{
             LimitExceededErrorData, RetryAfter, StandardErrorBody, UnknownTokenErrorData,
         },
     },
+    push::InsertPushRuleError,
 };
 
 use serde::Serialize;
 
 use crate::{
+    e2ee::{E2eeError, object::ObjectError},
     error::{Error, RequestError},
     media::MediaError,
+    push::PushError,
     remote::RemoteError,
     room::RoomError,
     store::StoreError,
+    sync::FilterError,
     user::UserError,
 };
 
@@ -89,6 +93,9 @@ impl IntoReply for Error {
             Self::Media(error) => media_error(&error, text),
             Self::Room(error) => room_error(&error, text),
             Self::Remote(error) => remote_error(&error, text),
+            Self::E2ee(error) => e2ee_error(&error, text),
+            Self::Push(error) => push_error(&error, text),
+            Self::Filter(error) => filter_error(&error, text),
             Self::Store(error) => store_error(&error, &text),
             Self::Matrix(kind, _) => refuse(status_of(&kind), kind, text),
             Self::Uiaa(info) => UiaaResponse::AuthResponse(*info).into_reply(),
@@ -177,6 +184,48 @@ fn room_error(error: &RoomError, text: String) -> Reply {
         RoomError::Unreachable(_) => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),
         RoomError::Busy => ErrorKind::LimitExceeded(LimitExceededErrorData::new()),
         RoomError::Store(error) => return store_error(error, &text),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+fn e2ee_error(error: &E2eeError, text: String) -> Reply {
+    let kind = match error {
+        E2eeError::Object(ObjectError::Signature(_)) => {
+            let body = serde_json::json!({"errcode": "M_INVALID_SIGNATURE", "error": text});
+            return json(StatusCode::BAD_REQUEST, body.to_string());
+        }
+        E2eeError::Object(ObjectError::TooLong { .. }) | E2eeError::TooMany { .. } => ErrorKind::TooLarge,
+        E2eeError::Object(_) | E2eeError::IdentityChanged(_) | E2eeError::NoMasterKey => {
+            ErrorKind::InvalidParam
+        }
+        E2eeError::OneTimeKeyTaken(_) => ErrorKind::Unknown,
+        E2eeError::ForeignUser(_) => ErrorKind::Forbidden,
+        E2eeError::UnknownUser(_) => ErrorKind::NotFound,
+        E2eeError::Ask(_) => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),
+        E2eeError::Store(error) => return store_error(error, &text),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+fn push_error(error: &PushError, text: String) -> Reply {
+    let kind = match error {
+        PushError::NoRule => ErrorKind::NotFound,
+        PushError::Insert(InsertPushRuleError::UnknownRuleId) => {
+            return refuse(StatusCode::NOT_FOUND, ErrorKind::NotFound, text);
+        }
+        PushError::Insert(_) | PushError::Remove(_) => ErrorKind::InvalidParam,
+        PushError::TooLarge { .. } => ErrorKind::TooLarge,
+        PushError::Store(error) => return store_error(error, &text),
+    };
+    refuse(status_of(&kind), kind, text)
+}
+
+fn filter_error(error: &FilterError, text: String) -> Reply {
+    let kind = match error {
+        FilterError::Unknown => ErrorKind::NotFound,
+        FilterError::TooLarge { .. } => ErrorKind::TooLarge,
+        FilterError::Invalid(_) => ErrorKind::BadJson,
+        FilterError::Store(error) => return store_error(error, &text),
     };
     refuse(status_of(&kind), kind, text)
 }

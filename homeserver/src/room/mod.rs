@@ -25,10 +25,12 @@ pub mod ingest;
 pub mod join;
 pub mod leave;
 pub mod read;
+pub mod receipt;
 mod remote_invite;
 mod remote_join;
 mod remote_leave;
 pub mod send;
+pub mod typing;
 
 use std::sync::Arc;
 

@@ -1,0 +1,196 @@
+//! The timeline of one room in one response.
+
+use std::collections::HashSet;
+
+use super::{Context, Plan};
+use crate::{
+    room::read::timeline::{Token, token_at},
+    store::{
+        Nid, ReadTx, Seq, StoreError,
+        schema::{
+            events::{self, EventRow},
+            state, sync as query,
+        },
+    },
+};
+
+/// Events that are looked at for one timeline; if a filter lets few of them pass, the client pages on by itself.
+const SCAN_MAX: usize = 1_000;
+/// Gaps of one room that are looked at.
+const GAPS_MAX: u32 = 100;
+
+/// Which part of a room's timeline.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    /// The room.
+    pub(super) room: Nid,
+    /// Events after this position.
+    pub(super) after: Seq,
+    /// Up to this one.
+    pub(super) upto: Seq,
+    /// Events from here on are visible without a look at the room's rules: the user was in the room.
+    pub(super) visible_from: Seq,
+}
+
+/// Events, oldest first.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    pub(super) events: Vec<EventRow>,
+    /// There are more before.
+    pub(super) limited: bool,
+    /// Where to page back from.
+    pub(super) prev_batch: Token,
+    /// Position of the first event; after all if there is none.
+    pub(super) start: Seq,
+}
+
+impl Timeline {
+    /// Reads the latest events of the window that the filter and the room's rules let through.
+    pub(super) fn load(
+        tx: &ReadTx<'_>,
+        context: &Context,
+        plan: &Plan,
+        room_id: &str,
+        window: Window,
+    ) -> Result<Self, StoreError> {
+        let filter = &context.filter.timeline;
+        let limit = context.filter.timeline_limit();
+        let mut timeline = Self {
+            events: Vec::new(),
+            limited: false,
+            prev_batch: Token::END,
+            start: Seq(window.upto.0.saturating_add(1)),
+        };
+        if !filter.is_closed_in(room_id) {
+            timeline.fill(tx, context, plan, window, limit)?;
+        }
+        timeline.events.reverse();
+        timeline.prev_batch = match timeline.events.first().and_then(Token::before) {
+            Some(token) => token,
+            None => token_at(tx, window.room, window.upto)?,
+        };
+        Ok(timeline)
+    }
+
+    /// Fills in events, newest first.
+    fn fill(
+        &mut self,
+        tx: &ReadTx<'_>,
+        context: &Context,
+        plan: &Plan,
+        window: Window,
+        limit: usize,
+    ) -> Result<(), StoreError> {
+        let filter = &context.filter.timeline;
+        let gaps: HashSet<Nid> = query::after_gaps(tx, window.room, GAPS_MAX)?.into_iter().collect();
+        let mut upto = window.upto;
+        let mut scanned = 0;
+        loop {
+            let batch = (limit + 1).min(SCAN_MAX - scanned);
+            let rows = query::timeline(tx, window.room, window.after, upto, batch)?;
+            let last = rows.len() < batch;
+            scanned += rows.len();
+            for (seq, nid) in rows {
+                upto = Seq(seq.0 - 1);
+                let Some(event) = events::event(tx, nid)? else { continue };
+                if !passes(tx, context, plan, filter, &event)? {
+                    continue;
+                }
+                if seq < window.visible_from && !visible(tx, context.user, &event)? {
+                    continue;
+                }
+                if self.events.len() >= limit {
+                    self.limited = true;
+                    return Ok(());
+                }
+                self.events.push(event);
+                self.start = seq;
+                if gaps.contains(&nid) {
+                    self.limited = true;
+                    return Ok(());
+                }
+            }
+            if last {
+                return Ok(());
+            }
+            if scanned >= SCAN_MAX {
+                self.limited = true;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether this event is in it.
+    pub(super) fn contains(&self, nid: Nid) -> bool {
+        self.events.iter().any(|event| event.nid == nid)
+    }
+}
+
+/// Whether the client's filter and the user's list of whom to ignore let an event through.
+fn passes(
+    tx: &ReadTx<'_>,
+    context: &Context,
+    plan: &Plan,
+    filter: &super::super::filter::EventFilter,
+    event: &EventRow,
+) -> Result<bool, StoreError> {
+    if event.skey.is_none() && event.sender != context.user && plan.ignored.contains(&event.sender) {
+        return Ok(false);
+    }
+    if filter.is_open() {
+        return Ok(true);
+    }
+    let (kind, sender) = (tx.text(event.kind)?, tx.text(event.sender)?);
+    Ok(filter.passes(&kind, &sender, || has_url(&event.client)))
+}
+
+/// Whether an event's content has a `url`.
+pub(super) fn has_url(client: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        url: Option<String>,
+    }
+    serde_json::from_slice::<Event>(client).is_ok_and(|event| event.content.url.is_some())
+}
+
+/// Whether a user who is (or was) in the room may see an event from before: by the state before it, and for an event
+/// that itself changes who may, also by the state after it.
+fn visible(tx: &ReadTx<'_>, user: Nid, event: &EventRow) -> Result<bool, StoreError> {
+    for sid in [event.state_before, event.state_after].into_iter().flatten() {
+        let history = content_at(tx, sid, "m.room.history_visibility", "", "history_visibility")?;
+        let member = content_at(tx, sid, "m.room.member", &tx.text(user)?, "membership")?;
+        // The user was a member at some time after the event: the window ends with a membership.
+        let sees = match (history.as_deref(), member.as_deref()) {
+            (_, Some("join")) | (Some("invited"), Some("invite")) => true,
+            (Some("invited" | "joined"), _) => false,
+            _ => true,
+        };
+        if sees {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A text field of the content of a state event in a snapshot.
+fn content_at(
+    tx: &ReadTx<'_>,
+    sid: i64,
+    event_type: &str,
+    state_key: &str,
+    field: &str,
+) -> Result<Option<String>, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: serde_json::Map<String, serde_json::Value>,
+    }
+    let Some(skey) = tx.lookup_skey(event_type, state_key)? else { return Ok(None) };
+    let Some(nid) = state::one(tx, sid, skey)? else { return Ok(None) };
+    let Some(event) = events::event(tx, nid)? else { return Ok(None) };
+    let event = serde_json::from_slice::<Event>(&event.client).ok();
+    Ok(event.and_then(|event| Some(event.content.get(field)?.as_str()?.to_owned())))
+}
