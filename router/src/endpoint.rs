@@ -2,18 +2,32 @@
 //!
 //! It knows nothing of trees, links and forwarding. Bodies of packets for this node, commands and time go in; bodies
 //! with their destination, events and a deadline come out. Whoever drives it (the router) carries the bodies.
-use crate::config::{Config, H_MAX};
+use crate::config::Config;
 use crate::crypto::{Entropy, SecretKey};
-use crate::id::{NodeId, Port, Sid};
-use crate::lookup::Locator;
-use crate::router::{Command, Event, SessionInfo};
-use crate::time::Instant;
-use bytes::{Buf, Bytes, BytesMut};
+use crate::error::Unreachable;
+use crate::id::{NodeId, Port, Target};
+use crate::lookup::{Locator, Lookup, LookupEvent, LookupStats, Position, Query};
+use crate::router::{Channel, Command, Event, SessionInfo};
+use crate::session::{Refused, SessionEvent, SessionStats, Sessions};
+use crate::time::{Duration, Instant};
+use crate::wire::body::{self, sealed};
+pub use crate::wire::body::{Body, Destination, Outbound};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Sessions and lookup of one node.
 pub struct Endpoint {
-    secret: SecretKey,
+    me: NodeId,
+    /// Above all seqs given to our position.
+    seq: u64,
+    own: Arc<Locator>,
+    sessions: Sessions,
+    lookup: Lookup,
+    /// What waits for the outcome of a lookup.
+    waiters: BTreeMap<Query, Vec<Waiter>>,
+    events: VecDeque<Event>,
+    stats: EndpointStats,
 }
 
 /// A packet that was addressed to this node.
@@ -29,38 +43,6 @@ pub struct Inbound<'a> {
     pub load: u8,
     /// What the header stands before.
     pub body: &'a [u8],
-}
-
-/// A packet to be sent.
-#[derive(Debug)]
-pub struct Outbound {
-    /// Where to.
-    pub to: Destination,
-    /// For the frame's header.
-    pub index: u32,
-    /// What the header stands before.
-    pub body: Body,
-}
-
-/// Where a packet goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To a node, by the trees (or straight, if it is a peer).
-    Node {
-        /// Its short name.
-        sid: Sid,
-        /// Where it is; empty if it is only known to be a peer.
-        locator: Arc<Locator>,
-    },
-    /// Along the way that a packet came from.
-    Back(Bytes),
-}
-
-/// The body of a packet, with room before it for the frame's header, so that nothing is copied on the way out.
-#[derive(Debug)]
-pub struct Body {
-    bytes: BytesMut,
-    start: usize,
 }
 
 /// Why a packet for this node was not taken, if its sender should hear of it.
@@ -81,6 +63,30 @@ pub enum Setback {
     TooLarge(u16),
 }
 
+/// Counters of all that is end to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// Of the sessions.
+    pub sessions: SessionStats,
+    /// Of the lookup.
+    pub lookup: LookupStats,
+    /// Packets of ours that waited in vain for a lookup.
+    pub dropped_parked: u64,
+    /// Packets of ours to addresses outside of fd00::/8, and larger than a packet may be.
+    pub dropped_address: u64,
+    /// Bodies of unknown kinds.
+    pub dropped_body: u64,
+    /// Notices that match nothing that was sent.
+    pub notices_ignored: u64,
+}
+
+enum Waiter {
+    Session(NodeId),
+    Packet(Bytes),
+    Lookup(u64),
+    Account { id: u64, acct: [u8; 32] },
+}
+
 impl Endpoint {
     /// Nothing known, nobody met. `boot` starts all that only grows.
     pub fn new(
@@ -90,8 +96,16 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Self {
-        let _ = (config, boot, entropy, now);
-        Self { secret }
+        Self {
+            me: secret.id(),
+            seq: boot,
+            own: Arc::default(),
+            sessions: Sessions::new(&secret, boot, entropy, now),
+            lookup: Lookup::new(&secret, config, entropy, now),
+            waiters: BTreeMap::new(),
+            events: VecDeque::new(),
+            stats: EndpointStats::default(),
+        }
     }
 
     /// A packet addressed to this node has come.
@@ -101,28 +115,98 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let _ = (packet, entropy, now);
-        Ok(())
+        let Inbound { ingress, way, index, load, body } = packet;
+        let result = match body.first() {
+            Some(&(body::DATA | body::INIT | body::INIT_ACK | body::COOKIE | body::HINT)) => {
+                self.sessions.handle_packet(ingress, way, index, load, body, entropy, now)
+            }
+            Some(&(body::FIND | body::FOUND | body::STORE | body::REFRESH)) => {
+                // What is wrong with it is counted there.
+                let _ = self.lookup.handle_packet(ingress, way, body, entropy, now);
+                Ok(())
+            }
+            _ => {
+                self.stats.dropped_body += 1;
+                Ok(())
+            }
+        };
+        self.settle(entropy, now);
+        match result {
+            Err(Refused::NoSession) => Err(Refusal::NoSession),
+            _ => Ok(()),
+        }
     }
 
     /// All commands but [`Command::CloseLink`].
     pub fn handle_command(&mut self, command: Command, entropy: &mut dyn Entropy, now: Instant) {
-        let _ = (command, entropy, now);
+        match command {
+            Command::Send { to, channel, payload } => self.send(to, channel, payload, entropy, now),
+            Command::SendToAddress { to, payload } => {
+                if to == self.me.address() {
+                    self.deliver(self.me, Channel::Ip, payload);
+                } else if let Some(node) = self.sessions.by_address(&to) {
+                    self.send(node, Channel::Ip, payload, entropy, now);
+                } else if let Some(query) = Query::target(&Target::Address(to)) {
+                    self.wait(query, Waiter::Packet(payload), entropy, now);
+                } else {
+                    self.stats.dropped_address += 1;
+                }
+            }
+            Command::Lookup { id, target } => {
+                let is_me = match target {
+                    Target::Key(node) => node == self.me,
+                    Target::Address(address) => address == self.me.address(),
+                };
+                match Query::target(&target) {
+                    _ if is_me => self.events.push_back(Event::LookupDone { id, result: Ok(self.me) }),
+                    Some(query) => self.wait(query, Waiter::Lookup(id), entropy, now),
+                    None => {
+                        self.events.push_back(Event::LookupDone { id, result: Err(Unreachable::NotFound) });
+                    }
+                }
+            }
+            Command::Ping { id, to } if to == self.me => {
+                self.events.push_back(Event::Pong { id, result: Ok(Duration::ZERO) });
+            }
+            Command::Ping { id, to } => self.sessions.ping(id, to, entropy, now),
+            Command::Publish { record } => {
+                self.lookup.publish(record, entropy, now);
+            }
+            Command::Withdraw { acct } => self.lookup.withdraw(&acct),
+            Command::FindAccount { id, acct } => {
+                self.wait(Query::account(&acct), Waiter::Account { id, acct }, entropy, now);
+            }
+            Command::CloseLink { .. } => {}
+        }
+        self.settle(entropy, now);
     }
 
     /// This node's coordinates are now these (call it when they first appear and after every change).
-    pub fn handle_coordinates(&mut self, locator: Locator, now: Instant) {
-        let _ = (locator, now);
+    pub fn handle_coordinates(&mut self, locator: Locator, entropy: &mut dyn Entropy, now: Instant) {
+        if locator == *self.own {
+            return;
+        }
+        self.own = Arc::new(locator);
+        self.seq = self.seq.saturating_add(1);
+        let own = Position { seq: self.seq, locator: self.own.clone() };
+        self.sessions.handle_own(own.clone(), entropy, now);
+        self.lookup.handle_own(own, entropy, now);
+        self.settle(entropy, now);
     }
 
     /// A peer is up, or its coordinates have changed.
-    pub fn handle_peer(&mut self, node: NodeId, locator: Locator, now: Instant) {
-        let _ = (node, locator, now);
+    pub fn handle_peer(&mut self, node: NodeId, locator: Locator, entropy: &mut dyn Entropy, now: Instant) {
+        let seq = self.sessions.place_seq(&node).unwrap_or_default();
+        let position = Position { seq, locator: Arc::new(locator) };
+        self.sessions.handle_place(&node, position.clone(), entropy, now);
+        self.lookup.handle_peer(node, position, entropy, now);
+        self.settle(entropy, now);
     }
 
     /// A peer is gone.
-    pub fn handle_peer_lost(&mut self, node: NodeId, now: Instant) {
-        let _ = (node, now);
+    pub fn handle_peer_lost(&mut self, node: NodeId, entropy: &mut dyn Entropy, now: Instant) {
+        self.lookup.handle_peer_lost(&node);
+        self.settle(entropy, now);
     }
 
     /// A NOTICE about one of our packets has come; `tail` is the last 8 bytes of the packet's body.
@@ -133,70 +217,205 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
-        let _ = (setback, tail, entropy, now);
+        let known = match setback {
+            Setback::Lost => {
+                self.lookup.handle_notice(&tail, entropy, now)
+                    || self.sessions.handle_notice(false, &tail, entropy, now)
+            }
+            Setback::NoSession => self.sessions.handle_notice(true, &tail, entropy, now),
+            // Packets of up to 1280 bytes pass everywhere; larger ones are tried by whoever can do without them.
+            Setback::TooLarge(_) => true,
+        };
+        self.stats.notices_ignored += u64::from(!known);
+        self.settle(entropy, now);
     }
 
     /// The deadline has come. Harmless at any other time.
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        let _ = (entropy, now);
+        self.sessions.handle_timeout(entropy, now);
+        self.lookup.handle_timeout(entropy, now);
+        self.settle(entropy, now);
     }
 
     /// The next packet to send. O(1).
     pub fn poll_packet(&mut self) -> Option<Outbound> {
-        None
+        self.sessions.poll_packet().or_else(|| self.lookup.poll_packet())
     }
 
     /// The next event. O(1).
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front()
     }
 
     /// When [`Self::handle_timeout`] wants to be called. O(1).
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        [self.sessions.poll_timeout(), self.lookup.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Above all counters used so far; to be stored before the next start.
     pub fn persisted(&self) -> u64 {
-        0
+        self.seq.max(self.sessions.counter())
     }
 
     /// All sessions that stand.
-    pub fn sessions(&self) -> Vec<SessionInfo> {
-        Vec::new()
+    pub fn sessions(&self, now: Instant) -> Vec<SessionInfo> {
+        self.sessions.infos(now)
     }
 
     /// Records kept for others.
     pub fn records(&self) -> usize {
-        0
+        self.lookup.records()
     }
 
-    /// Where a node is, as far as this node knows.
+    /// How many nodes have confirmed that they keep this node's locator record.
+    pub fn keepers(&self) -> usize {
+        self.lookup.keepers()
+    }
+
+    /// Where packets to a node go now, if it is talked to.
     pub fn locator(&self, node: &NodeId) -> Option<Arc<Locator>> {
-        let _ = (node, &self.secret);
-        None
-    }
-}
-
-impl Body {
-    /// Room before the body.
-    pub const HEADROOM: usize = H_MAX;
-
-    /// The body alone.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.sessions.place(node).map(|place| place.locator.clone())
     }
 
-    /// The frame: header, then body. Copies only the header, as long as it is no longer than [`Self::HEADROOM`].
-    pub fn frame(mut self, header: &[u8]) -> Bytes {
-        if let Some(start) = self.start.checked_sub(header.len()) {
-            self.bytes[start..self.start].copy_from_slice(header);
-            self.bytes.advance(start);
-            return self.bytes.freeze();
+    /// Counters since the start.
+    pub fn stats(&self) -> EndpointStats {
+        EndpointStats { sessions: self.sessions.stats(), lookup: self.lookup.stats(), ..self.stats }
+    }
+
+    fn send(
+        &mut self,
+        to: NodeId,
+        channel: Channel,
+        payload: Bytes,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        if payload.len() > sealed::PAYLOAD_MAX {
+            self.stats.dropped_address += 1;
+        } else if to == self.me {
+            self.deliver(to, channel, payload);
+        } else {
+            self.sessions.send(to, channel as u8, payload, entropy, now);
         }
-        let mut frame = BytesMut::with_capacity(header.len() + self.as_slice().len());
-        frame.extend_from_slice(header);
-        frame.extend_from_slice(self.as_slice());
-        frame.freeze()
+    }
+
+    fn deliver(&mut self, from: NodeId, channel: Channel, payload: Bytes) {
+        self.events.push_back(Event::Received { from, channel, payload });
+    }
+
+    /// Lets something wait until the query is answered.
+    fn wait(&mut self, query: Query, waiter: Waiter, entropy: &mut dyn Entropy, now: Instant) {
+        let waiters = self.waiters.entry(query).or_default();
+        if waiters.len() >= WAITERS_MAX {
+            // The oldest packet goes; who asked by command is never left without an answer.
+            let oldest = waiters.iter().position(|waiter| matches!(waiter, Waiter::Packet(_)));
+            let refused = match oldest {
+                Some(at) => {
+                    let oldest = waiters.remove(at);
+                    waiters.push(waiter);
+                    oldest
+                }
+                None => waiter,
+            };
+            self.refuse(refused, Unreachable::Busy, entropy, now);
+        } else {
+            waiters.push(waiter);
+        }
+        self.lookup.find(query, entropy, now);
+    }
+
+    /// Passes on what sessions and lookup have to say to each other and to the application, until both are quiet.
+    fn settle(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        loop {
+            if let Some(event) = self.sessions.poll_event() {
+                self.on_session(event, entropy, now);
+            } else if let Some(event) = self.lookup.poll_event() {
+                self.on_lookup(event, entropy, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn on_session(&mut self, event: SessionEvent, entropy: &mut dyn Entropy, now: Instant) {
+        match event {
+            SessionEvent::Wanted { node } => {
+                let waiting = self.waiters.get(&Query::node(&node));
+                if waiting.is_some_and(|waiting| waiting.iter().any(|one| matches!(one, Waiter::Session(_))))
+                {
+                    return;
+                }
+                self.wait(Query::node(&node), Waiter::Session(node), entropy, now);
+            }
+            SessionEvent::Unanswered { node } => {
+                let seq = self.sessions.place_seq(&node).unwrap_or_default();
+                self.lookup.find_newer(&node, seq, entropy, now);
+            }
+            SessionEvent::Located { node, place } => {
+                self.lookup.handle_correspondent(node, place, entropy, now);
+            }
+            SessionEvent::Moved { node } => self.events.push_back(Event::PathChanged { node }),
+            SessionEvent::Received { from, channel, payload } => {
+                let channel = if channel == sealed::channel::IP { Channel::Ip } else { Channel::Stream };
+                self.deliver(from, channel, payload);
+            }
+            SessionEvent::Up { node } => self.events.push_back(Event::SessionUp { node }),
+            SessionEvent::Down { node } => self.events.push_back(Event::SessionDown { node }),
+            SessionEvent::Unreachable { node, .. } => self.events.push_back(Event::Unreachable { to: node }),
+            SessionEvent::Pong { id, result } => self.events.push_back(Event::Pong { id, result }),
+        }
+    }
+
+    fn on_lookup(&mut self, event: LookupEvent, entropy: &mut dyn Entropy, now: Instant) {
+        match event {
+            LookupEvent::Found { query, node, position } => {
+                self.sessions.handle_place(&node, position, entropy, now);
+                for waiter in self.waiters.remove(&query).unwrap_or_default() {
+                    match waiter {
+                        Waiter::Session(_) => {}
+                        Waiter::Packet(payload) => self.send(node, Channel::Ip, payload, entropy, now),
+                        Waiter::Lookup(id) => {
+                            self.events.push_back(Event::LookupDone { id, result: Ok(node) })
+                        }
+                        Waiter::Account { .. } => self.refuse(waiter, Unreachable::NotFound, entropy, now),
+                    }
+                }
+            }
+            LookupEvent::Accounts { query, records } => {
+                for waiter in self.waiters.remove(&query).unwrap_or_default() {
+                    if let Waiter::Account { id, acct } = waiter {
+                        let mut records = records.clone();
+                        if let Some(own) = self.lookup.own_account(&acct) {
+                            records.retain(|record| record.node != own.node);
+                            records.push(own);
+                        }
+                        self.events.push_back(Event::AccountFound { id, records });
+                    }
+                }
+            }
+            LookupEvent::Failed { query, reason } => {
+                for waiter in self.waiters.remove(&query).unwrap_or_default() {
+                    self.refuse(waiter, reason, entropy, now);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, waiter: Waiter, reason: Unreachable, entropy: &mut dyn Entropy, now: Instant) {
+        match waiter {
+            Waiter::Session(node) => self.sessions.handle_lost(&node, reason, entropy, now),
+            Waiter::Packet(_) => self.stats.dropped_parked += 1,
+            Waiter::Lookup(id) => self.events.push_back(Event::LookupDone { id, result: Err(reason) }),
+            Waiter::Account { id, acct } => {
+                let records = self.lookup.own_account(&acct).into_iter().collect();
+                self.events.push_back(Event::AccountFound { id, records });
+            }
+        }
     }
 }
+
+/// What may wait for one lookup.
+const WAITERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use crate::config::TREES_MAX;
 use crate::id::{Port, Sid};
 use crate::wire::FrameError;
 use crate::wire::codec::{Reader, Writer, port_bytes};
+use std::sync::Arc;
 
 /// One step down a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -132,6 +133,15 @@ impl Locator {
         }
         Ok(locator)
     }
+}
+
+/// Where a node is, and how new that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The node's own count of its positions; only grows.
+    pub seq: u64,
+    /// Where it is.
+    pub locator: Arc<Locator>,
 }
 
 /// Deepest place in a tree: a length fits into a byte, and a way back has at most as many ports.

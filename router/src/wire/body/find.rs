@@ -1,7 +1,7 @@
 //! Owns the bytes of lookup: FIND, FOUND, STORE, REFRESH.
 //!
 //! ```text
-//! FIND    = 08  nonce:8  what:1  place:32  known:8  skip:1  padding
+//! FIND    = 08  nonce:8  what:1  place:32  known:8  skip:1  zeros  nonce:8
 //! FOUND   = 09  nonce:8  token:16  flags:1  [own record]  count:1 values  count:1 x (key:32 locator)
 //! STORE   = 0a  nonce:8  token:16  what:1  record
 //! REFRESH = 0b  nonce:8  token:16  what:1  [acct:32]  key:32  seq:8
@@ -11,7 +11,8 @@
 //!           skip + count   8 values are account records
 //! ```
 //! `known` is the newest seq of the responder's own record that the asker has; an older one is not sent. A FOUND is at
-//! most three times as long as what it answers, and at most [`FOUND_MAX`]: FIND is padded to get long answers.
+//! most three times as long as what it answers, and at most [`FOUND_MAX`]: FIND is padded to get long answers. The
+//! nonce at its end is what a NOTICE names it by.
 use super::{FIND, FOUND, REFRESH, STORE};
 use crate::id::NodeId;
 use crate::lookup::record::{AccountRecord, LocatorRecord};
@@ -78,7 +79,8 @@ impl Find {
         out.put(&self.place);
         out.put_eight(self.known);
         out.put_byte(self.skip);
-        out.put(&[0; FIND_LEN - 51]);
+        out.put(&[0; FIND_LEN - 59]);
+        out.put_eight(self.nonce);
     }
 }
 

@@ -6,6 +6,12 @@ pub mod find;
 pub mod init;
 pub mod sealed;
 
+use crate::config::H_MAX;
+use crate::id::Sid;
+use crate::lookup::{Locator, Position};
+use bytes::{Buf, Bytes, BytesMut};
+use std::sync::Arc;
+
 /// A packet under a session's keys.
 pub const DATA: u8 = 0x01;
 /// First message of a handshake.
@@ -32,4 +38,110 @@ pub const MAP: u8 = 0x0d;
 /// The last 8 bytes of a body: what a NOTICE names the refused packet by. Zero-filled if it is shorter.
 pub fn tail(body: &[u8]) -> [u8; 8] {
     body.last_chunk().copied().unwrap_or_default()
+}
+
+/// A packet to be sent.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Where to.
+    pub to: Destination,
+    /// For the frame's header.
+    pub index: u32,
+    /// What the header stands before.
+    pub body: Body,
+}
+
+impl Outbound {
+    /// To a node, by the trees.
+    pub fn node(sid: Sid, place: &Position, index: u32, body: Body) -> Self {
+        Self { to: Destination::Node { sid, locator: place.locator.clone() }, index, body }
+    }
+
+    /// Along the way that a packet came from.
+    pub fn back(way: &Bytes, index: u32, body: &[u8]) -> Self {
+        Self { to: Destination::Back(way.clone()), index, body: Body::from_slice(body) }
+    }
+}
+
+/// Where a packet goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To a node, by the trees (or straight, if it is a peer).
+    Node {
+        /// Its short name.
+        sid: Sid,
+        /// Where it is; empty if it is only known to be a peer.
+        locator: Arc<Locator>,
+    },
+    /// Along the way that a packet came from.
+    Back(Bytes),
+}
+
+/// The body of a packet, with room before it for the frame's header, so that nothing is copied on the way out.
+#[derive(Debug)]
+pub struct Body {
+    bytes: BytesMut,
+    start: usize,
+}
+
+impl Body {
+    /// Room before the body.
+    pub const HEADROOM: usize = H_MAX;
+
+    /// An empty body that will take `len` bytes without a second allocation.
+    pub fn with_capacity(len: usize) -> Self {
+        let mut bytes = BytesMut::with_capacity(Self::HEADROOM + len);
+        bytes.resize(Self::HEADROOM, 0);
+        Self { bytes, start: Self::HEADROOM }
+    }
+
+    /// A body with that content.
+    pub fn from_slice(content: &[u8]) -> Self {
+        let mut body = Self::with_capacity(content.len());
+        body.bytes.extend_from_slice(content);
+        body
+    }
+
+    /// The body alone.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// The body alone, to be changed in place.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+
+    /// The frame: header, then body. Copies only the header, as long as it is no longer than [`Self::HEADROOM`].
+    pub fn frame(mut self, header: &[u8]) -> Bytes {
+        if let Some(start) = self.start.checked_sub(header.len()) {
+            self.bytes[start..self.start].copy_from_slice(header);
+            self.bytes.advance(start);
+            return self.bytes.freeze();
+        }
+        let mut frame = BytesMut::with_capacity(header.len() + self.as_slice().len());
+        frame.extend_from_slice(header);
+        frame.extend_from_slice(self.as_slice());
+        frame.freeze()
+    }
+}
+
+impl super::Writer for Body {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_header_and_body_however_long_the_header() {
+        for len in [0, 1, Body::HEADROOM, Body::HEADROOM + 1] {
+            let header = vec![7; len];
+            let frame = Body::from_slice(b"body").frame(&header);
+            assert_eq!(frame, [&header[..], b"body"].concat());
+        }
+    }
 }

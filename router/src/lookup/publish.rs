@@ -1,0 +1,336 @@
+//! Owns the publication of one record of ours: when it goes out, who keeps it, when they hear that it still holds.
+//!
+//! It goes out when it first can, when what it says has changed, and when the network has: a node nearer to its place
+//! came up. That is allowed four times in a burst, a little later each time, then once a minute. After ten minutes
+//! those who keep it are told that it still holds; every third time they are looked for afresh.
+use super::kademlia::{BUCKET, distance};
+use super::search::Replica;
+use super::{Place, Position};
+use crate::id::NodeId;
+use crate::time::{Duration, Instant};
+use crate::wire::body::find::Record;
+
+pub(super) struct Publication {
+    pub(super) place: Place,
+    /// As it was last given to the keepers.
+    pub(super) record: Option<Record>,
+    keepers: Vec<Keeper>,
+    /// The search for keepers under way.
+    pub(super) search: Option<u64>,
+    tokens: u32,
+    refilled_at: Instant,
+    due_at: Option<Instant>,
+    refresh_at: Option<Instant>,
+    refreshes: u32,
+}
+
+struct Keeper {
+    replica: Replica,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Told, not yet answered.
+    Told {
+        nonce: u64,
+        refresh: bool,
+        tries: u32,
+        until: Instant,
+    },
+    Keeps,
+    Failed,
+}
+
+/// What to do about a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Look for keepers, then give them the record.
+    Publish,
+    /// Tell the keepers that it still holds.
+    Refresh,
+}
+
+/// A message to a keeper: STORE or REFRESH.
+pub(super) struct Telling {
+    pub(super) replica: Replica,
+    pub(super) nonce: u64,
+    pub(super) refresh: bool,
+}
+
+impl Publication {
+    pub(super) fn new(place: Place, now: Instant) -> Self {
+        Self {
+            place,
+            record: None,
+            keepers: Vec::new(),
+            search: None,
+            tokens: BURST,
+            refilled_at: now,
+            due_at: None,
+            refresh_at: None,
+            refreshes: 0,
+        }
+    }
+
+    /// The record should go out (again), as soon as the rate allows.
+    pub(super) fn want(&mut self, now: Instant) {
+        self.refill(now);
+        let at = match self.tokens {
+            0 => self.refilled_at + TOKEN_EVERY,
+            tokens => now + DELAYS[(BURST - tokens) as usize],
+        };
+        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// Would a node at that place keep the record rather than one that does?
+    pub(super) fn is_nearer(&self, place: &Place) -> bool {
+        let mut keepers = self.keepers.iter().filter(|keeper| keeper.state != State::Failed);
+        let nearer = |keeper: &Keeper| {
+            distance(&self.place, place) < distance(&self.place, &keeper.replica.node.hash())
+        };
+        keepers.clone().all(|keeper| keeper.replica.node.hash() != *place)
+            && (keepers.clone().count() < BUCKET || keepers.any(nearer))
+    }
+
+    /// What is due now. The caller does it.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        self.refill(now);
+        if self.search.is_none() && self.due_at.is_some_and(|at| at <= now) {
+            self.due_at = None;
+            self.tokens = self.tokens.saturating_sub(1);
+            return Some(Due::Publish);
+        }
+        if self.refresh_at.is_some_and(|at| at <= now) && self.search.is_none() {
+            self.refreshes += 1;
+            self.refresh_at = Some(now + REFRESH_AFTER);
+            return Some(if self.refreshes.is_multiple_of(FRESH_EVERY) {
+                Due::Publish
+            } else {
+                Due::Refresh
+            });
+        }
+        None
+    }
+
+    /// Nobody could be asked: the next contact brings it up again.
+    pub(super) fn postpone(&mut self) {
+        self.tokens = (self.tokens + 1).min(BURST);
+        self.search = None;
+    }
+
+    /// The search for keepers is over: they get the record. `jitter` keeps nodes that began together apart.
+    pub(super) fn on_keepers(
+        &mut self,
+        replicas: Vec<Replica>,
+        record: Record,
+        jitter: Duration,
+        now: Instant,
+    ) {
+        self.search = None;
+        self.record = Some(record);
+        self.refresh_at = Some(now + REFRESH_AFTER + jitter);
+        self.keepers = replicas.into_iter().map(|replica| Keeper { replica, state: State::Failed }).collect();
+        self.tell_all(false, now);
+    }
+
+    /// The keepers get the record as it is now, or hear that the one they have still holds.
+    pub(super) fn on_refresh(&mut self, record: Record, now: Instant) {
+        let refresh = self.record.as_ref() == Some(&record);
+        self.record = Some(record);
+        self.keepers.retain(|keeper| keeper.state != State::Failed);
+        self.tell_all(refresh, now);
+    }
+
+    /// Messages that are due, repetitions among them; each gets a nonce from `nonces`.
+    pub(super) fn tellings(&mut self, nonces: &mut dyn FnMut() -> u64, now: Instant) -> Vec<Telling> {
+        let mut due = Vec::new();
+        for keeper in &mut self.keepers {
+            let State::Told { nonce, refresh, tries, until } = keeper.state else { continue };
+            if until > now {
+                continue;
+            }
+            if tries >= TRIES {
+                keeper.state = State::Failed;
+                continue;
+            }
+            let nonce = if tries == 0 { nonces() } else { nonce };
+            keeper.state =
+                State::Told { nonce, refresh, tries: tries + 1, until: now + ANSWER_WITHIN * (1 << tries) };
+            due.push(Telling { replica: keeper.replica.clone(), nonce, refresh });
+        }
+        let lost = !self.keepers.is_empty()
+            && self.keepers.iter().filter(|keeper| keeper.state == State::Failed).count() * 2
+                > self.keepers.len();
+        if lost {
+            self.keepers.retain(|keeper| keeper.state != State::Failed);
+            self.want(now);
+        }
+        due
+    }
+
+    /// A keeper has answered. One that does not have the record (restarted, or the way has changed and the token with
+    /// it) gets it again, once for each new token.
+    pub(super) fn on_receipt(&mut self, nonce: u64, stored: bool, token: [u8; 16], now: Instant) {
+        let told =
+            |keeper: &&mut Keeper| matches!(keeper.state, State::Told { nonce: own, .. } if own == nonce);
+        let Some(keeper) = self.keepers.iter_mut().find(told) else { return };
+        let State::Told { refresh, .. } = keeper.state else { return };
+        keeper.state = if stored {
+            State::Keeps
+        } else if refresh || keeper.replica.token != token {
+            State::Told { nonce: 0, refresh: false, tries: 0, until: now }
+        } else {
+            State::Failed
+        };
+        keeper.replica.token = token;
+    }
+
+    /// Is an answer with that nonce still waited for?
+    pub(super) fn expects(&self, nonce: u64) -> bool {
+        self.keepers
+            .iter()
+            .any(|keeper| matches!(keeper.state, State::Told { nonce: own, .. } if own == nonce))
+    }
+
+    /// A keeper has moved.
+    pub(super) fn on_position(&mut self, node: &NodeId, position: &Position) {
+        if let Some(keeper) = self.keepers.iter_mut().find(|keeper| keeper.replica.node == *node) {
+            keeper.replica.position = position.clone();
+        }
+    }
+
+    /// When [`Self::due`] or [`Self::tellings`] are wanted.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let told = self.keepers.iter().filter_map(|keeper| match keeper.state {
+            State::Told { until, .. } => Some(until),
+            _ => None,
+        });
+        let due = [self.due_at, self.refresh_at].into_iter().flatten().filter(|_| self.search.is_none());
+        told.chain(due).min()
+    }
+
+    /// How many keep the record, as far as they told.
+    pub(super) fn kept_by(&self) -> usize {
+        self.keepers.iter().filter(|keeper| keeper.state == State::Keeps).count()
+    }
+
+    fn tell_all(&mut self, refresh: bool, now: Instant) {
+        for keeper in &mut self.keepers {
+            keeper.state = State::Told { nonce: 0, refresh, tries: 0, until: now };
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        while self.tokens < BURST && now.since(self.refilled_at) >= TOKEN_EVERY {
+            self.tokens += 1;
+            self.refilled_at += TOKEN_EVERY;
+        }
+        if self.tokens == BURST {
+            self.refilled_at = now;
+        }
+    }
+}
+
+/// Publications in a burst.
+const BURST: u32 = 4;
+/// The wait before each of a burst: while trees settle, coordinates change several times.
+const DELAYS: [Duration; BURST as usize] =
+    [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1000), Duration::from_millis(3000)];
+/// After the burst.
+const TOKEN_EVERY: Duration = Duration::from_secs(60);
+/// A third of a record's ttl.
+pub(super) const REFRESH_AFTER: Duration = Duration::from_secs(600);
+/// Every so many refreshes keepers are looked for afresh.
+const FRESH_EVERY: u32 = 3;
+/// Patience with a keeper; doubled for each repetition.
+const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+/// How often a keeper is told.
+const TRIES: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication() -> Publication {
+        Publication::new([0; 32], Instant::ZERO)
+    }
+
+    #[test]
+    fn a_burst_of_four_then_one_a_minute() {
+        let mut publication = publication();
+        let mut published = Vec::new();
+        for ms in (0..200_000u64).step_by(50) {
+            let now = Instant::from_micros(ms * 1000);
+            publication.want(now);
+            if publication.due(now) == Some(Due::Publish) {
+                published.push(ms);
+            }
+        }
+        assert_eq!(published.iter().filter(|ms| **ms < 10_000).count(), 4, "{published:?}");
+        assert_eq!(published[0], 0);
+        assert!((6..=7).contains(&published.len()), "{published:?}");
+        assert!(published[4..].windows(2).all(|pair| pair[1] - pair[0] >= 59_000), "{published:?}");
+    }
+
+    #[test]
+    fn a_keeper_that_lost_the_record_gets_it_again() {
+        let mut publication = publication();
+        let secret = crate::crypto::SecretKey::from_seed([1; 32]);
+        let record = || {
+            Record::Locator(crate::lookup::LocatorRecord::sign(
+                &secret,
+                1,
+                Duration::from_secs(60),
+                &crate::lookup::Locator::default(),
+            ))
+        };
+        let replica = Replica { node: secret.id(), position: Position::default(), token: [1; 16] };
+        let now = Instant::ZERO;
+        publication.on_keepers(vec![replica], record(), Duration::ZERO, now);
+        let mut nonce = 10;
+        let mut nonces = move || {
+            nonce += 1;
+            nonce
+        };
+        let told = publication.tellings(&mut nonces, now);
+        assert!(!told[0].refresh);
+        publication.on_receipt(told[0].nonce, true, [1; 16], now);
+        assert_eq!(publication.kept_by(), 1);
+        assert_eq!(publication.due(now + REFRESH_AFTER), Some(Due::Refresh));
+        publication.on_refresh(record(), now);
+        let told = publication.tellings(&mut nonces, now);
+        assert!(told[0].refresh);
+        publication.on_receipt(told[0].nonce, false, [2; 16], now);
+        let told = publication.tellings(&mut nonces, now);
+        assert!(!told[0].refresh);
+        assert_eq!(told[0].replica.token, [2; 16]);
+        publication.on_receipt(told[0].nonce, false, [2; 16], now);
+        assert!(publication.tellings(&mut nonces, now).is_empty(), "refused with a good token: not again");
+    }
+
+    #[test]
+    fn a_silent_keeper_is_told_three_times() {
+        let mut publication = publication();
+        let node = NodeId::from_bytes([1; 32]);
+        let replica = Replica { node, position: Position::default(), token: [1; 16] };
+        let secret = crate::crypto::SecretKey::from_seed([1; 32]);
+        let record = Record::Locator(crate::lookup::LocatorRecord::sign(
+            &secret,
+            1,
+            Duration::from_secs(60),
+            &crate::lookup::Locator::default(),
+        ));
+        let mut now = Instant::ZERO;
+        publication.on_keepers(vec![replica], record, Duration::ZERO, now);
+        let mut count = 0;
+        while let Some(at) = publication.deadline().filter(|at| *at < Instant::from_micros(10_000_000)) {
+            now = at;
+            count += publication.tellings(&mut || 5, now).len();
+            if publication.due(now).is_some() {
+                break;
+            }
+        }
+        assert_eq!(count, 3);
+    }
+}

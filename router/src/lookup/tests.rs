@@ -1,0 +1,1 @@
+//! Goal: lookup in small networks. Method: nodes in memory.
