@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// Sessions and lookup of one node.
 pub struct Endpoint {
     me: NodeId,
+    /// Of the last call.
+    now: Instant,
     /// Above all seqs given to our position.
     seq: u64,
     own: Arc<Locator>,
@@ -98,6 +100,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             me: secret.id(),
+            now,
             seq: boot,
             own: Arc::default(),
             sessions: Sessions::new(&secret, boot, entropy, now),
@@ -258,8 +261,8 @@ impl Endpoint {
     }
 
     /// All sessions that stand.
-    pub fn sessions(&self, now: Instant) -> Vec<SessionInfo> {
-        self.sessions.infos(now)
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.infos(self.now)
     }
 
     /// Records kept for others.
@@ -326,6 +329,7 @@ impl Endpoint {
 
     /// Passes on what sessions and lookup have to say to each other and to the application, until both are quiet.
     fn settle(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.now = now;
         loop {
             if let Some(event) = self.sessions.poll_event() {
                 self.on_session(event, entropy, now);

@@ -98,7 +98,7 @@ impl Router {
             self.notices.insert(port, Rate::new(NOTICES_BURST, NOTICES_PER_SECOND, now));
             self.trees.on_peer_up(port, proof.node, proof.class, cost, control_max, now);
             self.trees_touched = true;
-            self.endpoint.handle_peer(proof.node, self.trees.peer_locator(port), now);
+            self.endpoint.handle_peer(proof.node, self.trees.peer_locator(port), &mut *self.entropy, now);
             self.endpoint_touched = true;
             return;
         }
@@ -161,7 +161,7 @@ impl Router {
         self.table.remove(port);
         self.notices.remove(&port);
         self.trees.on_peer_down(port, now);
-        self.endpoint.handle_peer_lost(node, now);
+        self.endpoint.handle_peer_lost(node, &mut *self.entropy, now);
         self.trees_touched = true;
         self.endpoint_touched = true;
     }
@@ -273,10 +273,10 @@ impl Router {
     fn tell_endpoint(&mut self, moved: Option<Port>, now: Instant) {
         match moved {
             None => {}
-            Some(Port::SELF) => self.endpoint.handle_coordinates(self.trees.locator(), now),
+            Some(Port::SELF) => self.endpoint.handle_coordinates(self.trees.locator(), &mut *self.entropy, now),
             Some(port) => {
                 if let Some(peer) = self.peers.get(port) {
-                    self.endpoint.handle_peer(peer.node, self.trees.peer_locator(port), now);
+                    self.endpoint.handle_peer(peer.node, self.trees.peer_locator(port), &mut *self.entropy, now);
                 }
             }
         }
