@@ -142,8 +142,8 @@ impl Driver {
             self.turn(&mut marked);
             self.store();
             let deadline = self.router.poll_timeout();
-            if deadline != armed {
-                armed = deadline;
+            if armed != Some(deadline) {
+                armed = Some(deadline);
                 let wait = deadline.map_or(FOREVER, |d| self.clock.until(d).min(FOREVER));
                 timer.as_mut().reset(TokioInstant::now() + wait);
             }

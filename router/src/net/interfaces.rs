@@ -26,7 +26,9 @@ const INTERFACES_MAX: usize = 256;
 pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) index: u32,
-    /// Up, and with a carrier.
+    /// Switched on.
+    pub(crate) up: bool,
+    /// Up, and known to have a carrier: the kernel tells of that up to a second late.
     pub(crate) running: bool,
     /// Several nodes may be on it: multicast, no loopback, no tunnel.
     pub(crate) shared: bool,
@@ -67,6 +69,7 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
                 Interface {
                     name: entry.interface_name.clone(),
                     index,
+                    up: has(InterfaceFlags::IFF_UP),
                     running: has(InterfaceFlags::IFF_UP) && has(InterfaceFlags::IFF_RUNNING),
                     shared: multicast && !tunnel,
                     multicast,

@@ -149,8 +149,14 @@ fn garbage_on_the_group_does_no_harm() {
 
 /// What `noise=` of a node process does: datagrams of every kind to the group of beacons.
 pub(crate) fn noise(interface: &str) {
-    let index = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
-    let index = index.ok().and_then(|i| i.trim().parse().ok()).unwrap_or(0);
+    // The address comes when the kernel has noticed the carrier.
+    let index = loop {
+        let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap();
+        if let Some(line) = table.lines().find(|line| line.ends_with(&format!(" {interface}"))) {
+            break u32::from_str_radix(line.split(' ').nth(1).unwrap(), 16).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     let socket = UdpSocket::bind("[::]:0").unwrap();
     let to = SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x4d47, 0x5256), 19_745, 0, index);
     for length in 0..1500usize {

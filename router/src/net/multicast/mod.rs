@@ -319,7 +319,7 @@ impl Discovery {
                     plugged.cable.restart(now);
                 }
                 plugged.running = interface.running;
-            } else if interface.running
+            } else if interface.up
                 && let Err(error) = self.plug(interface, now)
             {
                 tracing::debug!(interface = interface.name, %error, "not yet on this interface");
@@ -339,7 +339,7 @@ impl Discovery {
     fn plug(&mut self, interface: &Interface, now: Instant) -> io::Result<()> {
         // Without an address of its own an interface has no IPv6: its address will be a change.
         let Some(ip) = interface.link_local() else { return Ok(()) };
-        let (index, name) = (interface.index, interface.name.clone());
+        let (index, name, running) = (interface.index, interface.name.clone(), interface.running);
         let listener = listen::bind_link_local(ip, index)?;
         let port = listener.local_addr()?.port();
         match self.group.join_multicast_v6(&GROUP, index) {
@@ -349,7 +349,7 @@ impl Discovery {
         let accepting = tokio::spawn(accept(listener, index, self.reports.clone())).abort_handle();
         let cable = Cable::new(self.tag, now);
         tracing::debug!(interface = name, %ip, port, "looking for neighbours");
-        self.cables.insert(index, Plugged { cable, name, ip, port, running: true, accepting });
+        self.cables.insert(index, Plugged { cable, name, ip, port, running, accepting });
         Ok(())
     }
 
