@@ -4,7 +4,7 @@
 //!  0   4  "MGRV"
 //!  4   1  version of the beacon: 1
 //!  5   1  flags: bit 0 = answer me at once, the others 0
-//!  6  16  tag: random, new at each start of the node; the same on all its interfaces
+//!  6  16  tag: random, new at each start of the node, another one on each of its interfaces
 //! 22   2  TCP port of the sender's listener on this interface, big-endian, never 0
 //! 24   1  links that the sender has (255 = that or more)
 //! 25   8  root mark: BLAKE3(key, "root" | tag | sid of the root of its first tree)
@@ -27,7 +27,7 @@ const MAGIC: [u8; 4] = *b"MGRV";
 const VERSION: u8 = 1;
 const FLAG_SOLICIT: u8 = 1;
 
-/// A node's name on the cable, for as long as it runs.
+/// A node's name on a cable, for as long as it runs.
 pub(crate) type Tag = [u8; 16];
 
 /// What a beacon says.

@@ -87,6 +87,15 @@ struct CableLink {
     node: Option<NodeId>,
 }
 
+/// What comes of a beacon.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// It is to be answered.
+    pub(crate) answer: bool,
+    /// Links to a place where the sender no longer is.
+    pub(crate) dead: Vec<LinkId>,
+}
+
 /// What the node is like now, for decisions and beacons.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
@@ -128,7 +137,7 @@ impl Cable {
         Some(solicit)
     }
 
-    /// A beacon came in from a listener's address; true: it is to be answered.
+    /// A beacon came in from a listener's address.
     pub(crate) fn on_beacon(
         &mut self,
         now: Instant,
@@ -136,13 +145,11 @@ impl Cable {
         beacon: &Beacon,
         same_root: bool,
         random: f64,
-    ) -> bool {
-        if beacon.tag == self.own {
-            return false;
-        }
+    ) -> Heard {
+        let mut heard = Heard::default();
         let known = self.neighbours.contains_key(&beacon.tag);
-        if !known && !self.forget_one(now) {
-            return false;
+        if beacon.tag == self.own || !known && !self.forget_one(now) {
+            return heard;
         }
         let neighbour = self.neighbours.entry(beacon.tag).or_insert_with(|| Neighbour {
             address,
@@ -158,8 +165,12 @@ impl Cable {
         });
         if neighbour.address != address {
             // It has moved: what was tried at the old place says nothing about the new one.
-            (neighbour.address, neighbour.failures, neighbour.retry, neighbour.unlinked) =
-                (address, 0, now, now);
+            let old = std::mem::replace(&mut neighbour.address, address);
+            (neighbour.failures, neighbour.retry, neighbour.unlinked) = (0, now, now);
+            if old.ip() != address.ip() {
+                let there = |l: &CableLink| l.ip == *old.ip() && l.tag.is_none_or(|tag| tag == beacon.tag);
+                heard.dead = self.links.iter().filter(|(_, l)| there(l)).map(|(id, _)| *id).collect();
+            }
         }
         (neighbour.links, neighbour.same_root, neighbour.heard) = (beacon.links, same_root, now);
         if beacon.solicit {
@@ -167,11 +178,11 @@ impl Cable {
             neighbour.retry = neighbour.retry.min(now + RETRY_FIRST);
         }
         let wants = beacon.solicit || !known;
-        let answer = wants && neighbour.answered.is_none_or(|last| now >= last + ANSWER_PAUSE);
-        if answer {
+        heard.answer = wants && neighbour.answered.is_none_or(|last| now >= last + ANSWER_PAUSE);
+        if heard.answer {
             neighbour.answered = Some(now);
         }
-        answer
+        heard
     }
 
     /// Makes room for one more neighbour by forgetting one that is neither linked nor being dialled.
@@ -221,7 +232,7 @@ impl Cable {
 
     fn is_linked(&self, tag: &Tag, neighbour: &Neighbour) -> bool {
         self.links.values().any(|link| match &link.tag {
-            Some(linked) => linked == tag,
+            Some(linked) => linked == tag && link.ip == *neighbour.address.ip(),
             // Whoever called from that address was the one who had to.
             None => link.ip == *neighbour.address.ip() && *tag < self.own,
         })
@@ -391,8 +402,8 @@ mod tests {
     #[test]
     fn the_lesser_tag_dials_at_once_the_greater_later() {
         let mut cable = Cable::new([100; 16], NOW);
-        assert!(cable.on_beacon(NOW, at(1), &beacon(200, 0), true, 0.5));
-        assert!(!cable.on_beacon(NOW, at(9), &beacon(100, 0), true, 0.5), "its own beacon");
+        assert!(cable.on_beacon(NOW, at(1), &beacon(200, 0), true, 0.5).answer);
+        assert!(!cable.on_beacon(NOW, at(9), &beacon(100, 0), true, 0.5).answer, "its own beacon");
         assert_eq!(cable.poll_dial(NOW, &standing(0)), Some(([200; 16], at(1))));
         assert_eq!(cable.poll_dial(NOW, &standing(0)), None, "already dialling");
         cable.on_dial_failed(&[200; 16], NOW);
@@ -492,6 +503,19 @@ mod tests {
         assert!((0..LINKS_KEPT as u64).all(|i| cable.links.contains_key(&LinkId(i))), "the oldest stay");
         cable.expire(now + STALE);
         assert!(cable.neighbours.len() <= LINKS_NEEDED_MAX);
+    }
+
+    #[test]
+    fn one_that_moves_is_dialled_at_its_new_place() {
+        let mut cable = Cable::new([100; 16], NOW);
+        cable.on_beacon(NOW, at(1), &beacon(200, 0), true, 0.5);
+        cable.on_link(LinkId(1), *at(1).ip(), Some([200; 16]), NOW);
+        cable.on_beacon(NOW, at(5), &beacon(50, 0), true, 0.5);
+        cable.on_link(LinkId(2), *at(5).ip(), None, NOW);
+        let later = NOW + Duration::from_secs(10);
+        assert_eq!(cable.on_beacon(later, at(2), &beacon(200, 1), true, 0.5).dead, [LinkId(1)]);
+        assert_eq!(cable.poll_dial(later, &standing(2)), Some(([200; 16], at(2))));
+        assert_eq!(cable.on_beacon(later, at(6), &beacon(50, 1), true, 0.5).dead, [LinkId(2)]);
     }
 
     #[test]

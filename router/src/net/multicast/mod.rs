@@ -49,7 +49,8 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Discovery {
     config: Multicast,
     key: BeaconKey,
-    tag: Tag,
+    /// The interfaces' tags are made from it: two on one cable do not look like one that moves to and fro.
+    secret: [u8; 32],
     maker: LinkMaker,
     clock: Clock,
     /// Hears the group.
@@ -72,6 +73,7 @@ pub(crate) struct Discovery {
 /// A cable with its interface.
 struct Plugged {
     cable: Cable,
+    tag: Tag,
     name: String,
     ip: Ipv6Addr,
     port: u16,
@@ -89,13 +91,13 @@ enum Report {
 impl Discovery {
     /// Opens the sockets.
     pub(crate) fn open(config: Multicast, maker: LinkMaker) -> io::Result<Self> {
-        let mut tag = Tag::default();
-        getrandom::fill(&mut tag)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)?;
         let (reports, inbox) = mpsc::channel(REPORTS_MAX);
         Ok(Self {
             key: BeaconKey::new(config.password.as_ref()),
             config,
-            tag,
+            secret,
             events: maker.events(),
             maker,
             clock: Clock::start(),
@@ -195,9 +197,9 @@ impl Discovery {
 
     async fn send_beacon(&self, index: u32, to: SocketAddrV6, solicit: bool) {
         let Some(plugged) = self.cables.get(&index) else { return };
-        let root_mark = self.root.map_or([0; 8], |root| self.key.root_mark(&self.tag, root));
+        let root_mark = self.root.map_or([0; 8], |root| self.key.root_mark(&plugged.tag, root));
         let links = self.standing.links;
-        let beacon = Beacon { solicit, tag: self.tag, port: plugged.port, links, root_mark };
+        let beacon = Beacon { solicit, tag: plugged.tag, port: plugged.port, links, root_mark };
         match self.unicast.send_to(&self.key.encode(&beacon), SocketAddr::from(to)).await {
             Ok(_) => self.maker.counters().beacons_sent.add(1),
             // An interface that just went away, or has no address yet: the next beacon is due anyway.
@@ -208,13 +210,15 @@ impl Discovery {
     async fn received(&mut self, received: io::Result<(usize, SocketAddr)>, datagram: &[u8]) {
         let Ok((bytes, SocketAddr::V6(from))) = received else { return };
         let index = from.scope_id();
-        let Some(plugged) = self.cables.get_mut(&index) else { return };
+        if !self.cables.contains_key(&index) {
+            return;
+        }
         let beacon = datagram.get(..bytes).and_then(|d| self.key.decode(d));
         let Some(beacon) = beacon.filter(|_| from.ip().is_unicast_link_local()) else {
             self.maker.counters().beacons_bad.add(1);
             return;
         };
-        if beacon.tag == self.tag {
+        if self.cables.values().any(|own| own.tag == beacon.tag) {
             return;
         }
         self.maker.counters().beacons_received.add(1);
@@ -222,7 +226,10 @@ impl Discovery {
         let listener = SocketAddrV6::new(*from.ip(), beacon.port, 0, index);
         let same_root = mark == Some(beacon.root_mark);
         let now = self.clock.now();
-        if plugged.cable.on_beacon(now, listener, &beacon, same_root, random()) {
+        let Some(plugged) = self.cables.get_mut(&index) else { return };
+        let heard = plugged.cable.on_beacon(now, listener, &beacon, same_root, random());
+        heard.dead.into_iter().for_each(|link| self.maker.close(link));
+        if heard.answer {
             self.send_beacon(index, from, false).await;
         }
     }
@@ -347,9 +354,13 @@ impl Discovery {
             _ => {}
         }
         let accepting = tokio::spawn(accept(listener, index, self.reports.clone())).abort_handle();
-        let cable = Cable::new(self.tag, now);
+        // The same when the interface gets another address: neighbours then know that it has moved.
+        let mut tag = Tag::default();
+        let digest = blake3::keyed_hash(&self.secret, &index.to_be_bytes());
+        tag.copy_from_slice(&digest.as_bytes()[..16]);
+        let cable = Cable::new(tag, now);
         tracing::debug!(interface = name, %ip, port, "looking for neighbours");
-        self.cables.insert(index, Plugged { cable, name, ip, port, running, accepting });
+        self.cables.insert(index, Plugged { cable, tag, name, ip, port, running, accepting });
         Ok(())
     }
 
