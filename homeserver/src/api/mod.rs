@@ -5,3 +5,6 @@ pub mod federation;
 pub mod routes;
 pub mod wellknown;
 pub mod x;
+
+#[cfg(test)]
+pub(crate) mod tests;

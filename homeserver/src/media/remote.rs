@@ -109,6 +109,7 @@ impl Media {
             fetched.content_type = None;
             fetched.name = None;
         }
+        self.make_room(fetched.content.len() as u64).await?;
         let mut writing = self.files.begin().await?;
         writing.write(&fetched.content).await?;
         let row = {
@@ -133,16 +134,15 @@ impl Media {
                 .await?;
             row
         };
-        self.make_room().await?;
         Ok(row)
     }
 
-    /// Removes the remote media that were not asked for the longest until all of them fit their share.
-    pub(super) async fn make_room(&self) -> Result<(), MediaError> {
-        let limit = self.limits.remote_bytes_max;
+    /// Removes the remote media that were not asked for the longest until `more` bytes fit their share, or none is left.
+    async fn make_room(&self, more: u64) -> Result<(), MediaError> {
+        let goal = self.limits.remote_bytes_max.saturating_sub(more);
         loop {
             let used = self.store.read(|tx: &ReadTx<'_>| schema::media::evictable_bytes(tx)).await?;
-            if used <= limit {
+            if used <= goal {
                 return Ok(());
             }
             let _sweep = self.shared.sweeping.write().await;
@@ -150,17 +150,34 @@ impl Media {
                 .store
                 .write(move |tx: &mut WriteTx<'_>| {
                     let mut gone = Vec::new();
-                    for (server, id, hash) in schema::media::oldest_remote(tx, SWEEP_ROWS)? {
-                        gone.extend(schema::media::forget(tx, server, &id, &hash)?);
+                    let mut left = used;
+                    let oldest = schema::media::oldest_remote(tx, SWEEP_ROWS)?;
+                    for (server, id, hash) in &oldest {
+                        if left <= goal {
+                            break;
+                        }
+                        let size = schema::media::blob_bytes(tx, hash)?;
+                        let freed = schema::media::forget(tx, *server, id, hash)?;
+                        if !freed.is_empty() {
+                            left = left.saturating_sub(size);
+                        }
+                        gone.extend(freed);
                     }
-                    Ok::<_, StoreError>(gone)
+                    if oldest.is_empty() {
+                        // What is left are thumbnails of our own users' pictures; they can be made again.
+                        gone = schema::media::forget_thumbnails(tx, SWEEP_ROWS)?;
+                        return Ok((gone, false));
+                    }
+                    Ok::<_, StoreError>((gone, true))
                 })
                 .await?;
-            if gone.is_empty() {
-                return Ok(());
-            }
+            let (gone, more) = gone;
+            let done = gone.is_empty() && !more;
             for hash in gone {
                 self.files.remove(&hash).await?;
+            }
+            if done {
+                return Ok(());
             }
         }
     }
@@ -168,7 +185,7 @@ impl Media {
 
 /// Downloads under way at once.
 const FETCHES_MAX: usize = 64;
-/// Media removed in one write.
-const SWEEP_ROWS: u32 = 8;
+/// Media removed in one write at most.
+const SWEEP_ROWS: u32 = 64;
 /// What the multipart answer has around the file.
 const ENVELOPE_BYTES: usize = 16 << 10;

@@ -112,10 +112,11 @@ impl Media {
             self.check_room(&writing, data.len())?;
             writing.write(&data).await?;
         }
-        let _no_sweep = self.shared.sweeping.read().await;
+        let no_sweep = self.shared.sweeping.read().await;
         let (hash, size) = self.files.finish(writing).await?;
         let (user, now) = (user.to_owned(), self.clock.now_ms());
-        self.store
+        let stored = self
+            .store
             .write(move |tx: &mut WriteTx<'_>| {
                 let known = schema::media::find(tx, schema::media::OURS, &id)?;
                 match known {
@@ -136,10 +137,25 @@ impl Media {
                 schema::media::put(tx, schema::media::OURS, &id, &row)?;
                 Ok(())
             })
-            .await
+            .await;
+        drop(no_sweep);
+        if stored.is_err() {
+            self.discard(hash).await?;
+        }
+        stored
     }
 
-    pub(super) fn check_room(&self, writing: &Writing, more: usize) -> Result<(), MediaError> {
+    /// Removes a file that got no row, unless it is somebody else's too.
+    async fn discard(&self, hash: schema::media::Hash) -> Result<(), MediaError> {
+        let _sweep = self.shared.sweeping.write().await;
+        let known = self.store.read(move |tx: &ReadTx<'_>| schema::media::has_blob(tx, &hash)).await?;
+        if !known {
+            self.files.remove(&hash).await?;
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, writing: &Writing, more: usize) -> Result<(), MediaError> {
         let limit = self.limits.file_bytes_max;
         if writing.size() + more as u64 > limit {
             return Err(MediaError::TooLarge { limit });

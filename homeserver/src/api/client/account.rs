@@ -17,7 +17,7 @@ use super::own;
 use crate::{
     api::routes::{Group, Table},
     error::{Error, RequestError},
-    http::{args::Args, auth::LocalUser, limits::Class, uia},
+    http::{args::Args, auth::LocalUser, limits::Class, reply::Json, uia},
     server::{Registration, Server},
     user::{NewAccount, NewDevice, UserError},
 };
@@ -160,8 +160,9 @@ async fn openid_token(
 async fn third_party_ids(
     _: Arc<Server>,
     _: Args<get_3pids::v3::Request>,
-) -> Result<get_3pids::v3::Response, Error> {
-    Ok(get_3pids::v3::Response::new(Vec::new()))
+) -> Result<Json<serde_json::Value>, Error> {
+    // Written out: ruma leaves the empty list away, which some clients do not expect.
+    Ok(Json(serde_json::json!({ "threepids": [] })))
 }
 
 /// The caller of an endpoint that old specifications let be called with an e-mail's proof instead of a token.

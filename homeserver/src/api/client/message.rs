@@ -30,12 +30,12 @@ async fn send(
     server: Arc<Server>,
     args: Args<send_message_event::v3::Request>,
 ) -> Result<send_message_event::v3::Response, Error> {
-    let caller = &args.caller;
+    let Args { request, caller, .. } = args;
     server.limits.take(Class::Message, caller.user.as_str())?;
-    let txn = Txn { device: caller.device.clone(), id: args.txn_id.clone() };
+    let txn = Txn { device: caller.device, id: request.txn_id };
     // The content's bytes go on as they came: they were checked to be a JSON object, nothing more.
-    let draft = Draft::message(args.event_type.to_string(), args.request.body.json().to_owned());
-    let event_id = server.rooms.send(&caller.user, &args.room_id, draft, Some(txn)).await?;
+    let draft = Draft::message(request.event_type.to_string(), request.body.into_json());
+    let event_id = server.rooms.send(&caller.user, &request.room_id, draft, Some(txn)).await?;
     Ok(send_message_event::v3::Response::new(event_id))
 }
 

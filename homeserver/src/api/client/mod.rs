@@ -2,6 +2,7 @@
 
 mod account;
 mod alias;
+mod backup;
 mod config;
 mod context;
 mod device;
@@ -47,6 +48,7 @@ use crate::{
 pub(crate) fn routes(table: &mut Table) {
     account::routes(table);
     alias::routes(table);
+    backup::routes(table);
     config::routes(table);
     context::routes(table);
     device::routes(table);

@@ -59,13 +59,9 @@ async fn set(
     server: Arc<Server>,
     args: Args<send_state_event::v3::Request>,
 ) -> Result<send_state_event::v3::Response, Error> {
-    let user = &args.caller.user;
-    server.limits.take(Class::Message, user.as_str())?;
-    let draft = Draft::state(
-        args.event_type.to_string(),
-        args.state_key.clone(),
-        args.request.body.json().to_owned(),
-    );
-    let event_id = server.rooms.send(user, &args.room_id, draft, None).await?;
+    let Args { request, caller, .. } = args;
+    server.limits.take(Class::Message, caller.user.as_str())?;
+    let draft = Draft::state(request.event_type.to_string(), request.state_key, request.body.into_json());
+    let event_id = server.rooms.send(&caller.user, &request.room_id, draft, None).await?;
     Ok(send_state_event::v3::Response::new(event_id))
 }

@@ -121,6 +121,13 @@ pub fn has_blob(tx: &ReadTx<'_>, hash: &Hash) -> Result<bool, StoreError> {
     Ok(found.is_some())
 }
 
+/// A blob's size; 0 if there is none.
+pub fn blob_bytes(tx: &ReadTx<'_>, hash: &Hash) -> Result<u64, StoreError> {
+    let size =
+        tx.row("SELECT size FROM blob WHERE hash = ?1", [hash.as_slice()], |row| row.get::<_, i64>(0))?;
+    Ok(size.unwrap_or_default() as u64)
+}
+
 /// A small picture of an original: (hash, type).
 pub fn thumbnail(
     tx: &ReadTx<'_>,
@@ -184,6 +191,21 @@ pub fn forget(tx: &mut WriteTx<'_>, server: Nid, id: &str, hash: &Hash) -> Resul
         if !referenced(tx, hash)? {
             tx.execute("DELETE FROM blob WHERE hash = ?1", [hash.as_slice()])?;
             gone.push(*hash);
+        }
+    }
+    Ok(gone)
+}
+
+/// Forgets some thumbnails, whosever they are. The files to remove.
+pub fn forget_thumbnails(tx: &mut WriteTx<'_>, limit: u32) -> Result<Vec<Hash>, StoreError> {
+    let small: Vec<Hash> =
+        tx.rows("SELECT DISTINCT hash FROM thumbnail LIMIT ?1", [limit], |row| row.get(0))?;
+    let mut gone = Vec::new();
+    for hash in small {
+        tx.execute("DELETE FROM thumbnail WHERE hash = ?1", [hash.as_slice()])?;
+        if !referenced(tx, &hash)? {
+            tx.execute("DELETE FROM blob WHERE hash = ?1", [hash.as_slice()])?;
+            gone.push(hash);
         }
     }
     Ok(gone)
