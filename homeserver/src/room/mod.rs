@@ -24,6 +24,7 @@ mod handshake;
 pub mod ingest;
 pub mod join;
 pub mod leave;
+mod project;
 pub mod read;
 pub mod receipt;
 mod remote_invite;
@@ -41,7 +42,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-pub use self::core::build::Signer;
+pub use self::{core::build::Signer, create::can_create};
 use crate::{
     clock::Clock,
     notify::Notify,
@@ -262,6 +263,16 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) workers: ingest::worker::Workers,
 }
 
+impl Inner {
+    pub(in crate::room) fn tools(&self) -> ingest::worker::Tools {
+        ingest::worker::Tools {
+            store: self.store.clone(),
+            signer: self.signer.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+}
+
 impl Rooms {
     /// Needs a tokio runtime when its methods are called, not here.
     pub fn new(parts: Parts) -> Self {
@@ -295,3 +306,6 @@ impl Rooms {
         user.server_name() == self.server_name()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,31 @@
 //! Verbs that put an event into a room.
 
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
+use serde_json::{json, value::to_raw_value};
+use tokio::sync::oneshot;
 
-use super::{Draft, RoomError, Rooms, Txn};
+use super::{
+    Draft, RoomError, Rooms, Txn,
+    core::{
+        auth::{self, Action},
+        pdu::REDACTION,
+        version,
+    },
+    ingest::{
+        append::TxnKey,
+        load,
+        worker::{DraftJob, Job},
+    },
+};
+use crate::store::{
+    Kind, ReadTx, StoreError,
+    schema::{
+        events,
+        membership::{self, Membership},
+        rooms::{self, RoomRow},
+        state,
+    },
+};
 
 impl Rooms {
     /// Sends a message or state event. With a transaction the same one again gives the same event.
@@ -13,8 +36,20 @@ impl Rooms {
         draft: Draft,
         txn: Option<Txn>,
     ) -> Result<OwnedEventId, RoomError> {
-        let _ = (sender, room, draft, txn);
-        unimplemented!()
+        if draft.event_type == "m.room.create" {
+            return Err(RoomError::Forbidden("a room is created once".into()));
+        }
+        if draft.event_type == REDACTION {
+            let target = draft.redacts.clone().or_else(|| inner_target(&draft));
+            let target =
+                target.ok_or_else(|| RoomError::Invalid("a redaction names what it `redacts`".into()))?;
+            self.check_redaction(sender, room, &target).await?;
+            return self.submit(sender, room, Draft { redacts: Some(target), ..draft }, txn).await;
+        }
+        if let Some(same) = self.same_state(room, &draft).await? {
+            return Ok(same);
+        }
+        self.submit(sender, room, draft, txn).await
     }
 
     /// Redacts an event.
@@ -26,13 +61,144 @@ impl Rooms {
         reason: Option<String>,
         txn: Option<Txn>,
     ) -> Result<OwnedEventId, RoomError> {
-        let _ = (sender, room, target, reason, txn);
-        unimplemented!()
+        self.check_redaction(sender, room, target).await?;
+        let content = match reason {
+            Some(reason) => json!({ "reason": reason }),
+            None => json!({}),
+        };
+        let content = to_raw_value(&content).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let draft = Draft { redacts: Some(target.to_owned()), ..Draft::message(REDACTION, content) };
+        self.submit(sender, room, draft, txn).await
     }
 
     /// Writes the user's present profile into its membership of every room it is joined to. Gives the number of rooms.
     pub async fn refresh_profile(&self, user: &UserId) -> Result<usize, RoomError> {
-        let _ = user;
-        unimplemented!()
+        let profile = self.inner.profiles.profile(user).await;
+        let mut count = 0;
+        for room in self.joined_rooms(user).await? {
+            let draft = Draft::state(
+                "m.room.member",
+                user.as_str(),
+                to_raw_value(&profile.content("join", None))
+                    .map_err(|error| RoomError::BadJson(error.to_string()))?,
+            );
+            match self.send(user, &room, draft, None).await {
+                Ok(_) => count += 1,
+                // The room does not let this user change its entry; the other rooms get it all the same.
+                Err(error) => {
+                    tracing::debug!(%room, %user, %error, "a profile change was not taken by a room")
+                }
+            }
+        }
+        Ok(count)
     }
+
+    /// Our users redact their own events, and others' if their power is enough. (Between servers the rule is weaker: who
+    /// is of the same server as the target's sender may.)
+    async fn check_redaction(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        target: &EventId,
+    ) -> Result<(), RoomError> {
+        let (sender, room, target) = (sender.to_owned(), room.to_owned(), target.to_owned());
+        self.inner
+            .store
+            .read(move |tx| -> Result<(), RoomError> {
+                let unknown = || RoomError::NotFound("there is no such event in this room".into());
+                let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+                let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
+                let event = events::event_by_id(tx, &target)?
+                    .filter(|event| event.room == room)
+                    .ok_or_else(unknown)?;
+                if tx.lookup(Kind::User, sender.as_str())? == Some(event.sender)
+                    || may(tx, &row, &sender, Action::Redact)?
+                {
+                    return Ok(());
+                }
+                Err(RoomError::Forbidden("you do not have the power to redact others' events".into()))
+            })
+            .await
+    }
+
+    /// Hands a draft to the room's worker and waits for its commit.
+    pub(in crate::room) async fn submit(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        draft: Draft,
+        txn: Option<Txn>,
+    ) -> Result<OwnedEventId, RoomError> {
+        let (answer, result) = oneshot::channel();
+        let txn = txn.map(|txn| TxnKey {
+            user: sender.to_owned(),
+            device: txn.device,
+            // The same id for another room is another transaction.
+            txn: format!("{room} {}", txn.id),
+            ts: i64::try_from(self.inner.clock.now_ms()).unwrap_or(i64::MAX),
+        });
+        let job = DraftJob { sender: sender.to_owned(), draft, txn, answer, tries: 0 };
+        self.inner.workers.submit(&self.inner.tools(), room, Job::Draft(job)).await?;
+        result.await.map_err(|_| RoomError::Busy)?
+    }
+
+    /// The present state event, if the draft would say just the same.
+    async fn same_state(&self, room: &RoomId, draft: &Draft) -> Result<Option<OwnedEventId>, RoomError> {
+        let Some(key) = draft.state_key.clone() else { return Ok(None) };
+        let (room, kind) = (room.to_owned(), draft.event_type.clone());
+        let Ok(content) = serde_json::from_str::<ruma::CanonicalJsonObject>(draft.content.get()) else {
+            return Ok(None);
+        };
+        self.inner
+            .store
+            .read(move |tx| -> Result<_, RoomError> {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(None) };
+                let Some(nid) = state::current_of(tx, room, &kind, &key)? else { return Ok(None) };
+                let Some(event) = events::event(tx, nid)? else { return Ok(None) };
+                #[derive(serde::Deserialize)]
+                struct Client {
+                    content: ruma::CanonicalJsonObject,
+                }
+                let same =
+                    serde_json::from_slice::<Client>(&event.client).is_ok_and(|old| old.content == content);
+                Ok(if same { Some(events::id(tx, nid)?) } else { None })
+            })
+            .await
+    }
+}
+
+/// `redacts` in the content of a redaction.
+fn inner_target(draft: &Draft) -> Option<OwnedEventId> {
+    let content: serde_json::Value = serde_json::from_str(draft.content.get()).ok()?;
+    EventId::parse(content.get("redacts")?.as_str()?).ok()
+}
+
+/// Whether a user's power is enough for an action by the room's resolved state.
+pub(in crate::room) fn may(
+    tx: &ReadTx<'_>,
+    row: &RoomRow,
+    user: &UserId,
+    action: Action,
+) -> Result<bool, StoreError> {
+    let (Some(rules), Some(create)) = (version::rules(&row.version), row.create) else { return Ok(false) };
+    let Some(create) = load::pdu(tx, create)? else { return Ok(false) };
+    let levels = match state::current_of(tx, row.room, "m.room.power_levels", "")? {
+        Some(nid) => load::pdu(tx, nid)?,
+        None => None,
+    };
+    Ok(auth::may(&rules, &create, levels.as_ref(), user, action))
+}
+
+/// Membership of a user in the resolved state of a room that is here.
+pub(in crate::room) fn membership_of(
+    tx: &ReadTx<'_>,
+    user: &UserId,
+    room: &RoomId,
+) -> Result<Option<Membership>, RoomError> {
+    let (Some(user), Some(room)) =
+        (tx.lookup(Kind::User, user.as_str())?, tx.lookup(Kind::Room, room.as_str())?)
+    else {
+        return Ok(None);
+    };
+    Ok(membership::member(tx, room, user)?.map(|(membership, _)| membership))
 }

@@ -240,8 +240,8 @@ impl Store {
         receiver.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Queues `op` now, in the order of these calls, and gives a future of its answer. For callers who pipeline.
-    /// Fails at once if the queue is full or closed; `op` is then handed to nobody.
+    /// Queues `op` now, in the order of these calls, and gives a future of its answer: for callers who pipeline. If the
+    /// queue is full, `op` is queued when the future is polled and there is room.
     pub fn write_queued<T, E, F>(
         &self,
         op: F,
@@ -252,18 +252,16 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        let queued = self.inner.writes.try_send(writer::op(op, sender)).is_ok();
+        let late = match self.inner.writes.try_send(writer::op(op, sender)) {
+            Ok(()) => None,
+            Err(error) => Some((error.into_inner(), self.inner.writes.clone())),
+        };
         async move {
-            if !queued {
-                return Err(StoreError::Closed.into());
+            if let Some((op, writes)) = late {
+                writes.send(op).await.map_err(|_| StoreError::Closed)?;
             }
             receiver.await.map_err(|_| StoreError::Closed)?
         }
-    }
-
-    /// Free places in the writer's queue: what a caller of [`Store::write_queued`] checks before it builds an op.
-    pub fn write_capacity(&self) -> usize {
-        self.inner.writes.capacity()
     }
 
     /// [`Store::write`] for threads outside tokio.

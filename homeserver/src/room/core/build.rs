@@ -2,7 +2,18 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, signatures::Ed25519KeyPair};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId, UserId,
+    room_version_rules::RoomVersionRules,
+    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
+    state_res::check_pdu_format,
+};
+
+use super::{
+    check,
+    pdu::{FullEvent, REDACTION},
+};
+use crate::room::{Draft, RoomError};
 
 /// Who we are to other servers: our name and the key that signs events.
 #[derive(Clone)]
@@ -11,4 +22,101 @@ pub struct Signer {
     pub name: OwnedServerName,
     /// Our event-signing key, with its key id.
     pub key: Arc<Ed25519KeyPair>,
+}
+
+/// Where in the graph an event is put.
+#[derive(Clone, Debug, Default)]
+pub struct Position {
+    /// Previous events.
+    pub prev: Vec<OwnedEventId>,
+    /// Auth events.
+    pub auth: Vec<OwnedEventId>,
+    /// Depth to claim.
+    pub depth: i64,
+}
+
+/// The largest integer that JSON of an event may hold.
+const INTEGER_MAX: i64 = (1 << 53) - 1;
+
+/// The event without hashes and signatures. `room` is `None` for a create event whose hash is the room's id.
+pub fn unsigned(
+    room: Option<&RoomId>,
+    sender: &UserId,
+    draft: &Draft,
+    position: &Position,
+    now_ms: u64,
+    rules: &RoomVersionRules,
+) -> Result<CanonicalJsonObject, RoomError> {
+    if draft.content.get().len() > check::JSON_BYTES_MAX {
+        return Err(RoomError::TooLarge);
+    }
+    let mut content: CanonicalJsonObject = serde_json::from_str(draft.content.get())
+        .map_err(|error| RoomError::BadJson(format!("content is not what an event may hold: {error}")))?;
+    let mut event = CanonicalJsonObject::new();
+    let mut put = |key: &str, value: CanonicalJsonValue| {
+        event.insert(key.to_owned(), value);
+    };
+    let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+    let list =
+        |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect());
+    if draft.event_type == REDACTION
+        && let Some(target) = &draft.redacts
+    {
+        if rules.redaction.content_field_redacts {
+            content.insert("redacts".to_owned(), text(target.as_str()));
+        } else {
+            put("redacts", text(target.as_str()));
+        }
+    }
+    put("content", CanonicalJsonValue::Object(content));
+    put("type", text(&draft.event_type));
+    put("sender", text(sender.as_str()));
+    put("origin_server_ts", integer(i64::try_from(draft.ts_ms.unwrap_or(now_ms)).unwrap_or(INTEGER_MAX)));
+    put("depth", integer(position.depth));
+    put("prev_events", list(&position.prev));
+    put("auth_events", list(&position.auth));
+    if let Some(key) = &draft.state_key {
+        put("state_key", text(key));
+    }
+    if let Some(room) = room {
+        put("room_id", text(room.as_str()));
+    }
+    Ok(event)
+}
+
+fn integer(value: i64) -> CanonicalJsonValue {
+    let value = ruma::Int::try_from(value.clamp(0, INTEGER_MAX)).unwrap_or(ruma::Int::MAX);
+    CanonicalJsonValue::Integer(value)
+}
+
+/// Hashes and signs an event of ours; gives its id.
+pub fn sign(
+    object: &mut CanonicalJsonObject,
+    signer: &Signer,
+    rules: &RoomVersionRules,
+) -> Result<OwnedEventId, RoomError> {
+    hash_and_sign_event(signer.name.as_str(), &*signer.key, object, &rules.redaction).map_err(json_error)?;
+    check_pdu_format(object, &rules.event_format).map_err(|error| {
+        if error.contains("larger than maximum") { RoomError::TooLarge } else { RoomError::Invalid(error) }
+    })?;
+    check::event_id(object, rules).map_err(|error| RoomError::Invalid(error.to_string()))
+}
+
+/// A whole event of ours.
+pub fn finish(
+    mut object: CanonicalJsonObject,
+    signer: &Signer,
+    rules: &RoomVersionRules,
+) -> Result<FullEvent, RoomError> {
+    let id = sign(&mut object, signer, rules)?;
+    let room =
+        check::room_or_made(&object, &id, rules).map_err(|error| RoomError::Invalid(error.to_string()))?;
+    FullEvent::new(id, &room, object).map_err(|error| RoomError::Invalid(error.to_string()))
+}
+
+fn json_error(error: JsonError) -> RoomError {
+    match error {
+        JsonError::PduTooLarge => RoomError::TooLarge,
+        other => RoomError::BadJson(other.to_string()),
+    }
 }

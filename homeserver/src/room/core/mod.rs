@@ -1,4 +1,9 @@
 //! Pure: what an event is, who may do what, how forks resolve. No store, no clock, no waiting.
 
+pub mod auth;
 pub mod build;
+pub mod check;
+pub mod pdu;
+pub mod resolve;
 pub mod version;
+pub mod visibility;

@@ -1,5 +1,616 @@
 //! One task per active room: order by ownership, no per-room locks.
+//!
+//! A worker owns the room's speculative head and pipelines: it builds the next event on top of those that the writer has
+//! not committed yet, so that one busy room profits from group commit. If one of them fails, the later ones come back
+//! ([`AppendError::Stale`]), and are built anew on what is committed; callers see no error.
+//!
+//! ```text
+//!   jobs ──> build/authorize on head ──> write_queued ──┐
+//!     ^                                                  │ in order
+//!     └──────── Stale: again on the stored head <────────┴──> answer
+//! ```
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    append::{After, Append, AppendError, Before, Done, Forward, TxnKey, Verdict, append},
+    authorize::{self, Lookup},
+    head::{Head, Key},
+    load,
+    place::{self, Placed},
+};
+use crate::{
+    clock::Clock,
+    room::{
+        Draft, RoomError,
+        core::{
+            build::{self, Signer},
+            pdu::{FullEvent, Pdu},
+            version,
+        },
+    },
+    store::{
+        Kind, ReadTx, Store, StoreError,
+        schema::{events, rooms, state, state::StateMap},
+    },
+};
+
+/// Jobs waiting for a worker; more callers wait in line.
+const JOBS_MAX: usize = 256;
+/// Events of one room on their way to the writer at once: as many as a group may hold.
+const PIPELINE_MAX: usize = 256;
+/// Times that a job is built anew before its caller is told to come again.
+const TRIES_MAX: u32 = 16;
+/// A worker without work ends after this.
+const IDLE: Duration = Duration::from_secs(30);
+/// Auth events kept by a worker; past this they are read again.
+const AUTH_CACHE_MAX: usize = 1024;
+
+/// What a worker needs of the rest.
+#[derive(Clone)]
+pub(in crate::room) struct Tools {
+    pub(in crate::room) store: Store,
+    pub(in crate::room) signer: Signer,
+    pub(in crate::room) clock: Clock,
+}
+
+/// An answer's way back.
+pub(in crate::room) type Answer<T> = oneshot::Sender<Result<T, RoomError>>;
+
+/// Something to be done in a room, in order.
+pub(in crate::room) enum Job {
+    /// Put an event of ours into the room.
+    Draft(DraftJob),
+    /// Take a verified event of theirs.
+    Pdu(PduJob),
+    /// Build an event without storing it; signed or not.
+    Template { sender: OwnedUserId, draft: Draft, sign: bool, answer: Answer<Made> },
+}
+
+/// See [`Job::Draft`].
+pub(in crate::room) struct DraftJob {
+    pub(in crate::room) sender: OwnedUserId,
+    pub(in crate::room) draft: Draft,
+    pub(in crate::room) txn: Option<TxnKey>,
+    pub(in crate::room) answer: Answer<OwnedEventId>,
+    pub(in crate::room) tries: u32,
+}
+
+/// See [`Job::Pdu`].
+pub(in crate::room) struct PduJob {
+    pub(in crate::room) event: FullEvent,
+    /// The state before it, where another server had to tell.
+    pub(in crate::room) state: Option<StateMap>,
+    /// Handed to us by a handshake: passed on to all but this server.
+    pub(in crate::room) pass_on: Option<OwnedServerName>,
+    pub(in crate::room) answer: Answer<Taken>,
+    pub(in crate::room) tries: u32,
+}
+
+/// What became of a foreign event.
+#[derive(Debug)]
+pub(in crate::room) enum Taken {
+    /// It was here already.
+    Known,
+    /// It is in the room.
+    Accepted,
+    /// Kept, but not shown; with the reason.
+    SoftFailed(String),
+    /// Kept as not allowed; with the reason.
+    Rejected(String),
+    /// These are needed first.
+    Missing {
+        /// Previous events that are not here.
+        prev: Vec<OwnedEventId>,
+        /// Auth events that are not here.
+        auth: Vec<OwnedEventId>,
+    },
+}
+
+/// A template, with the room's version.
+pub(in crate::room) struct Made {
+    pub(in crate::room) version: Arc<str>,
+    pub(in crate::room) event: CanonicalJsonObject,
+}
 
 /// The rooms' tasks.
 #[derive(Default)]
-pub(in crate::room) struct Workers {}
+pub(in crate::room) struct Workers {
+    map: Arc<Mutex<HashMap<OwnedRoomId, mpsc::Sender<Job>>>>,
+}
+
+impl Workers {
+    /// Hands a job to the room's worker, which is started if it is not there.
+    pub(in crate::room) async fn submit(
+        &self,
+        tools: &Tools,
+        room: &RoomId,
+        mut job: Job,
+    ) -> Result<(), RoomError> {
+        loop {
+            match self.sender(tools, room).send(job).await {
+                Ok(()) => return Ok(()),
+                // The worker ended between the look-up and the send.
+                Err(back) => job = back.0,
+            }
+        }
+    }
+
+    fn sender(&self, tools: &Tools, room: &RoomId) -> mpsc::Sender<Job> {
+        let mut map = self.map.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(sender) = map.get(room)
+            && !sender.is_closed()
+        {
+            return sender.clone();
+        }
+        let (sender, jobs) = mpsc::channel(JOBS_MAX);
+        let worker = Worker {
+            tools: tools.clone(),
+            room: room.to_owned(),
+            jobs,
+            waiting: VecDeque::new(),
+            head: None,
+            flight: FuturesOrdered::new(),
+            stale: false,
+            auth: HashMap::new(),
+        };
+        tokio::spawn(worker.run(self.map.clone()));
+        map.insert(room.to_owned(), sender.clone());
+        sender
+    }
+}
+
+/// An event on its way to the writer.
+struct Flight {
+    job: Job,
+    verdict: Verdict,
+    reason: String,
+    result: Result<Done, AppendError>,
+}
+
+struct Worker {
+    tools: Tools,
+    room: OwnedRoomId,
+    jobs: mpsc::Receiver<Job>,
+    /// Jobs that came back, before those in the channel.
+    waiting: VecDeque<Job>,
+    head: Option<Head>,
+    flight: FuturesOrdered<BoxFuture<'static, Flight>>,
+    /// Something on its way did not happen as foreseen: nothing new until all are back.
+    stale: bool,
+    auth: HashMap<OwnedEventId, Arc<Pdu>>,
+}
+
+impl Worker {
+    async fn run(mut self, map: Arc<Mutex<HashMap<OwnedRoomId, mpsc::Sender<Job>>>>) {
+        loop {
+            if self.stale && self.flight.is_empty() {
+                self.stale = false;
+                self.head = None;
+            }
+            let room_for_more = !self.stale && self.flight.len() < PIPELINE_MAX;
+            if room_for_more && let Some(job) = self.waiting.pop_front() {
+                self.handle(job).await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                Some(flight) = self.flight.next(), if !self.flight.is_empty() => self.landed(flight),
+                job = self.jobs.recv(), if room_for_more => match job {
+                    Some(job) => self.handle(job).await,
+                    None => break,
+                },
+                () = tokio::time::sleep(IDLE), if self.flight.is_empty() => {
+                    let mut map = map.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    self.jobs.close();
+                    map.remove(&self.room);
+                }
+            }
+        }
+        while let Some(flight) = self.flight.next().await {
+            self.landed(flight);
+        }
+    }
+
+    async fn handle(&mut self, job: Job) {
+        if self.flight.is_empty()
+            && let Some(head) = &mut self.head
+        {
+            head.shrink();
+        }
+        match job {
+            Job::Draft(job) => self.draft(job).await,
+            Job::Pdu(job) => self.pdu(job).await,
+            Job::Template { sender, draft, sign, answer } => {
+                // Nobody may wait for it any longer: no error.
+                let _ = answer.send(self.template(&sender, &draft, sign).await);
+            }
+        }
+    }
+
+    /// One of the events on their way is decided.
+    fn landed(&mut self, flight: Flight) {
+        let Flight { job, verdict, reason, result } = flight;
+        match result {
+            Ok(done) => {
+                if matches!(done, Done::Existing(_)) {
+                    // The head did not move as foreseen.
+                    self.stale = true;
+                }
+                answer(job, done, verdict, reason);
+            }
+            Err(AppendError::Stale) => {
+                self.stale = true;
+                self.again(job);
+            }
+            Err(AppendError::Store(error)) => {
+                self.stale = true;
+                refuse(job, error.into());
+            }
+        }
+    }
+
+    /// Puts a job back into the line, in order (they come back in order).
+    fn again(&mut self, mut job: Job) {
+        let tries = match &mut job {
+            Job::Draft(job) => &mut job.tries,
+            Job::Pdu(job) => &mut job.tries,
+            Job::Template { .. } => return,
+        };
+        *tries += 1;
+        if *tries > TRIES_MAX {
+            refuse(job, RoomError::Busy);
+        } else {
+            self.waiting.push_back(job);
+        }
+    }
+
+    /// Waits until nothing is on its way.
+    async fn drain(&mut self) {
+        while let Some(flight) = self.flight.next().await {
+            self.landed(flight);
+        }
+        if self.stale {
+            self.stale = false;
+            self.head = None;
+        }
+    }
+
+    async fn draft(&mut self, job: DraftJob) {
+        let built = loop {
+            let built = self.build(&job).await;
+            match built {
+                // What is on its way may fail yet; a refusal counts only against what is committed.
+                Err(_) if !self.flight.is_empty() => self.drain().await,
+                built => break built,
+            }
+        };
+        match built {
+            Ok(append) => {
+                if let Some(head) = &mut self.head {
+                    head.advance(&append.event);
+                }
+                self.launch(append, Job::Draft(job), Verdict::Accepted, String::new());
+            }
+            Err(error) => refuse(Job::Draft(job), error),
+        }
+    }
+
+    async fn build(&mut self, job: &DraftJob) -> Result<Append, RoomError> {
+        let now = self.tools.clock.now_ms();
+        let signer = self.tools.signer.clone();
+        let head = self.prepared(&job.sender, &job.draft).await?;
+        let event = head.build(&job.sender, &job.draft, now, &signer)?;
+        let power = head.may_redact(&job.sender);
+        Ok(Append {
+            event,
+            own: signer.name,
+            version: head.version.clone(),
+            rules: head.rules.clone(),
+            head: head.number,
+            before: Before::Current,
+            after: After::Linear,
+            verdict: Verdict::Accepted,
+            power,
+            forward: Forward::All,
+            txn: job.txn.clone(),
+        })
+    }
+
+    async fn template(&mut self, sender: &OwnedUserId, draft: &Draft, sign: bool) -> Result<Made, RoomError> {
+        let now = self.tools.clock.now_ms();
+        let signer = self.tools.signer.clone();
+        let room = self.room.clone();
+        let head = self.prepared(sender, draft).await?;
+        let mut event = head.unsigned(sender, draft, now)?;
+        // An id is needed to ask the rules; it is not the final one if others have to sign or hash.
+        let mut signed = event.clone();
+        let id = build::sign(&mut signed, &signer, &head.rules)?;
+        let whole = FullEvent::new(id, &room, signed.clone())
+            .map_err(|error| RoomError::Invalid(error.to_string()))?;
+        head.check(&whole.pdu)?;
+        if sign {
+            event = signed;
+        }
+        Ok(Made { version: head.version.clone(), event })
+    }
+
+    /// The head, knowing all that a draft needs.
+    async fn prepared(&mut self, sender: &OwnedUserId, draft: &Draft) -> Result<&mut Head, RoomError> {
+        let keys = self.head().await?.needed(sender, draft)?;
+        self.tell(&keys).await?;
+        self.head().await
+    }
+
+    /// Tells the head the state entries that it misses.
+    async fn tell(&mut self, keys: &[Key]) -> Result<(), RoomError> {
+        let missing = self.head().await?.missing(keys);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let room = self.room.clone();
+        let found = self
+            .tools
+            .store
+            .read(move |tx| -> Result<_, StoreError> { read_entries(tx, &room, missing) })
+            .await?;
+        let head = self.head().await?;
+        for (key, event) in found {
+            head.learn(key, event);
+        }
+        Ok(())
+    }
+
+    /// The head; the committed one if there is none.
+    async fn head(&mut self) -> Result<&mut Head, RoomError> {
+        if self.head.is_none() {
+            let room = self.room.clone();
+            let head = self.tools.store.read(move |tx| read_head(tx, &room)).await?;
+            self.head = Some(head);
+        }
+        self.head.as_mut().ok_or(RoomError::Busy)
+    }
+
+    fn launch(&mut self, decided: Append, job: Job, verdict: Verdict, reason: String) {
+        let write = self.tools.store.write_queued(move |tx| append(tx, &decided));
+        self.flight.push_back(
+            async move {
+                let result = write.await;
+                Flight { job, verdict, reason, result }
+            }
+            .boxed(),
+        );
+    }
+
+    async fn pdu(&mut self, job: PduJob) {
+        match self.take(&job).await {
+            Ok(Step::Answer(taken)) => {
+                // Nobody may wait for it any longer: no error.
+                let _ = job.answer.send(Ok(taken));
+            }
+            Ok(Step::Append { decided, reason, linear }) => {
+                let verdict = decided.verdict;
+                match &mut self.head {
+                    Some(head) if linear && verdict == Verdict::Accepted => head.advance(&decided.event),
+                    Some(head) if linear => head.step(),
+                    _ => {}
+                }
+                self.launch(*decided, Job::Pdu(job), verdict, reason);
+                if !linear {
+                    self.drain().await;
+                    self.head = None;
+                }
+            }
+            Err(error) => refuse(Job::Pdu(job), error),
+        }
+    }
+
+    async fn take(&mut self, job: &PduJob) -> Result<Step, RoomError> {
+        let event = &job.event;
+        let pdu = event.pdu.clone();
+        let snapshot = {
+            let head = self.head().await?;
+            head.snapshot
+        };
+        // Everything the stages need of the database, in one look.
+        let unknown_prev: Vec<OwnedEventId> = {
+            let head = self.head().await?;
+            pdu.prev.iter().filter(|prev| !head.is_recent(prev)).cloned().collect()
+        };
+        let unknown_auth: Vec<OwnedEventId> =
+            pdu.auth.iter().filter(|id| self.known_auth(id).is_none()).cloned().collect();
+        let id = pdu.event_id.clone();
+        let look = self
+            .tools
+            .store
+            .read(move |tx| -> Result<_, StoreError> {
+                place::look(tx, &id, unknown_prev, unknown_auth, snapshot)
+            })
+            .await?;
+        if look.known {
+            return Ok(Step::Answer(Taken::Known));
+        }
+        if self.auth.len() > AUTH_CACHE_MAX {
+            self.auth.clear();
+        }
+        for auth in look.auth {
+            self.auth.insert(auth.event_id.clone(), auth);
+        }
+        let missing_auth: Vec<OwnedEventId> =
+            pdu.auth.iter().filter(|id| self.known_auth(id).is_none()).cloned().collect();
+        let head = self.head().await?;
+        for prev in look.present_state {
+            head.note_recent(prev);
+        }
+        let head = self.head().await?;
+        let at_head = job.state.is_none()
+            && !pdu.prev.is_empty()
+            && pdu.prev.iter().all(|prev| head.is_recent(prev))
+            && (pdu.state_key.is_none() || head.ends.iter().all(|(end, _)| pdu.prev.contains(end)));
+        if missing_auth.is_empty() && at_head {
+            return self.take_linear(job).await;
+        }
+        // Not on the present head: everything on its way has to be decided first.
+        self.drain().await;
+        let missing_prev = self.missing_prev(job).await?;
+        if !missing_auth.is_empty() || (job.state.is_none() && !missing_prev.is_empty()) {
+            return Ok(Step::Answer(Taken::Missing { prev: missing_prev, auth: missing_auth }));
+        }
+        self.take_forked(job).await
+    }
+
+    fn known_auth(&self, id: &OwnedEventId) -> Option<Arc<Pdu>> {
+        self.auth.get(id).cloned().or_else(|| self.head.as_ref()?.by_id(id))
+    }
+
+    async fn missing_prev(&mut self, job: &PduJob) -> Result<Vec<OwnedEventId>, RoomError> {
+        let prev = job.event.pdu.prev.clone();
+        Ok(self.tools.store.read(move |tx| place::missing(tx, &prev)).await?)
+    }
+
+    /// The event builds on the present state.
+    async fn take_linear(&mut self, job: &PduJob) -> Result<Step, RoomError> {
+        let pdu = job.event.pdu.clone();
+        let keys = {
+            let head = self.head().await?;
+            authorize::needed(&head.rules, &pdu)
+        };
+        self.tell(&keys).await?;
+        let own = self.tools.signer.name.clone();
+        let auth: Vec<Arc<Pdu>> = pdu.auth.iter().filter_map(|id| self.known_auth(id)).collect();
+        let head = self.head().await?;
+        let create = head.entry("m.room.create", "");
+        let (verdict, reason) = authorize::decide(
+            &head.rules,
+            &pdu,
+            &Lookup::new(auth, create),
+            |kind, key| head.entry(kind, key),
+            None::<fn(&str, &str) -> Option<Arc<Pdu>>>,
+        );
+        let decided = Append {
+            event: job.event.clone(),
+            own,
+            version: head.version.clone(),
+            rules: head.rules.clone(),
+            head: head.number,
+            before: Before::Current,
+            after: After::Linear,
+            verdict,
+            power: head.may_redact(&pdu.sender),
+            forward: forward(job),
+            txn: None,
+        };
+        Ok(Step::Append { decided: Box::new(decided), reason, linear: true })
+    }
+
+    /// The event builds on something else: its state, and what the room's becomes, are worked out from the database.
+    async fn take_forked(&mut self, job: &PduJob) -> Result<Step, RoomError> {
+        let own = self.tools.signer.name.clone();
+        let (version, rules) = {
+            let head = self.head().await?;
+            (head.version.clone(), head.rules.clone())
+        };
+        let (event, told) = (job.event.clone(), job.state.clone());
+        let for_read = rules.clone();
+        let Placed { head, before, after, verdict, reason, power } =
+            self.tools.store.read(move |tx| place::place(tx, &for_read, &event.pdu, told)).await?;
+        let decided = Append {
+            event: job.event.clone(),
+            own,
+            version,
+            rules,
+            head: Some(head),
+            before,
+            after,
+            verdict,
+            power,
+            forward: forward(job),
+            txn: None,
+        };
+        Ok(Step::Append { decided: Box::new(decided), reason, linear: false })
+    }
+}
+
+/// What taking a foreign event comes to.
+enum Step {
+    Answer(Taken),
+    Append { decided: Box<Append>, reason: String, linear: bool },
+}
+
+fn forward(job: &PduJob) -> Forward {
+    match &job.pass_on {
+        Some(server) => Forward::Except(server.clone()),
+        None => Forward::No,
+    }
+}
+
+fn answer(job: Job, done: Done, verdict: Verdict, reason: String) {
+    match job {
+        Job::Draft(job) => {
+            let (Done::Appended(id) | Done::Existing(id)) = done;
+            // Nobody may wait for it any longer: no error.
+            let _ = job.answer.send(Ok(id));
+        }
+        Job::Pdu(job) => {
+            let taken = match (done, verdict) {
+                (Done::Existing(_), _) => Taken::Known,
+                (_, Verdict::Accepted) => Taken::Accepted,
+                (_, Verdict::SoftFailed) => Taken::SoftFailed(reason),
+                (_, Verdict::Rejected) => Taken::Rejected(reason),
+            };
+            let _ = job.answer.send(Ok(taken));
+        }
+        Job::Template { .. } => {}
+    }
+}
+
+fn refuse(job: Job, error: RoomError) {
+    match job {
+        // Nobody may wait for it any longer: no error.
+        Job::Draft(job) => drop(job.answer.send(Err(error))),
+        Job::Pdu(job) => drop(job.answer.send(Err(error))),
+        Job::Template { answer, .. } => drop(answer.send(Err(error))),
+    }
+}
+
+/// The committed head.
+fn read_head(tx: &ReadTx<'_>, room: &RoomId) -> Result<Head, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    let nid = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+    let row = rooms::room(tx, nid)?.ok_or_else(unknown)?;
+    let rules =
+        version::rules(&row.version).ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
+    let mut ends = Vec::new();
+    for end in events::forward(tx, nid)? {
+        if let Some(event) = events::event(tx, end)? {
+            ends.push((events::id(tx, end)?, event.depth, event.state_after == Some(row.sid)));
+        }
+    }
+    Ok(Head::stored(room.to_owned(), row.version.into(), Arc::new(rules), row.head, ends, row.sid))
+}
+
+#[allow(clippy::type_complexity, reason = "pairs of what was asked and what was found")]
+fn read_entries(
+    tx: &ReadTx<'_>,
+    room: &RoomId,
+    keys: Vec<Key>,
+) -> Result<Vec<(Key, Option<Arc<Pdu>>)>, StoreError> {
+    let Some(nid) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+    keys.into_iter()
+        .map(|key| {
+            let event = match state::current_of(tx, nid, &key.0, &key.1)? {
+                Some(event) => load::pdu(tx, event)?,
+                None => None,
+            };
+            Ok((key, event))
+        })
+        .collect()
+}

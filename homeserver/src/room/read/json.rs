@@ -1,16 +1,23 @@
-//! Owns how stored objects become what clients and servers get: bytes put together, nothing parsed.
+//! Owns how stored objects become what clients and servers get: bytes put together, nothing parsed unless it is a redaction.
 
 use ruma::DeviceId;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     room::{ClientEvent, PduJson},
-    store::{Nid, ReadTx, StoreError, schema::events::EventRow},
+    store::{
+        Kind, Nid, ReadTx, StoreError,
+        schema::{
+            events::{self, EventRow, NO_ROOM_ID, REDACTED},
+            state,
+        },
+    },
 };
 
 /// For whom an event is put together.
 #[derive(Clone, Copy, Debug)]
 pub struct Viewer<'a> {
-    /// Number of the local user, for `unsigned.transaction_id` and `unsigned.membership`.
+    /// Number of the local user, for `unsigned.transaction_id`.
     pub user: Nid,
     /// Their device.
     pub device: Option<&'a DeviceId>,
@@ -20,18 +27,202 @@ pub struct Viewer<'a> {
     pub now_ms: u64,
 }
 
-/// The event as a client sees it.
+/// The event as a client sees it. `unsigned` has `age`, the viewer's `transaction_id`, `prev_content` and `replaces_state`
+/// of a state event, `redacted_because`, and `m.relations` with the newest edit.
 pub fn client_event(
     tx: &ReadTx<'_>,
     event: &EventRow,
     viewer: &Viewer<'_>,
 ) -> Result<ClientEvent, StoreError> {
-    let _ = (tx, event, viewer);
-    unimplemented!()
+    let mut unsigned = Object::new();
+    let age = i64::try_from(viewer.now_ms).unwrap_or(i64::MAX).saturating_sub(event.ts);
+    unsigned.put("age", age.to_string().as_bytes());
+    if let Some(device) = viewer.device
+        && viewer.user == event.sender
+        && let Some(device) = tx.lookup(Kind::Device, device.as_str())?
+        && let Some(txn) = events::txn_of_event(tx, event.nid, viewer.user, device)?
+    {
+        // Stored with the room before it: see `send`.
+        let id = txn.split_once(' ').map_or(&*txn, |(_, id)| id);
+        unsigned.put("transaction_id", text_json(id).as_bytes());
+    }
+    if event.flags & REDACTED != 0
+        && let Some(by) = event.redacted_by
+        && let Some(redaction) = events::event(tx, by)?
+    {
+        unsigned.put("redacted_because", shape(tx, &redaction, viewer.room_id, None)?.as_bytes());
+    } else {
+        if let (Some(skey), Some(before)) = (event.skey, event.state_before)
+            && let Some(old) = state::one(tx, before, skey)?
+            && old != event.nid
+            && let Some(old) = events::event(tx, old)?
+        {
+            #[derive(serde::Deserialize)]
+            struct Old<'a> {
+                #[serde(borrow)]
+                content: &'a RawValue,
+                #[serde(borrow)]
+                sender: &'a RawValue,
+            }
+            if let Ok(fields) = serde_json::from_slice::<Old<'_>>(&old.client) {
+                unsigned.put("prev_content", fields.content.get().as_bytes());
+                unsigned.put("prev_sender", fields.sender.get().as_bytes());
+            }
+            unsigned.put("replaces_state", text_json(events::id(tx, old.nid)?.as_str()).as_bytes());
+        }
+        if let Some(relations) = bundle(tx, event, viewer)? {
+            unsigned.put("m.relations", relations.as_bytes());
+        }
+    }
+    let json = shape(tx, event, viewer.room_id, Some(unsigned.close()))?;
+    RawValue::from_string(json).map_err(|_| StoreError::Corrupt("a stored event is no JSON"))
+}
+
+/// The newest edit by the same sender and the thread's summary, if there are any.
+fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Option<String>, StoreError> {
+    let mut relations = Object::new();
+    let mut any = false;
+    if event.skey.is_none()
+        && let Some(replace) = tx.lookup(Kind::Name, "m.replace")?
+    {
+        let mut newest: Option<EventRow> = None;
+        for (child, _) in events::relations(tx, event.nid, Some(replace), BUNDLE_MAX)? {
+            if let Some(edit) = events::event(tx, child)?
+                && edit.sender == event.sender
+                && edit.kind == event.kind
+                && edit.seq.is_some()
+                && newest.as_ref().is_none_or(|newest| (edit.ts, edit.nid) > (newest.ts, newest.nid))
+            {
+                newest = Some(edit);
+            }
+        }
+        if let Some(edit) = newest {
+            relations.put("m.replace", shape(tx, &edit, viewer.room_id, None)?.as_bytes());
+            any = true;
+        }
+    }
+    if let Some(thread) = tx.lookup(Kind::Name, "m.thread")? {
+        let count: i64 = tx
+            .row(
+                "SELECT count(*) FROM relation WHERE parent = ?1 AND rel = ?2",
+                (event.nid, thread),
+                |row| row.get(0),
+            )?
+            .unwrap_or(0);
+        if count > 0
+            && let Some((latest, _)) = events::relations(tx, event.nid, Some(thread), 1)?.first()
+            && let Some(latest) = events::event(tx, *latest)?
+        {
+            let mine: i64 = tx
+                .row(
+                    "SELECT EXISTS(SELECT 1 FROM relation WHERE parent = ?1 AND rel = ?2 AND sender = ?3)",
+                    (event.nid, thread, viewer.user),
+                    |row| row.get(0),
+                )?
+                .unwrap_or(0);
+            let mut summary = Object::new();
+            summary.put("count", count.to_string().as_bytes());
+            let mine = mine > 0 || event.sender == viewer.user;
+            summary.put("current_user_participated", mine.to_string().as_bytes());
+            summary.put("latest_event", shape(tx, &latest, viewer.room_id, None)?.as_bytes());
+            relations.put("m.thread", summary.close().as_bytes());
+            any = true;
+        }
+    }
+    Ok(any.then(|| relations.close()))
+}
+
+/// Edits looked at to find the newest.
+const BUNDLE_MAX: u32 = 64;
+
+/// `event_id`, `room_id`, the stored fields, and `unsigned`.
+fn shape(
+    tx: &ReadTx<'_>,
+    event: &EventRow,
+    room_id: bool,
+    unsigned: Option<String>,
+) -> Result<String, StoreError> {
+    let mut object = Object::new();
+    object.put("event_id", text_json(events::id(tx, event.nid)?.as_str()).as_bytes());
+    if room_id {
+        object.put("room_id", text_json(&tx.text(event.room)?).as_bytes());
+    }
+    if &*tx.text(event.kind)? == "m.room.redaction" {
+        object.merge(redaction(&event.client).as_bytes());
+    } else {
+        object.merge(&event.client);
+    }
+    if let Some(unsigned) = unsigned {
+        object.put("unsigned", unsigned.as_bytes());
+    }
+    Ok(object.close())
+}
+
+/// A redaction names its target in both of the places where clients of old and new room versions look.
+///
+/// spec: <https://spec.matrix.org/v1.19/client-server-api/#mroomredaction>
+fn redaction(client: &[u8]) -> String {
+    let mut event: Value = serde_json::from_slice(client).unwrap_or_default();
+    let inner = event.get("content").and_then(|content| content.get("redacts")).cloned();
+    let outer = event.get("redacts").cloned();
+    match (inner, outer) {
+        (Some(target), None) => event["redacts"] = target,
+        (None, Some(target)) if event["content"].is_object() => event["content"]["redacts"] = target,
+        _ => {}
+    }
+    event.to_string()
 }
 
 /// The event as servers exchange it.
 pub fn pdu(tx: &ReadTx<'_>, event: &EventRow) -> Result<PduJson, StoreError> {
-    let _ = (tx, event);
-    unimplemented!()
+    let mut object = Object::new();
+    object.merge(&event.client);
+    object.merge(&event.rest);
+    if event.flags & NO_ROOM_ID == 0 {
+        object.put("room_id", text_json(&tx.text(event.room)?).as_bytes());
+    }
+    RawValue::from_string(object.close()).map_err(|_| StoreError::Corrupt("a stored event is no JSON"))
+}
+
+/// A JSON object put together from finished pieces.
+struct Object(Vec<u8>);
+
+impl Object {
+    fn new() -> Self {
+        Self(vec![b'{'])
+    }
+
+    /// Adds a key (which needs no escapes) and a JSON value.
+    fn put(&mut self, key: &str, value: &[u8]) {
+        self.comma();
+        self.0.push(b'"');
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        self.0.extend_from_slice(value);
+    }
+
+    /// Adds all that another object has.
+    fn merge(&mut self, object: &[u8]) {
+        let inner = object.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or_default();
+        if !inner.is_empty() {
+            self.comma();
+            self.0.extend_from_slice(inner);
+        }
+    }
+
+    fn comma(&mut self) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+    }
+
+    fn close(mut self) -> String {
+        self.0.push(b'}');
+        // All pieces are JSON that was text before.
+        String::from_utf8(self.0).unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+fn text_json(text: &str) -> String {
+    Value::from(text).to_string()
 }

@@ -2,7 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::store::{Nid, ReadTx, Seq, StoreError, schema::events::EventRow};
+use super::access::Access;
+use crate::store::{
+    Nid, ReadTx, Seq, StoreError,
+    schema::events::{self, EventRow},
+};
 
 /// A place between two events of a timeline: backwards from it come events with a smaller (depth, seq), forwards those
 /// with an equal or greater one. Text form `t<depth>_<seq>`.
@@ -56,4 +60,75 @@ pub fn token_at(tx: &ReadTx<'_>, room: Nid, seq: Seq) -> Result<Token, StoreErro
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     Ok(newest.map_or(Token::START, |(depth, seq)| Token { depth, seq: Seq(seq.0.saturating_add(1)) }))
+}
+
+/// Events that one page looks at, at most, however few of them the viewer may see.
+const SCAN_MAX: usize = 2000;
+
+/// A page of what the viewer may see.
+pub(in crate::room) struct Page {
+    /// Events in the order of the direction.
+    pub(in crate::room) events: Vec<EventRow>,
+    /// Where the next page starts.
+    pub(in crate::room) next: Token,
+    /// The timeline ends here in this direction.
+    pub(in crate::room) ended: bool,
+}
+
+/// Up to `limit` visible events from `from` on, not beyond `to`.
+pub(in crate::room) fn page(
+    tx: &ReadTx<'_>,
+    access: &mut Access,
+    from: Token,
+    to: Option<Token>,
+    backwards: bool,
+    limit: usize,
+    mut wanted: impl FnMut(&EventRow) -> Result<bool, StoreError>,
+) -> Result<Page, StoreError> {
+    let mut page = Page { events: Vec::new(), next: from, ended: false };
+    let mut scanned = 0;
+    while page.events.len() < limit && scanned < SCAN_MAX {
+        let places = places(tx, access.row.room, page.next, backwards, limit.min(100))?;
+        if places.is_empty() {
+            page.ended = true;
+            break;
+        }
+        for (depth, seq, nid) in places {
+            let place = Token { depth, seq };
+            let next = if backwards { place } else { Token { depth, seq: Seq(seq.0.saturating_add(1)) } };
+            if to.is_some_and(|to| if backwards { place < to } else { place >= to }) {
+                page.ended = true;
+                return Ok(page);
+            }
+            scanned += 1;
+            page.next = next;
+            let Some(event) = events::event(tx, nid)? else { continue };
+            if access.may_see(tx, &event)? && wanted(&event)? {
+                page.events.push(event);
+                if page.events.len() >= limit {
+                    return Ok(page);
+                }
+            }
+        }
+    }
+    Ok(page)
+}
+
+/// Places of the timeline from a token on, in the order of the direction.
+fn places(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    from: Token,
+    backwards: bool,
+    limit: usize,
+) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
+    let sql = if backwards {
+        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) < (?2, ?3) \
+         ORDER BY depth DESC, seq DESC LIMIT ?4"
+    } else {
+        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) >= (?2, ?3) \
+         ORDER BY depth, seq LIMIT ?4"
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    tx.rows(sql, (room, from.depth, from.seq, limit), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }

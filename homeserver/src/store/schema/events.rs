@@ -42,7 +42,7 @@ CREATE TABLE fwd_extremity(room INTEGER, nid INTEGER, PRIMARY KEY(room, nid)) WI
 CREATE TABLE missing_prev(room INTEGER, prev INTEGER, child INTEGER, PRIMARY KEY(room, prev, child)) WITHOUT ROWID;
 CREATE TABLE relation(parent INTEGER, rel INTEGER, child INTEGER, sender INTEGER NOT NULL,
   PRIMARY KEY(parent, rel, child)) WITHOUT ROWID;
-CREATE TABLE redaction(target INTEGER, nid INTEGER, PRIMARY KEY(target, nid)) WITHOUT ROWID;
+CREATE TABLE redaction(target INTEGER, nid INTEGER, power INTEGER NOT NULL, PRIMARY KEY(target, nid)) WITHOUT ROWID;
 CREATE TABLE txn_id(user INTEGER, device INTEGER, txn TEXT, event INTEGER NOT NULL, ts INTEGER NOT NULL,
   PRIMARY KEY(user, device, txn)) WITHOUT ROWID;
 CREATE INDEX txn_event ON txn_id(event);
@@ -58,6 +58,8 @@ pub const OUTLIER: i64 = 4;
 pub const REDACTED: i64 = 8;
 /// Came with a partial state; authorised again when that is whole.
 pub const PARTIAL: i64 = 16;
+/// The PDU has no `room_id`: the create event whose hash is the room's id.
+pub const NO_ROOM_ID: i64 = 32;
 
 /// What a row of `stream` tells. Other areas add their own.
 pub mod stream_kind {
@@ -402,15 +404,20 @@ pub fn relations(
     )
 }
 
-/// Notes a redaction of `target`, whether that is here or not.
-pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid) -> Result<(), StoreError> {
-    tx.execute("INSERT OR IGNORE INTO redaction(target, nid) VALUES(?1, ?2)", (target, nid))?;
+/// Notes a redaction of `target`, whether that is here or not. `power`: its sender may redact others' events.
+pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid, power: bool) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR IGNORE INTO redaction(target, nid, power) VALUES(?1, ?2, ?3)",
+        (target, nid, power),
+    )?;
     Ok(())
 }
 
-/// Redactions that name `target`.
-pub fn redactions(tx: &ReadTx<'_>, target: Nid) -> Result<Vec<Nid>, StoreError> {
-    tx.rows("SELECT nid FROM redaction WHERE target = ?1 ORDER BY nid", [target], |row| row.get(0))
+/// Redactions that name `target`: (event, its sender may redact others' events).
+pub fn redactions(tx: &ReadTx<'_>, target: Nid) -> Result<Vec<(Nid, bool)>, StoreError> {
+    tx.rows("SELECT nid, power FROM redaction WHERE target = ?1 ORDER BY nid", [target], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
 }
 
 /// The event that this transaction of the user's device made.

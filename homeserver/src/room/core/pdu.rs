@@ -1,0 +1,349 @@
+//! Owns what an event is to us: the fields that the rules look at, and its two stored objects.
+//!
+//! An event is stored as two canonical JSON objects: *client* holds [`CLIENT_KEYS`], *rest* everything else of the PDU but
+//! `unsigned` and `room_id`. `room_id` is put back when a PDU is put together (unless the event is the create event of a
+//! version in which the room's id is its hash). The objects' keys are disjoint, so a PDU is the two glued together.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedUserId, RoomId, UInt, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
+    state_res::Event,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Keys of a PDU that clients may see.
+pub const CLIENT_KEYS: [&str; 6] = ["content", "origin_server_ts", "redacts", "sender", "state_key", "type"];
+
+/// The type of create events.
+pub const CREATE: &str = "m.room.create";
+/// The type of membership events.
+pub const MEMBER: &str = "m.room.member";
+/// The type of redactions.
+pub const REDACTION: &str = "m.room.redaction";
+
+/// An event's fields as the rules see them.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    /// Its id: the reference hash.
+    pub event_id: OwnedEventId,
+    /// The room it belongs to, also where the event itself does not say so.
+    pub room: OwnedRoomId,
+    /// Whether the event says `room_id` itself.
+    pub says_room: bool,
+    /// Sender.
+    pub sender: OwnedUserId,
+    /// `origin_server_ts` in milliseconds.
+    pub ts: u64,
+    /// Type.
+    pub kind: TimelineEventType,
+    /// State key.
+    pub state_key: Option<String>,
+    /// Content.
+    pub content: Box<RawValue>,
+    /// Previous events.
+    pub prev: Vec<OwnedEventId>,
+    /// Auth events.
+    pub auth: Vec<OwnedEventId>,
+    /// `redacts` beside `content`: the target of a redaction in versions before 11. See [`Pdu::target`].
+    pub redacts: Option<OwnedEventId>,
+    /// As claimed.
+    pub depth: i64,
+    /// Failed the rules at its own place.
+    pub rejected: bool,
+}
+
+/// Why JSON is no event of ours. Anything can come from outside; nothing here panics.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+impl Pdu {
+    /// Reads the fields of an event whose id is known. `room`: the room when the event does not say it.
+    pub fn read(
+        event_id: OwnedEventId,
+        room: &RoomId,
+        object: &CanonicalJsonObject,
+    ) -> Result<Self, Malformed> {
+        let says_room = object.contains_key("room_id");
+        if says_room && string(object, "room_id")? != room.as_str() {
+            return Err(Malformed("the event belongs to another room".into()));
+        }
+        let kind = string(object, "type")?;
+        let content = match object.get("content") {
+            Some(CanonicalJsonValue::Object(content)) => content,
+            _ => return Err(Malformed("`content` is no object".into())),
+        };
+        let raw = serde_json::value::to_raw_value(content).map_err(|error| Malformed(error.to_string()))?;
+        Ok(Self {
+            event_id,
+            room: room.to_owned(),
+            says_room,
+            sender: UserId::parse(string(object, "sender")?)
+                .map_err(|error| Malformed(format!("`sender`: {error}")))?,
+            ts: integer(object, "origin_server_ts")?
+                .try_into()
+                .map_err(|_| Malformed("`origin_server_ts` is negative".into()))?,
+            kind: kind.into(),
+            state_key: match object.get("state_key") {
+                Some(CanonicalJsonValue::String(key)) => Some(key.clone()),
+                None => None,
+                Some(_) => return Err(Malformed("`state_key` is no string".into())),
+            },
+            prev: ids(object, "prev_events")?,
+            auth: ids(object, "auth_events")?,
+            redacts: match object.get("redacts") {
+                Some(CanonicalJsonValue::String(target)) => EventId::parse(target).ok(),
+                _ => None,
+            },
+            content: raw,
+            depth: integer(object, "depth")?,
+            rejected: false,
+        })
+    }
+
+    /// Reads an event back from its two stored objects.
+    pub fn stored(
+        event_id: OwnedEventId,
+        room: OwnedRoomId,
+        says_room: bool,
+        rejected: bool,
+        client: &[u8],
+        rest: &[u8],
+    ) -> Result<Self, Malformed> {
+        #[derive(Deserialize)]
+        struct Client<'a> {
+            #[serde(borrow)]
+            content: &'a RawValue,
+            origin_server_ts: u64,
+            sender: OwnedUserId,
+            #[serde(default)]
+            state_key: Option<String>,
+            r#type: String,
+            #[serde(default)]
+            redacts: Option<CanonicalJsonValue>,
+        }
+        #[derive(Deserialize)]
+        struct Rest {
+            prev_events: Vec<OwnedEventId>,
+            auth_events: Vec<OwnedEventId>,
+            depth: i64,
+        }
+        let client: Client<'_> =
+            serde_json::from_slice(client).map_err(|error| Malformed(error.to_string()))?;
+        let rest: Rest = serde_json::from_slice(rest).map_err(|error| Malformed(error.to_string()))?;
+        Ok(Self {
+            event_id,
+            room,
+            says_room,
+            sender: client.sender,
+            ts: client.origin_server_ts,
+            kind: client.r#type.into(),
+            state_key: client.state_key,
+            content: client.content.to_owned(),
+            prev: rest.prev_events,
+            auth: rest.auth_events,
+            redacts: match client.redacts {
+                Some(CanonicalJsonValue::String(target)) => EventId::parse(target).ok(),
+                _ => None,
+            },
+            depth: rest.depth,
+            rejected,
+        })
+    }
+
+    /// Type and state key, for a state event.
+    pub fn key(&self) -> Option<(String, String)> {
+        self.state_key.as_ref().map(|key| (self.kind.to_string(), key.clone()))
+    }
+
+    /// Whether it is this kind of state event.
+    pub fn is_state(&self, kind: &str, state_key: &str) -> bool {
+        self.state_key.as_deref() == Some(state_key) && self.kind.to_string() == kind
+    }
+
+    /// A string inside `content`, if it is there and is one.
+    pub fn content_str(&self, key: &str) -> Option<String> {
+        let mut content: BTreeMap<String, CanonicalJsonValue> =
+            serde_json::from_str(self.content.get()).ok()?;
+        match content.remove(key) {
+            Some(CanonicalJsonValue::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What a redaction redacts: the version says where it stands, and what stands elsewhere means nothing.
+    pub fn target(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+        if self.kind != TimelineEventType::RoomRedaction {
+            None
+        } else if rules.redaction.content_field_redacts {
+            self.content_str("redacts").and_then(|target| hash_id(&target))
+        } else {
+            self.redacts.clone().filter(|target| hash_id(target.as_str()).is_some())
+        }
+    }
+
+    /// `membership` of a member event.
+    pub fn membership(&self) -> Option<String> {
+        if self.kind == TimelineEventType::RoomMember { self.content_str("membership") } else { None }
+    }
+}
+
+fn string<'a>(object: &'a CanonicalJsonObject, key: &str) -> Result<&'a str, Malformed> {
+    match object.get(key) {
+        Some(CanonicalJsonValue::String(text)) => Ok(text),
+        _ => Err(Malformed(format!("`{key}` is no string"))),
+    }
+}
+
+fn integer(object: &CanonicalJsonObject, key: &str) -> Result<i64, Malformed> {
+    match object.get(key) {
+        Some(CanonicalJsonValue::Integer(number)) => Ok((*number).into()),
+        _ => Err(Malformed(format!("`{key}` is no integer"))),
+    }
+}
+
+fn ids(object: &CanonicalJsonObject, key: &str) -> Result<Vec<OwnedEventId>, Malformed> {
+    let Some(CanonicalJsonValue::Array(list)) = object.get(key) else {
+        return Err(Malformed(format!("`{key}` is no list")));
+    };
+    list.iter()
+        .map(|id| match id {
+            CanonicalJsonValue::String(text) => hash_id(text),
+            _ => None,
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| Malformed(format!("`{key}` holds something that is no event id")))
+}
+
+/// An event id that is a hash, as in every version we speak.
+pub fn hash_id(text: &str) -> Option<OwnedEventId> {
+    let hash = text.strip_prefix('$')?;
+    let bytes = data_encoding::BASE64URL_NOPAD.decode(hash.as_bytes()).ok()?;
+    if bytes.len() != 32 {
+        return None;
+    }
+    EventId::parse(text).ok()
+}
+
+/// An event that is whole: fields and stored objects.
+#[derive(Clone, Debug)]
+pub struct FullEvent {
+    /// Its fields.
+    pub pdu: Arc<Pdu>,
+    /// Stored object of what clients may see.
+    pub client: Vec<u8>,
+    /// Stored object of everything else.
+    pub rest: Vec<u8>,
+}
+
+impl FullEvent {
+    /// Takes an event apart. The object keeps no `unsigned`.
+    pub fn new(
+        event_id: OwnedEventId,
+        room: &RoomId,
+        object: CanonicalJsonObject,
+    ) -> Result<Self, Malformed> {
+        let pdu = Pdu::read(event_id, room, &object)?;
+        let (client, rest) = split(object)?;
+        Ok(Self { pdu: Arc::new(pdu), client, rest })
+    }
+}
+
+/// An event's two stored objects.
+pub fn split(object: CanonicalJsonObject) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
+    let (mut client, mut rest) = (CanonicalJsonObject::new(), CanonicalJsonObject::new());
+    for (key, value) in object {
+        if CLIENT_KEYS.contains(&key.as_str()) {
+            client.insert(key, value);
+        } else if key != "unsigned" && key != "room_id" {
+            rest.insert(key, value);
+        }
+    }
+    let json = |object: &CanonicalJsonObject| {
+        serde_json::to_vec(object).map_err(|error| Malformed(error.to_string()))
+    };
+    Ok((json(&client)?, json(&rest)?))
+}
+
+/// An event as one object again: what was hashed and signed.
+pub fn join(
+    room: &RoomId,
+    says_room: bool,
+    client: &[u8],
+    rest: &[u8],
+) -> Result<CanonicalJsonObject, Malformed> {
+    let read = |bytes: &[u8]| -> Result<CanonicalJsonObject, Malformed> {
+        serde_json::from_slice(bytes).map_err(|error| Malformed(error.to_string()))
+    };
+    let mut object = read(client)?;
+    object.extend(read(rest)?);
+    if says_room {
+        object.insert("room_id".into(), CanonicalJsonValue::String(room.as_str().into()));
+    }
+    Ok(object)
+}
+
+/// The two stored objects of the pruned event.
+pub fn prune(
+    rules: &RoomVersionRules,
+    room: &RoomId,
+    says_room: bool,
+    client: &[u8],
+    rest: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
+    let mut object = join(room, says_room, client, rest)?;
+    ruma::canonical_json::redact_in_place(&mut object, &rules.redaction, None)
+        .map_err(|error| Malformed(error.to_string()))?;
+    split(object)
+}
+
+impl Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &Self::Id {
+        &self.event_id
+    }
+
+    fn room_id(&self) -> Option<&RoomId> {
+        self.says_room.then_some(&*self.room)
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.ts))
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.kind
+    }
+
+    fn content(&self) -> &RawValue {
+        &self.content
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.prev.iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.auth.iter())
+    }
+
+    fn redacts(&self) -> Option<&Self::Id> {
+        self.redacts.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}

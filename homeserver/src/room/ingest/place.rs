@@ -1,0 +1,272 @@
+//! Verified to Placed: the state before an event, and what the room's state becomes by it.
+//!
+//! Works over one snapshot of the database, while nothing of the room is on its way to the writer.
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
+
+use super::{
+    append::{After, Before, SELF, SELF_SKEY, Verdict},
+    authorize::{self, Lookup},
+    load::{self, StoredGraph},
+};
+use crate::{
+    room::{
+        RoomError,
+        core::{
+            auth::{self, Action},
+            pdu::Pdu,
+            resolve::{self, Graph, NumberMap},
+        },
+    },
+    store::{
+        Kind, Nid, ReadTx, StoreError,
+        schema::{
+            events::{self, EventRow, OUTLIER},
+            rooms::{self, RoomRow},
+            state::{self, StateMap},
+        },
+    },
+};
+
+/// What is here of what an event refers to.
+pub(in crate::room) struct Look {
+    /// The event itself is here, with a place.
+    pub(in crate::room) known: bool,
+    /// Of the previous events asked for, those after which the state is `snapshot`.
+    pub(in crate::room) present_state: Vec<OwnedEventId>,
+    /// Of the auth events asked for, those that are here.
+    pub(in crate::room) auth: Vec<Arc<Pdu>>,
+}
+
+/// Looks once for all that the first stages need.
+pub(in crate::room) fn look(
+    tx: &ReadTx<'_>,
+    id: &EventId,
+    prev: Vec<OwnedEventId>,
+    auth: Vec<OwnedEventId>,
+    snapshot: Option<i64>,
+) -> Result<Look, StoreError> {
+    let known = events::event_by_id(tx, id)?.is_some_and(|event| event.flags & OUTLIER == 0);
+    let mut present_state = Vec::new();
+    if let Some(snapshot) = snapshot {
+        for prev in prev {
+            if placed(tx, &prev)?.is_some_and(|event| event.state_after == Some(snapshot)) {
+                present_state.push(prev);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for id in auth {
+        found.extend(load::pdu_by_id(tx, &id)?);
+    }
+    Ok(Look { known, present_state, auth: found })
+}
+
+/// Previous events that have no place here.
+pub(in crate::room) fn missing(
+    tx: &ReadTx<'_>,
+    prev: &[OwnedEventId],
+) -> Result<Vec<OwnedEventId>, StoreError> {
+    let mut missing = Vec::new();
+    for prev in prev {
+        if placed(tx, prev)?.is_none() {
+            missing.push(prev.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// An event whose state is known.
+fn placed(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<EventRow>, StoreError> {
+    Ok(events::event_by_id(tx, id)?.filter(|event| event.flags & OUTLIER == 0 && event.state_after.is_some()))
+}
+
+/// An event with its place and the rules' verdict.
+pub(in crate::room) struct Placed {
+    /// The room's head that this was worked out on.
+    pub(in crate::room) head: i64,
+    pub(in crate::room) before: Before,
+    pub(in crate::room) after: After,
+    pub(in crate::room) verdict: Verdict,
+    pub(in crate::room) reason: String,
+    /// The sender may redact others' events, by the state before.
+    pub(in crate::room) power: bool,
+}
+
+/// Works out everything from what is stored. `told`: the state before it as another server says, for an event whose
+/// previous ones are not all here.
+pub(in crate::room) fn place(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    event: &Arc<Pdu>,
+    told: Option<StateMap>,
+) -> Result<Placed, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    let room = tx.lookup(Kind::Room, event.room.as_str())?.ok_or_else(unknown)?;
+    let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
+    let graph = NewGraph::new(tx, event)?;
+    let before = match told {
+        Some(map) => Before::Map(map),
+        None => before(tx, rules, &row, event, &graph)?,
+    };
+    let entry = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
+        let skey = Nid(graph.skey(kind, key)?);
+        let nid = match &before {
+            Before::Current => graph.stored.keep(state::current(tx, room, skey)),
+            Before::Snapshot(sid) => graph.stored.keep(state::one(tx, *sid, skey)),
+            Before::Map(map) => map.get(&skey).copied(),
+        };
+        graph.pdu(nid?.0)
+    };
+    let now = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
+        let nid = graph.stored.keep(state::current(tx, room, Nid(graph.skey(kind, key)?)))?;
+        graph.pdu(nid.0)
+    };
+    let own = event.auth.iter().filter_map(|id| graph.pdu(graph.number(id)?)).collect();
+    let create = row.create.and_then(|nid| graph.pdu(nid.0));
+    let (verdict, reason) = authorize::decide(
+        rules,
+        event,
+        &Lookup::new(own, create.clone()),
+        entry,
+        (!matches!(before, Before::Current)).then_some(now),
+    );
+    let power = create.is_some_and(|create| {
+        auth::may(rules, &create, entry("m.room.power_levels", "").as_ref(), &event.sender, Action::Redact)
+    });
+    let after = match verdict {
+        Verdict::Accepted => after(tx, rules, &row, event, &before, &graph)?,
+        _ => After::Resolved(Vec::new()),
+    };
+    graph.stored.finish()?;
+    Ok(Placed { head: row.head, before, after, verdict, reason, power })
+}
+
+/// The state before an event all of whose previous ones are here.
+fn before(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    row: &RoomRow,
+    event: &Pdu,
+    graph: &impl Graph,
+) -> Result<Before, RoomError> {
+    let mut sids = Vec::new();
+    for prev in &event.prev {
+        let prev =
+            placed(tx, prev)?.ok_or_else(|| RoomError::Rejected("a previous event is missing".into()))?;
+        sids.extend(prev.state_after);
+    }
+    sids.sort_unstable();
+    sids.dedup();
+    match sids[..] {
+        [] => Err(RoomError::Rejected("the event has no previous events".into())),
+        [sid] if sid == row.sid => Ok(Before::Current),
+        [sid] => Ok(Before::Snapshot(sid)),
+        _ => {
+            let maps = sids.iter().map(|sid| numbers(tx, *sid)).collect::<Result<Vec<_>, _>>()?;
+            let resolved = resolve::resolve(rules, graph, &maps)
+                .map_err(|error| RoomError::Rejected(error.to_string()))?;
+            Ok(Before::Map(resolved.into_iter().map(|(skey, nid)| (Nid(skey), Nid(nid))).collect()))
+        }
+    }
+}
+
+/// How the room's resolved state changes by an accepted event.
+fn after(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    row: &RoomRow,
+    event: &Arc<Pdu>,
+    before: &Before,
+    graph: &NewGraph<'_, '_>,
+) -> Result<After, RoomError> {
+    // The other ends of the graph, by the states after them.
+    let mut others = Vec::new();
+    let mut covered = Vec::new();
+    for end in events::forward(tx, row.room)? {
+        let sid = events::event(tx, end)?.and_then(|event| event.state_after);
+        let list = if event.prev.contains(&events::id(tx, end)?) { &mut covered } else { &mut others };
+        list.extend(sid);
+    }
+    others.sort_unstable();
+    others.dedup();
+    let is_state = event.state_key.is_some();
+    if !is_state {
+        // A message changes nothing by itself, and the ends' states are the same as before if it only takes the place of
+        // one with the same state.
+        let own = match before {
+            Before::Current => Some(row.sid),
+            Before::Snapshot(sid) => Some(*sid),
+            Before::Map(_) => None,
+        };
+        if let Some(own) = own
+            && (others.contains(&own) || covered.contains(&own))
+            && covered.iter().all(|sid| *sid == own || others.contains(sid))
+        {
+            return Ok(After::Resolved(Vec::new()));
+        }
+    }
+    let mut own = match before {
+        Before::Current => numbers(tx, row.sid)?,
+        Before::Snapshot(sid) => numbers(tx, *sid)?,
+        Before::Map(map) => map.iter().map(|(skey, nid)| (skey.0, nid.0)).collect(),
+    };
+    if let Some(key) = &event.state_key {
+        let skey = graph.skey(&event.kind.to_string(), key).unwrap_or(SELF_SKEY.0);
+        own.insert(skey, SELF.0);
+    }
+    let mut maps = vec![own];
+    for sid in others {
+        maps.push(numbers(tx, sid)?);
+    }
+    let resolved =
+        resolve::resolve(rules, graph, &maps).map_err(|error| RoomError::Rejected(error.to_string()))?;
+    let current = state::current_all(tx, row.room)?;
+    let resolved: StateMap = resolved.into_iter().map(|(skey, nid)| (Nid(skey), Nid(nid))).collect();
+    Ok(After::Resolved(state::diff(&current, &resolved)))
+}
+
+fn numbers(tx: &ReadTx<'_>, sid: i64) -> Result<NumberMap, StoreError> {
+    Ok(state::full(tx, sid)?.into_iter().map(|(skey, nid)| (skey.0, nid.0)).collect())
+}
+
+/// The stored graph and the one event that is not stored yet.
+struct NewGraph<'a, 'b> {
+    stored: StoredGraph<'a, 'b>,
+    event: Arc<Pdu>,
+    auth: Arc<[i64]>,
+}
+
+impl<'a, 'b> NewGraph<'a, 'b> {
+    fn new(tx: &'a ReadTx<'b>, event: &Arc<Pdu>) -> Result<Self, StoreError> {
+        let mut auth = Vec::new();
+        for id in &event.auth {
+            auth.extend(events::nid(tx, id)?.map(|nid| nid.0));
+        }
+        Ok(Self { stored: StoredGraph::new(tx), event: event.clone(), auth: auth.into() })
+    }
+}
+
+impl Graph for NewGraph<'_, '_> {
+    fn auth(&self, event: i64) -> Option<Arc<[i64]>> {
+        if event == SELF.0 { Some(self.auth.clone()) } else { self.stored.auth(event) }
+    }
+
+    fn pdu(&self, event: i64) -> Option<Arc<Pdu>> {
+        if event == SELF.0 { Some(self.event.clone()) } else { self.stored.pdu(event) }
+    }
+
+    fn number(&self, id: &EventId) -> Option<i64> {
+        if *id == *self.event.event_id { Some(SELF.0) } else { self.stored.number(id) }
+    }
+
+    fn key(&self, skey: i64) -> Option<(String, String)> {
+        if skey == SELF_SKEY.0 { self.event.key() } else { self.stored.key(skey) }
+    }
+
+    fn skey(&self, kind: &str, key: &str) -> Option<i64> {
+        self.stored.skey(kind, key).or_else(|| self.event.is_state(kind, key).then_some(SELF_SKEY.0))
+    }
+}

@@ -1,0 +1,94 @@
+//! Owns redactions: which event is pruned by which, in whatever order they come.
+//!
+//! A redaction is an event like others; whether it takes effect is a question of its own: its sender has the power to
+//! redact at its place in the graph, or is of the server of the target's sender. One that comes before its target waits
+//! in `redaction` and is not shown until the target is here.
+//!
+//! spec: <https://spec.matrix.org/v1.19/rooms/v11/#redactions>
+
+use ruma::{EventId, RoomId, UserId, room_version_rules::RoomVersionRules};
+
+use super::{content, relations};
+use crate::{
+    room::core::pdu,
+    store::{
+        Nid, StoreError, WriteTx,
+        schema::events::{self, EventRow, NO_ROOM_ID, REDACTED},
+    },
+};
+
+/// What became of a redaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::room) enum Effect {
+    /// The target is pruned now (or was before).
+    Done,
+    /// The target is not here yet.
+    Waits,
+    /// It may not redact its target.
+    Refused,
+}
+
+/// A redaction has come.
+pub(in crate::room) fn apply(
+    tx: &mut WriteTx<'_>,
+    rules: &RoomVersionRules,
+    room_id: &RoomId,
+    redaction: &EventRow,
+    target: &EventId,
+    power: bool,
+) -> Result<Effect, StoreError> {
+    let target = events::intern(tx, target)?;
+    events::put_redaction(tx, target, redaction.nid, power)?;
+    match events::event(tx, target)? {
+        None => Ok(Effect::Waits),
+        Some(event) if event.room != redaction.room => Ok(Effect::Refused),
+        Some(event) if !allowed(tx, &event, redaction.sender, power)? => Ok(Effect::Refused),
+        Some(event) if event.flags & REDACTED != 0 => Ok(Effect::Done),
+        Some(event) => {
+            relations::remove(tx, event.nid, &content(&event.client))?;
+            let says_room = event.flags & NO_ROOM_ID == 0;
+            let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)
+                .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;
+            events::prune(tx, event.nid, redaction.nid, &client, &rest)?;
+            Ok(Effect::Done)
+        }
+    }
+}
+
+/// An event has come: prunes it in place if a redaction waits for it, and gives those that are to be shown now.
+pub(in crate::room) fn arrive(
+    tx: &mut WriteTx<'_>,
+    rules: &RoomVersionRules,
+    room_id: &RoomId,
+    event: &mut EventRow,
+) -> Result<Vec<Nid>, StoreError> {
+    let mut shown = Vec::new();
+    for (nid, power) in events::redactions(tx, event.nid)? {
+        let Some(redaction) = events::event(tx, nid)? else { continue };
+        if redaction.room != event.room
+            || redaction.seq.is_none()
+            || !allowed(tx, event, redaction.sender, power)?
+        {
+            continue;
+        }
+        if event.flags & REDACTED == 0 {
+            let says_room = event.flags & NO_ROOM_ID == 0;
+            let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)
+                .map_err(|_| StoreError::Corrupt("an event cannot be pruned"))?;
+            (event.client, event.rest) = (client, rest);
+            event.flags |= REDACTED;
+            event.redacted_by = Some(nid);
+        }
+        shown.push(nid);
+    }
+    Ok(shown)
+}
+
+fn allowed(tx: &WriteTx<'_>, target: &EventRow, sender: Nid, power: bool) -> Result<bool, StoreError> {
+    if power || target.sender == sender {
+        return Ok(true);
+    }
+    let (one, other) = (tx.text(target.sender)?, tx.text(sender)?);
+    let server = |user: &str| UserId::parse(user).ok().map(|user| user.server_name().to_owned());
+    Ok(server(&one).is_some() && server(&one) == server(&other))
+}

@@ -1,0 +1,97 @@
+//! Owns reads of a room's state.
+
+use ruma::{RoomId, UserId};
+use serde_json::value::RawValue;
+
+use super::{access::access, json::client_event, messages::viewer};
+use crate::{
+    room::{ClientEvent, RoomError, Rooms},
+    store::{
+        ReadTx,
+        schema::{
+            events::{self, EventRow},
+            state,
+        },
+    },
+};
+
+impl Rooms {
+    /// Current state (for a former member: as it was when they left).
+    pub async fn state_all(&self, user: &UserId, room: &RoomId) -> Result<Vec<ClientEvent>, RoomError> {
+        let (user, room) = (user.to_owned(), room.to_owned());
+        let now_ms = self.inner.clock.now_ms();
+        self.inner
+            .store
+            .read(move |tx| {
+                let access = access(tx, &user, &room)?;
+                let viewer = viewer(&access, now_ms);
+                let mut list = Vec::new();
+                for nid in state::full(tx, access.state())?.into_values() {
+                    if let Some(event) = events::event(tx, nid)? {
+                        list.push(client_event(tx, &event, &viewer)?);
+                    }
+                }
+                Ok(list)
+            })
+            .await
+    }
+
+    /// One state event, whole.
+    pub async fn state_one(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<ClientEvent, RoomError> {
+        let (user, room) = (user.to_owned(), room.to_owned());
+        let key = (event_type.to_owned(), state_key.to_owned());
+        let now_ms = self.inner.clock.now_ms();
+        self.inner
+            .store
+            .read(move |tx| {
+                let (access, event) = entry(tx, &user, &room, &key)?;
+                Ok(client_event(tx, &event, &viewer(&access, now_ms))?)
+            })
+            .await
+    }
+
+    /// `content` of one state event.
+    pub async fn state_content(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Box<RawValue>, RoomError> {
+        let (user, room) = (user.to_owned(), room.to_owned());
+        let key = (event_type.to_owned(), state_key.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let (_, event) = entry(tx, &user, &room, &key)?;
+                #[derive(serde::Deserialize)]
+                struct Client {
+                    content: Box<RawValue>,
+                }
+                let client: Client = serde_json::from_slice(&event.client)
+                    .map_err(|_| crate::store::StoreError::Corrupt("a stored event is no JSON"))?;
+                Ok(client.content)
+            })
+            .await
+    }
+}
+
+fn entry(
+    tx: &ReadTx<'_>,
+    user: &UserId,
+    room: &RoomId,
+    key: &(String, String),
+) -> Result<(super::access::Access, EventRow), RoomError> {
+    let unknown = || RoomError::NotFound("the room has no such state event".into());
+    let access = access(tx, user, room)?;
+    let skey = tx.lookup_skey(&key.0, &key.1)?.ok_or_else(unknown)?;
+    let nid = state::one(tx, access.state(), skey)?.ok_or_else(unknown)?;
+    let event = events::event(tx, nid)?.ok_or_else(unknown)?;
+    Ok((access, event))
+}
