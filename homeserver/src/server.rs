@@ -16,7 +16,7 @@ use crate::{
     room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
     store::Store,
     sync::{self, Filters, Sync},
-    user::{DeviceHooks, Neighbours, NoNeighbours, Users},
+    user::{DeviceHooks, Neighbours, NoNeighbours, Users, next_door::NextDoor},
 };
 
 /// All areas, shared by every handler.
@@ -89,7 +89,7 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Builds every area, in order.
+    /// Builds every area, in order, and starts what runs beside requests. Needs a tokio runtime.
     pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
         let Parts { settings, clock, store, remote, media_dir, overlay } = parts;
         let identity = remote.identity();
@@ -129,10 +129,21 @@ impl Server {
             e2ee: e2ee.clone(),
             node: u64::from_be_bytes(node.as_bytes()[..8].try_into().unwrap_or_default()),
         });
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
+        let neighbours: Arc<dyn Neighbours> = match &overlay {
+            Some(node) => {
+                tasks.spawn(remote.clone().follow(node.clone(), shutdown.clone()));
+                let next_door = NextDoor::new(remote.clone(), node.clone());
+                tasks.spawn(Arc::clone(&next_door).run(shutdown.clone()));
+                next_door
+            }
+            None => Arc::new(NoNeighbours),
+        };
         Ok(Arc::new(Self {
             limits: Limits::new(settings.rate_limits, clock.clone()),
-            shutdown: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            shutdown,
+            tasks,
             push: Push::new(store.clone()),
             receipts: Receipts::new(store.clone(), clock.clone(), name.clone()),
             filters: Filters::new(store.clone()),
@@ -146,7 +157,7 @@ impl Server {
             rooms,
             typing,
             sync,
-            neighbours: Arc::new(NoNeighbours),
+            neighbours,
             xmatrix: Arc::new(remote.clone()),
             remote,
             overlay,

@@ -202,6 +202,31 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// `GET` of a path at a node, whoever's it is; the node is known by its key, so nothing is signed.
+    pub async fn get_from_node(
+        &self,
+        node: NodeId,
+        path: &'static str,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, CarrierError> {
+        let mut request = http::Request::new(Bytes::new());
+        *request.uri_mut() = http::Uri::from_static(path);
+        let broken = |what: String| CarrierError::Unreachable(what);
+        let asked = async {
+            let response = self.inner.carrier.request(node, Class::Interactive, request).await?;
+            if !response.status().is_success() {
+                return Err(broken(format!("HTTP status {}", response.status().as_u16())));
+            }
+            let body = http_body_util::Limited::new(response.into_body(), limit);
+            let body = body.collect().await.map_err(|error| broken(error.to_string()))?;
+            Ok(body.to_bytes())
+        };
+        tokio::time::timeout(timeout, asked).await.unwrap_or(Err(CarrierError::Timeout(timeout)))
+    }
+}
+
 /// Reads a whole answer of at most `limit` bytes.
 async fn read(
     server: &ServerName,

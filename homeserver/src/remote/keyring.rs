@@ -142,6 +142,11 @@ impl Keyring {
         self.keys_from(server, ids, None).await
     }
 
+    /// The keys of a server that probably lives on a node.
+    pub async fn keys_at(&self, server: &ServerName, node: NodeId) -> Result<Arc<ServerKeys>, KeyError> {
+        self.keys_from(server, &BTreeSet::new(), Some(node)).await
+    }
+
     /// [`Self::keys`], asking a node first that probably is the server's: the one a request came from.
     pub(super) async fn keys_from(
         &self,

@@ -7,6 +7,7 @@
 pub mod carrier;
 pub mod client;
 pub mod error;
+mod follow;
 pub mod keyring;
 #[cfg(test)]
 pub mod memory;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use router::NodeId;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 
 pub use carrier::{Carrier, CarrierError, Class, SharedCarrier};
@@ -44,9 +45,13 @@ struct Inner {
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
+    /// Rooms that somebody was seen to list, and who.
+    listed: Mutex<HashMap<OwnedRoomId, OwnedServerName>>,
     turns: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// Rooms that are remembered with a server that lists them.
+const LISTED_MAX: usize = 4096;
 /// Servers whose transactions are taken in at the same time; above that, turns nobody holds are forgotten.
 const TURNS_MAX: usize = 256;
 
@@ -76,6 +81,7 @@ impl Remote {
             store,
             clock,
             outgoing: sender::Outgoing::default(),
+            listed: Mutex::default(),
             turns: Mutex::default(),
             identity,
             carrier,
@@ -119,6 +125,20 @@ impl Remote {
             self.inner.carrier.heard(node);
         }
         self.inner.outgoing.wake(name);
+    }
+
+    /// Remembers who lists a room, for joins that name no server.
+    pub fn note_room(&self, room: OwnedRoomId, server: OwnedServerName) {
+        let mut listed = self.inner.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.len() >= LISTED_MAX {
+            listed.clear();
+        }
+        listed.insert(room, server);
+    }
+
+    /// A server that was seen to list a room.
+    pub fn lister_of(&self, room: &RoomId) -> Option<OwnedServerName> {
+        self.inner.listed.lock().unwrap_or_else(PoisonError::into_inner).get(room).cloned()
     }
 
     /// The turn of one server: its transactions are taken in one after the other.

@@ -34,7 +34,7 @@ impl Rooms {
         draft: Draft,
     ) -> Result<(), RoomError> {
         let mut last = None;
-        for server in candidates(self.server_name(), via, room) {
+        for server in self.join_candidates(via, room) {
             match self.join_through(user, room, &server, &draft).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = Some(first_or(last, error)),
@@ -97,7 +97,7 @@ impl Rooms {
         draft: Draft,
     ) -> Result<(), RoomError> {
         let mut last = None;
-        for server in candidates(self.server_name(), via, room) {
+        for server in self.join_candidates(via, room) {
             match self.knock_through(user, room, &server, &draft).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = Some(first_or(last, error)),
@@ -127,6 +127,13 @@ impl Rooms {
         let stripped = stripped(answer.knock_room_state);
         self.receive_outlier_membership(room, &version, event, stripped).await?;
         Ok(())
+    }
+
+    /// Those named, then who lists the room.
+    fn join_candidates(&self, via: &[OwnedServerName], room: &RoomId) -> Vec<OwnedServerName> {
+        let listed = self.inner.remote.lister_of(room);
+        let via: Vec<_> = via.iter().cloned().chain(listed).collect();
+        candidates(self.server_name(), &via, room)
     }
 
     pub(super) fn now_ms(&self) -> u64 {

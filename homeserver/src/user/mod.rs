@@ -7,6 +7,7 @@ pub mod account_data;
 mod accounts;
 mod devices;
 mod neighbours;
+pub mod next_door;
 mod operator;
 mod password;
 pub mod presence;

@@ -3,6 +3,7 @@
 //! The lists are pulled over the overlay and kept by the federation side; here is what searches see of them. Nothing of
 //! what somebody types leaves this node.
 
+use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 
 use super::Person;
@@ -14,6 +15,11 @@ pub trait Neighbours: Send + Sync {
 
     /// Their public rooms: `PublicRoomsChunk` objects.
     fn rooms(&self) -> Vec<Box<RawValue>>;
+
+    /// Asks them for what is new, and waits a moment for their answers: before a search.
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Nobody next door.

@@ -22,6 +22,7 @@ impl Users {
             return Ok((Vec::new(), false));
         }
         let mut found: BTreeMap<OwnedUserId, Person> = BTreeMap::new();
+        neighbours.refresh().await;
         let mates = self.room_mates(searcher).await?;
         let ours = self.people(PEOPLE_SCANNED_MAX).await?;
         // Later ones win: a user's own profile says more than a membership in some room.

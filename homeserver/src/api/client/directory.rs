@@ -74,6 +74,7 @@ async fn page(server: &Arc<Server>, wanted: Wanted<'_>) -> Result<Json<Page>, Er
         return other_servers(server, other, wanted, limit).await;
     }
     let search = wanted.search.filter(|term| !term.trim().is_empty());
+    server.neighbours.refresh().await;
     // A token that begins with `n` counts in the neighbours' rooms, which follow ours.
     if let Some(at) = wanted.since.as_deref().and_then(|since| since.strip_prefix('n')) {
         let at: usize = at.parse().map_err(|_| Error::invalid_param("`since` is not from this directory"))?;

@@ -4,9 +4,11 @@
 //! `args.caller`, a server whose signature was verified.
 
 mod backfill;
+mod device;
 mod directory;
 mod discovery;
 mod event;
+mod keys;
 mod media;
 mod membership;
 mod openid;
@@ -20,9 +22,11 @@ use crate::{api::routes::Table, error::Error, server::Server};
 /// Adds every endpoint of the server-server API.
 pub(crate) fn routes(table: &mut Table) {
     backfill::routes(table);
+    device::routes(table);
     directory::routes(table);
     discovery::routes(table);
     event::routes(table);
+    keys::routes(table);
     media::routes(table);
     membership::routes(table);
     openid::routes(table);

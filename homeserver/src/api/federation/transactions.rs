@@ -76,9 +76,20 @@ async fn send(server: Arc<Server>, args: Args<send_transaction_message::v1::Requ
 }
 
 /// Takes one EDU. What is wrong with it concerns nobody but its sender, who is not told.
-async fn take_edu(_: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>) {
+async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>) {
     let kind = edu.get_field::<String>("edu_type").ok().flatten().unwrap_or_default();
     let taken: Result<(), Error> = match edu.deserialize() {
+        Ok(Edu::Typing(content)) => server.typing.receive(origin, &content).await.map_err(Into::into),
+        Ok(Edu::Receipt(content)) => server.receipts.receive(origin, content).await.map_err(Into::into),
+        Ok(Edu::DeviceListUpdate(content)) => {
+            server.e2ee.receive_device_list_update(origin, content).await.map_err(Into::into)
+        }
+        Ok(Edu::SigningKeyUpdate(content)) => {
+            server.e2ee.receive_signing_key_update(origin, content).await.map_err(Into::into)
+        }
+        Ok(Edu::DirectToDevice(content)) => {
+            server.e2ee.receive_to_device(origin, content).await.map_err(Into::into)
+        }
         // Presence is not kept here; what we do not know is for others.
         Ok(_) => Ok(()),
         Err(error) => Err(Error::new(ErrorKind::BadJson, error.to_string())),

@@ -1,6 +1,7 @@
 //! Our own endpoints between nodes, under `/_x`.
 
 mod identity;
+mod neighbours;
 
 use ruma::api::{
     BytesBody, IncomingRequest, OutgoingResponse,
@@ -14,10 +15,14 @@ use crate::api::routes::Table;
 /// Adds every endpoint between nodes.
 pub(crate) fn routes(table: &mut Table) {
     identity::routes(table);
+    neighbours::routes(table);
 }
 
 /// `GET`: the account's identity log, `{"entries": [..]}`.
 pub const IDENTITY_PATH: &str = "/_x/identity/v1/log";
+
+/// `GET`: what a node shows of itself to its multicast neighbours, see [`crate::user::next_door::List`].
+pub const NEIGHBOURS_PATH: &str = "/_x/neighbours/v1/list";
 
 /// A request that is nothing but its path. (ruma's macros for request types work inside ruma only.)
 macro_rules! bare_request {
@@ -51,6 +56,11 @@ macro_rules! bare_request {
 bare_request! {
     /// See [`IDENTITY_PATH`].
     IdentityLog, GET, "/_x/identity/v1/log"
+}
+
+bare_request! {
+    /// See [`NEIGHBOURS_PATH`].
+    NeighbourList, GET, "/_x/neighbours/v1/list"
 }
 
 /// JSON that is written by hand.
