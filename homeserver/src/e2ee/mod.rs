@@ -91,3 +91,6 @@ pub enum E2eeError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
