@@ -23,6 +23,7 @@ pub struct Net {
     pub now: Instant,
     pub nodes: Vec<Option<Router>>,
     pub ids: Vec<NodeId>,
+    secrets: Vec<SecretKey>,
     pub events: Vec<Vec<Event>>,
     ends: BTreeMap<(usize, LinkId), End>,
     flying: BinaryHeap<Reverse<(Instant, u64, usize, LinkId, Vec<u8>)>>,
@@ -65,6 +66,7 @@ impl Net {
             now: Instant::from_micros(1_000_000),
             nodes: Vec::new(),
             ids: Vec::new(),
+            secrets: Vec::new(),
             events: Vec::new(),
             ends: BTreeMap::new(),
             flying: BinaryHeap::new(),
@@ -88,10 +90,20 @@ impl Net {
 
     pub fn add_with(&mut self, secret: SecretKey, counter: u64) -> usize {
         self.ids.push(secret.id());
+        self.secrets.push(secret.clone());
         let router = self.router(secret, counter);
         self.nodes.push(Some(router));
         self.events.push(Vec::new());
         self.nodes.len() - 1
+    }
+
+    /// The node is gone, its neighbours are told, and it begins anew, without links.
+    pub fn restart(&mut self, node: usize, counter: u64) {
+        for other in 0..self.nodes.len() {
+            self.cut(node, other);
+        }
+        let router = self.router(self.secrets[node].clone(), counter);
+        self.nodes[node] = Some(router);
     }
 
     fn router(&mut self, secret: SecretKey, counter: u64) -> Router {
