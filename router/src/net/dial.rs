@@ -64,7 +64,7 @@ pub(crate) async fn keep(peer: PeerUri, mut maker: LinkMaker) {
         let mut pause = None;
         match connect(&peer).await {
             Ok((stream, address)) => {
-                let (_, end) = maker.link(stream, spec(&peer, address)).await;
+                let (_, end) = maker.link(stream, spec(&peer, address), Some(peer.clone())).await;
                 let Ok(end) = end.await else { return };
                 if end.node.is_some() {
                     backoff.reset();

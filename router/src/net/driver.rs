@@ -91,6 +91,8 @@ struct Link {
     blocked: bool,
     node: Option<NodeId>,
     multicast: bool,
+    /// The configured neighbour that was dialled.
+    peer: Option<PeerUri>,
     interface: Option<String>,
     remote: String,
     local: Option<IpAddr>,
@@ -137,9 +139,12 @@ impl Driver {
         let mut marked = Vec::new();
         let mut armed = None;
         let mut timer = pin!(sleep_until(TokioInstant::now()));
-        while self.state.ended.is_none() {
+        loop {
             self.ready.take(&mut marked);
             self.turn(&mut marked);
+            if self.state.ended.is_some() {
+                return;
+            }
             self.store();
             let deadline = self.router.poll_timeout();
             if armed != Some(deadline) {
@@ -306,11 +311,10 @@ impl Driver {
     fn remove_peer(&mut self, peer: &PeerUri) -> Result<(), PeerError> {
         let at = self.state.dialers.iter().position(|(known, _)| known.same_place(peer));
         let (_, task) = self.state.dialers.swap_remove(at.ok_or(PeerError::Unknown)?);
-        // The dialer holds the other end of its link's `ended`: without it the link is given up.
         task.abort();
         let now = self.clock.now();
         for (id, link) in &self.state.links {
-            if link.ended.as_ref().is_some_and(oneshot::Sender::is_closed) && !link.multicast {
+            if link.peer.as_ref().is_some_and(|p| p.same_place(peer)) {
                 self.router.handle_command(Command::CloseLink { link: *id }, now);
             }
         }
@@ -319,7 +323,7 @@ impl Driver {
 
     /// Takes a connection over.
     fn open(&mut self, new: NewLink) {
-        let NewLink { link: id, stream, spec, ended } = new;
+        let NewLink { link: id, stream, spec, peer, ended } = new;
         let tcp = match TcpLink::new(stream) {
             Ok(tcp) => tcp,
             Err(error) => {
@@ -343,6 +347,7 @@ impl Driver {
             blocked: false,
             node: None,
             multicast: spec.multicast,
+            peer,
             interface: spec.interface.clone(),
             remote: spec.remote.clone(),
             ended: Some(ended),

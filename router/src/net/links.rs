@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::handle::{NodeEvent, Shared};
 use super::interfaces::Interfaces;
+use super::uri::PeerUri;
 use crate::config::LinkSpec;
 use crate::error::LinkError;
 use crate::id::{LinkId, NodeId};
@@ -27,6 +28,8 @@ pub(crate) struct NewLink {
     pub(crate) link: LinkId,
     pub(crate) stream: TcpStream,
     pub(crate) spec: LinkSpec,
+    /// The configured neighbour that was dialled.
+    pub(crate) peer: Option<PeerUri>,
     /// Told when it is over.
     pub(crate) ended: oneshot::Sender<LinkEnd>,
 }
@@ -63,11 +66,12 @@ impl LinkMaker {
         &self,
         stream: TcpStream,
         spec: LinkSpec,
+        peer: Option<PeerUri>,
     ) -> (LinkId, oneshot::Receiver<LinkEnd>) {
         let link = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let (ended, end) = oneshot::channel();
         // A loop that has ended drops the connection, and with it `ended`.
-        let _ = self.internal.send(Internal::Link(NewLink { link, stream, spec, ended })).await;
+        let _ = self.internal.send(Internal::Link(NewLink { link, stream, spec, peer, ended })).await;
         (link, end)
     }
 

@@ -60,7 +60,7 @@ pub(crate) async fn accept(listener: TcpListener, uri: ListenUri, maker: LinkMak
             ..LinkSpec::new(LinkKind::Stream, Role::Acceptor)
         };
         // Nobody waits for its end: whoever dialled dials again.
-        drop(maker.link(stream, spec).await);
+        drop(maker.link(stream, spec, None).await);
     }
 }
 

@@ -273,10 +273,17 @@ impl Router {
     fn tell_endpoint(&mut self, moved: Option<Port>, now: Instant) {
         match moved {
             None => {}
-            Some(Port::SELF) => self.endpoint.handle_coordinates(self.trees.locator(), &mut *self.entropy, now),
+            Some(Port::SELF) => {
+                self.endpoint.handle_coordinates(self.trees.locator(), &mut *self.entropy, now)
+            }
             Some(port) => {
                 if let Some(peer) = self.peers.get(port) {
-                    self.endpoint.handle_peer(peer.node, self.trees.peer_locator(port), &mut *self.entropy, now);
+                    self.endpoint.handle_peer(
+                        peer.node,
+                        self.trees.peer_locator(port),
+                        &mut *self.entropy,
+                        now,
+                    );
                 }
             }
         }

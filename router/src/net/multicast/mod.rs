@@ -275,7 +275,7 @@ impl Discovery {
             interface: Some(plugged.name.clone()),
             ..LinkSpec::new(LinkKind::Stream, role)
         };
-        let (link, end) = self.maker.link(stream, spec).await;
+        let (link, end) = self.maker.link(stream, spec, None).await;
         plugged.cable.on_link(link, *remote.ip(), tag, self.clock.now());
         self.links.insert(link, index);
         let reports = self.reports.clone();
