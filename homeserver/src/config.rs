@@ -270,7 +270,10 @@ impl File {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map(|line| format!(" line {line}")).unwrap_or_default();
             let what = error.message().lines().next().unwrap_or("not valid").to_owned();
-            ConfigError(format!("config {}{place}: {what}; mangrove.example.toml shows every key", path.display()))
+            ConfigError(format!(
+                "config {}{place}: {what}; mangrove.example.toml shows every key",
+                path.display()
+            ))
         })
     }
 }
@@ -284,7 +287,9 @@ fn stronger(flags: &[String], file: Option<Vec<String>>) -> Vec<String> {
 pub fn data_dir(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     match named {
         Some(dir) if dir.as_os_str().is_empty() => {
-            return Err(ConfigError("data: the directory's name is empty; name one, e.g. --data ./node".into()));
+            return Err(ConfigError(
+                "data: the directory's name is empty; name one, e.g. --data ./node".into(),
+            ));
         }
         Some(dir) => return Ok(dir),
         None => {}
@@ -293,26 +298,33 @@ pub fn data_dir(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|home| home.join("mangrove"))
-        .ok_or_else(|| ConfigError("data: neither XDG_DATA_HOME nor HOME is set; name a directory with --data".into()))
+        .ok_or_else(|| {
+            ConfigError("data: neither XDG_DATA_HOME nor HOME is set; name a directory with --data".into())
+        })
 }
 
 fn parse_http(text: &str) -> Result<SocketAddr, ConfigError> {
     let with_ip = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     with_ip.as_deref().unwrap_or(text).parse().map_err(|_| {
-        ConfigError(format!("http {text:?}: not an IP address and port; e.g. --http 127.0.0.1:8008 or [::]:8008"))
+        ConfigError(format!(
+            "http {text:?}: not an IP address and port; e.g. --http 127.0.0.1:8008 or [::]:8008"
+        ))
     })
 }
 
 fn parse_room_version(text: &str) -> Result<ruma::RoomVersionId, ConfigError> {
     match ruma::RoomVersionId::try_from(text) {
         Ok(version) if crate::room::core::version::rules(text).is_some() => Ok(version),
-        _ => Err(ConfigError(format!("default_room_version {text:?}: not one that rooms are made in; e.g. 12"))),
+        _ => Err(ConfigError(format!(
+            "default_room_version {text:?}: not one that rooms are made in; e.g. 12"
+        ))),
     }
 }
 
 fn interface_name_ok(name: &str) -> bool {
     // IFNAMSIZ is 16 with the closing zero.
-    (1..=15).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
+    (1..=15).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]
@@ -340,11 +352,17 @@ mod tests {
     #[test]
     fn multicast_is_a_switch_or_a_list() {
         assert_eq!(load(Flags::default(), "").unwrap().multicast.interfaces, MulticastInterfaces::All);
-        assert_eq!(load(Flags::default(), "multicast = false").unwrap().multicast.interfaces, MulticastInterfaces::Off);
+        assert_eq!(
+            load(Flags::default(), "multicast = false").unwrap().multicast.interfaces,
+            MulticastInterfaces::Off
+        );
         let named = load(Flags::default(), "multicast = [\"eth0\"]").unwrap().multicast.interfaces;
         assert_eq!(named, MulticastInterfaces::Named(vec!["eth0".into()]));
         let flag = Flags { no_multicast: true, ..Flags::default() };
-        assert_eq!(load(flag, "multicast = [\"eth0\"]").unwrap().multicast.interfaces, MulticastInterfaces::Off);
+        assert_eq!(
+            load(flag, "multicast = [\"eth0\"]").unwrap().multicast.interfaces,
+            MulticastInterfaces::Off
+        );
     }
 
     #[test]

@@ -123,6 +123,15 @@ impl Table {
         self.rows.last_mut().expect("a row was pushed just now")
     }
 
+    /// Every (group, method, path): for tests that ask them all.
+    #[cfg(test)]
+    pub(crate) fn endpoints(&self) -> Vec<(Group, Method, &'static str)> {
+        self.rows
+            .iter()
+            .flat_map(|row| row.paths.iter().map(|path| (row.group, row.method.clone(), *path)))
+            .collect()
+    }
+
     /// A router with the endpoints of some groups.
     pub fn router(&self, server: &Arc<Server>, groups: &[Group]) -> Router {
         let mut by_path: Vec<(&'static str, MethodRouter)> = Vec::new();

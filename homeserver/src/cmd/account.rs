@@ -60,7 +60,10 @@ pub(super) fn account(args: &AccountArgs) -> Result<(), CmdError> {
     let value = runtime()?.block_on(perform(&dir, request))?;
     print!("{}", table::render(&value));
     if matches!(args.what, What::RecoveryWords { forget: false }) {
-        println!("Write them down and keep them where no one else looks: whoever has them owns {}.", name_of(&dir)?);
+        println!(
+            "Write them down and keep them where no one else looks: whoever has them owns {}.",
+            name_of(&dir)?
+        );
         println!("`mangrove account recovery-words --forget` then removes them from this device.");
     }
     Ok(())
@@ -75,7 +78,12 @@ async fn perform(dir: &Path, request: Request) -> Result<Value, CmdError> {
             let identity = init::open_identity(&dir, None)?;
             let store = Store::open(dir.path(), Default::default(), Notify::default())
                 .map_err(|error| CmdError::Usage(format!("database in {}: {error}", dir.path().display())))?;
-            let users = Users::new(store, Clock::system(), identity.server_name().to_owned(), crate::server::device_hooks());
+            let users = Users::new(
+                store,
+                Clock::system(),
+                identity.server_name().to_owned(),
+                crate::server::device_hooks(),
+            );
             handle(&users, &identity, request).await.map_err(CmdError::Failed)
         }
         Err(error) => Err(CmdError::Failed(format!("the node in {}: {error}", dir.display()))),
@@ -98,11 +106,12 @@ pub(super) async fn handle(users: &Users, identity: &Identity, request: Request)
             let user = users.reset_password(&name, &password).await.map_err(text)?;
             Ok(json!(format!("{user} has a new password; its sessions have ended")))
         }
-        Request::AccountToken => users.make_registration_token().await.map(|token| json!(token)).map_err(text),
-        Request::RecoveryWords => identity
-            .recovery_words()
-            .map(|words| json!(words))
-            .map_err(|error| error.to_string()),
+        Request::AccountToken => {
+            users.make_registration_token().await.map(|token| json!(token)).map_err(text)
+        }
+        Request::RecoveryWords => {
+            identity.recovery_words().map(|words| json!(words)).map_err(|error| error.to_string())
+        }
         Request::ForgetRecoveryWords => identity
             .forget_recovery_words()
             .map(|()| json!("the recovery words are no longer on this device"))
@@ -138,7 +147,8 @@ fn share(dir: &Path, name: &str) -> Result<(), CmdError> {
     let user = ruma::UserId::parse(format!("@{}:{server}", name.trim_start_matches('@')))
         .map_err(|error| CmdError::Usage(format!("{name:?} is no user's name here: {error}")))?;
     let link = user.matrix_uri(true).to_string();
-    let code = qrcode::QrCode::new(&link).map_err(|error| CmdError::Failed(format!("no QR code: {error}")))?;
+    let code =
+        qrcode::QrCode::new(&link).map_err(|error| CmdError::Failed(format!("no QR code: {error}")))?;
     println!("{link}\n");
     println!("{}", code.render::<qrcode::render::unicode::Dense1x2>().build());
     Ok(())

@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use router::id::NodeId;
 use router::Target;
+use router::id::NodeId;
 use router::net::{Node, PeerUri};
 use serde_json::{Value, json};
 
@@ -28,7 +28,10 @@ impl Handle for Answers {
             Request::Trees => Ok(self.trees().await),
             Request::Root => {
                 let trees = self.node.trees().await;
-                trees.first().map(|tree| json!(tree.root.to_string())).ok_or_else(|| "the router has ended".into())
+                trees
+                    .first()
+                    .map(|tree| json!(tree.root.to_string()))
+                    .ok_or_else(|| "the router has ended".into())
             }
             Request::Sessions => Ok(self.sessions().await),
             Request::Lookup { target } => {

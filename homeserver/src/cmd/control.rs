@@ -108,7 +108,9 @@ async fn answer(stream: UnixStream, handler: &impl Handle) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(read.take(REQUEST_BYTES_MAX));
-    tokio::time::timeout(REQUEST_TIME_MAX, limited.read_line(&mut line)).await.map_err(io::Error::other)??;
+    tokio::time::timeout(REQUEST_TIME_MAX, limited.read_line(&mut line))
+        .await
+        .map_err(io::Error::other)??;
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => match handler.handle(request).await {
             Ok(value) => Answer::Ok(value),

@@ -25,13 +25,19 @@ pub enum DataDirError {
     #[error("data directory {0}: {1}; choose one that can be written with --data DIR")]
     Unusable(PathBuf, io::Error),
     /// Another process has it.
-    #[error("data directory {0} is in use by another mangrove process; stop it first, or choose another with --data DIR")]
+    #[error(
+        "data directory {0} is in use by another mangrove process; stop it first, or choose another with --data DIR"
+    )]
     InUse(PathBuf),
     /// There is no node in it.
-    #[error("data directory {0} has no node yet; `mangrove init --data {0}` or `mangrove run --data {0}` makes one")]
+    #[error(
+        "data directory {0} has no node yet; `mangrove init --data {0}` or `mangrove run --data {0}` makes one"
+    )]
     Empty(PathBuf),
     /// The key's file is not one of ours.
-    #[error("{0} does not hold a node's key (64 hex digits); put the right file back, or move it away for a new node")]
+    #[error(
+        "{0} does not hold a node's key (64 hex digits); put the right file back, or move it away for a new node"
+    )]
     BadKey(PathBuf),
 }
 
@@ -75,8 +81,9 @@ impl DataDir {
             found => return found,
         }
         let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *seed)
-            .map_err(|error| DataDirError::Unusable(self.path.clone(), io::Error::other(error.to_string())))?;
+        getrandom::fill(&mut *seed).map_err(|error| {
+            DataDirError::Unusable(self.path.clone(), io::Error::other(error.to_string()))
+        })?;
         let text = Zeroizing::new(data_encoding::HEXLOWER.encode(&*seed) + "\n");
         files::write(&self.path.join("node.key"), text.as_bytes())
             .map_err(|error| DataDirError::Unusable(self.path.clone(), error))?;

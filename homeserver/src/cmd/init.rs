@@ -33,7 +33,10 @@ pub(super) fn init(args: &InitArgs) -> Result<(), CmdError> {
     println!("key          {}", dir.node_key()?.id());
     println!("address      {}", dir.node_key()?.id().address());
     if fresh {
-        println!("The server's name is chosen for good; `mangrove run --data {}` starts the node.", dir.path().display());
+        println!(
+            "The server's name is chosen for good; `mangrove run --data {}` starts the node.",
+            dir.path().display()
+        );
     }
     Ok(())
 }

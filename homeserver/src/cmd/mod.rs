@@ -20,7 +20,6 @@ use crate::config::{ConfigError, Flags};
 pub use data_dir::{DataDir, DataDirError};
 pub use node::{RunningNode, StartError};
 
-
 /// Chat over Matrix, peer to peer: a homeserver that reaches others by public key.
 ///
 /// Without a command the node runs. Settings come from flags, then from MANGROVE_… variables, then from the TOML file

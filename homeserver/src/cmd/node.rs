@@ -70,9 +70,10 @@ impl RunningNode {
             Ok(listener)
         };
         bind().map_err(|error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                StartError::Http(address, io::Error::new(error.kind(), "the port is in use by another program"))
-            }
+            io::ErrorKind::AddrInUse => StartError::Http(
+                address,
+                io::Error::new(error.kind(), "the port is in use by another program"),
+            ),
             _ => StartError::Http(address, error),
         })
     }

@@ -66,7 +66,8 @@ async fn greet(config: &Config, node: &RunningNode) -> Result<(), CmdError> {
     if !node.http().ip().is_loopback()
         && let Some(name) = host_name()
     {
-        text += &format!("  from other devices on this network: http://{name}.local:{}\n", node.http().port());
+        text +=
+            &format!("  from other devices on this network: http://{name}.local:{}\n", node.http().port());
     }
     text += "  make an account:  mangrove account create NAME\n";
     if config.registration == Registration::Token

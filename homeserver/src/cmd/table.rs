@@ -29,11 +29,16 @@ fn table(rows: &[Value]) -> String {
         }
     }
     let mut lines = vec![columns.iter().map(|name| name.replace('_', " ")).collect::<Vec<_>>()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|name| row.get(name).map(cell).unwrap_or_default()).collect()));
-    let widths: Vec<usize> =
-        (0..columns.len()).map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|name| row.get(name).map(cell).unwrap_or_default()).collect()),
+    );
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
+        .collect();
     lines.iter().fold(String::new(), |mut out, line| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(text, width)| format!("{text:width$}")).collect();
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(text, width)| format!("{text:width$}")).collect();
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
         out
@@ -59,7 +64,10 @@ mod tests {
 
     #[test]
     fn lists_are_tables_and_objects_are_lines() {
-        assert_eq!(render(&json!([{"key": "ab", "up": true}, {"key": "c", "rtt_ms": 1.5}])), "key  up   rtt ms\nab   yes\nc         1.5\n");
+        assert_eq!(
+            render(&json!([{"key": "ab", "up": true}, {"key": "c", "rtt_ms": 1.5}])),
+            "key  up   rtt ms\nab   yes\nc         1.5\n"
+        );
         assert_eq!(render(&json!({"a": "x", "bcd": null})), "a    x\nbcd  -\n");
         assert_eq!(render(&json!([])), "none\n");
     }

@@ -276,3 +276,102 @@ fn no_body_makes_a_panic() {
         prop_assert!(serde_json::from_slice::<Value>(&answer).is_ok());
     });
 }
+
+/// What may stand in a path or a query: right, nearly right, and nonsense.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "@alice:x.org",
+            "!r:x.org",
+            "%23a:x.org",
+            "$e",
+            "m.room.message",
+            "%F0%28",
+            "%00",
+            "%2F",
+            "x.org:99999",
+            "alice",
+            "1",
+            "-1",
+            "18446744073709551616",
+            "t1_1",
+            "s1_0_0_0_0_0",
+            "n5",
+            "b",
+            "true",
+            "%7B%7D",
+            "null",
+        ])
+        .prop_map(str::to_owned),
+        "[a-zA-Z0-9@!$:._~-]{0,20}",
+        "(%[0-9a-f]{2}){0,6}",
+    ]
+}
+
+#[test]
+fn no_path_or_query_makes_a_panic() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (home, alice) = runtime.block_on(async {
+        let home = Home::new(open()).await;
+        let alice = home.user("alice").await;
+        (home, alice)
+    });
+    let overlay = overlay_service(Arc::clone(&home.server));
+    let endpoints = crate::api::routes::Table::whole().endpoints();
+    let config = ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() };
+    let names = prop::sample::select(vec![
+        "from",
+        "to",
+        "dir",
+        "limit",
+        "filter",
+        "since",
+        "timeout",
+        "at",
+        "membership",
+        "via",
+        "server_name",
+        "kind",
+        "width",
+        "height",
+        "method",
+        "ver",
+        "v",
+        "min_depth",
+        "event_id",
+        "user_id",
+        "room_alias",
+        "field",
+        "server",
+    ]);
+    let query = prop::collection::vec((names, piece()), 0..4);
+    proptest!(config, |(at in 0..endpoints.len(), pieces in prop::collection::vec(piece(), 5), query in query, body in anything())| {
+        let (_, method, path) = &endpoints[at];
+        // Log-outs and deactivation end the test's own session.
+        prop_assume!(!path.contains("logout") && !path.contains("deactivate") && !path.ends_with("/sync"));
+        let mut pieces = pieces.iter();
+        let filled: Vec<String> = path
+            .split('/')
+            .map(|part| if part.starts_with('{') { pieces.next().cloned().unwrap_or_default() } else { part.to_owned() })
+            .collect();
+        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let uri = format!("{}?timeout_ms=1&timeout=0&{}", filled.join("/"), query.join("&"));
+        let request = Request::builder()
+            .method(method.clone())
+            .uri(&uri)
+            .header(header::AUTHORIZATION, format!("Bearer {}", alice.token))
+            .body(if *method == Method::GET { Body::empty() } else { Body::from(body.to_string()) });
+        // What is no URI does not get as far as us.
+        let Ok(request) = request else { return Ok(()) };
+        let overlay = overlay.clone();
+        let (head, answer) = runtime.block_on(async {
+            if uri.starts_with("/_matrix/federation") || uri.starts_with("/_x") || uri.starts_with("/_matrix/key") {
+                let (head, body) = overlay.oneshot(request).await.unwrap().into_parts();
+                (head, body.collect().await.unwrap().to_bytes())
+            } else {
+                home.send(request).await
+            }
+        });
+        prop_assert_ne!(head.status, StatusCode::INTERNAL_SERVER_ERROR, "{} {} {} {:?}", method, uri, body, answer);
+    });
+}

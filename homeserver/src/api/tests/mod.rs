@@ -2,6 +2,7 @@
 
 mod account;
 mod bad_input;
+mod listener;
 mod media;
 mod rooms;
 
