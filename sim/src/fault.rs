@@ -131,6 +131,10 @@ impl Trouble {
 
     /// Whether all is mended and nothing new comes.
     pub fn is_over(&self, now: Instant) -> bool {
-        now >= self.until && self.down.is_empty() && self.cut.is_empty()
+        let made_all = match self.kind {
+            Fault::Churn => now >= self.until,
+            Fault::Partition => self.faults > 0,
+        };
+        made_all && self.down.is_empty() && self.cut.is_empty()
     }
 }

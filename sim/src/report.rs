@@ -41,6 +41,8 @@ pub struct Report {
     /// Trouble, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,
+    /// Packets that came back to where they had been.
+    pub loops: Loops,
     /// A hash over every frame that arrived: the same in every run of the same code with the same seed.
     pub digest: String,
     /// Real seconds.
@@ -86,7 +88,7 @@ impl Stretch {
 }
 
 /// Shares of probes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Delivery {
     /// Probes sent.
     pub probes: usize,
@@ -94,6 +96,9 @@ pub struct Delivery {
     pub first_try: f64,
     /// Sent up to four times.
     pub with_retries: f64,
+    /// Who did not hear from whom, the first few.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<(usize, usize)>,
 }
 
 /// Means over all nodes.
@@ -124,7 +129,7 @@ pub struct LookupShare {
 }
 
 /// A root that crashed without a word.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Crash {
     /// When, in virtual seconds.
     pub at_s: f64,
@@ -146,6 +151,17 @@ pub struct Faults {
     /// From the last of it until all was settled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healed_s: Option<f64>,
+}
+
+/// How straight packets went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Loops {
+    /// How often a packet came to a node where it had been.
+    pub revisits: u64,
+    /// The most often that one packet was at one node.
+    pub visits_max: usize,
+    /// The longest way.
+    pub hops_max: usize,
 }
 
 /// Four digits behind the point: more would be noise.
@@ -175,7 +191,7 @@ impl fmt::Display for Report {
         if let Some(bytes) = self.per_node.control_bytes_min {
             writeln!(f, "control, idle       {bytes:.0} bytes a node and minute")?;
         }
-        if let Some(delivery) = self.delivery {
+        if let Some(delivery) = &self.delivery {
             writeln!(f, "delivered           {delivery}")?;
         }
         if let Some(Stretch { mean, p50, p99 }) = self.stretch.first_packet {
@@ -191,12 +207,12 @@ impl fmt::Display for Report {
                 None => writeln!(f, ", not healed")?,
             }
         }
-        if let Some(crash) = self.crash {
+        if let Some(crash) = &self.crash {
             match crash.healed_s {
                 Some(healed) => write!(f, "root crash          healed after {healed:.2} s")?,
                 None => write!(f, "root crash          not healed")?,
             }
-            match crash.delivery {
+            match &crash.delivery {
                 Some(delivery) => writeln!(f, ", meanwhile {delivery}")?,
                 None => writeln!(f)?,
             }
@@ -216,6 +232,10 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at first, {} in the end, of {}", self.first_try, self.with_retries, self.probes)
+        write!(f, "{} at first, {} in the end, of {}", self.first_try, self.with_retries, self.probes)?;
+        if !self.missing.is_empty() {
+            write!(f, ", missing {:?}", self.missing)?;
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Report, Shape, Topology, World,
     check::{convergence, loops, state_size},
     fault::{Fault, Trouble},
-    report::{Crash, Delivery, Faults, LookupShare, PerNode, Stretch, Stretches, round, share},
+    report::{Crash, Delivery, Faults, LookupShare, Loops, PerNode, Stretch, Stretches, round, share},
     workload::{Outcome, RETRY, TRIES, Workload},
     world::End,
 };
@@ -84,6 +84,8 @@ const BOUNDS_EVERY: Duration = Duration::from_secs(5);
 const CALM: Duration = Duration::from_secs(10);
 /// A network without faults must have settled by then, whatever the seed.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Of what did not arrive, so many are named.
+const MISSING_SHOWN: usize = 8;
 /// And after a crash.
 const HEAL_MAX: Duration = Duration::from_secs(30);
 
@@ -113,8 +115,6 @@ struct Run {
     asked: usize,
     crash: Option<CrashRun>,
     trouble: Option<TroubleRun>,
-    /// Revisits before the network had settled do not count as loops.
-    revisits: u64,
     bounds_checked: Instant,
 }
 
@@ -165,7 +165,6 @@ impl Run {
             asked: 0,
             crash: None,
             trouble: None,
-            revisits: 0,
             bounds_checked: Instant::ZERO,
         }
     }
@@ -194,7 +193,10 @@ impl Run {
         } else {
             self.while_settling(scenario)?;
         }
-        self.watch_loops(scenario)
+        match loops::looping(&self.world) {
+            Some(what) => Err(self.violation(scenario, what)),
+            None => Ok(()),
+        }
     }
 
     fn while_settling(&mut self, scenario: &Scenario) -> Result<(), Violation> {
@@ -205,7 +207,6 @@ impl Run {
                 self.settled = Some(now);
                 let frames: u64 = self.world.stats().iter().map(|stats| stats.control_frames_out).sum();
                 self.messages_build = Some(frames as f64 / self.world.len().max(1) as f64);
-                self.revisits = self.world.traces().revisits;
             }
             Some(what) if now.since(Instant::ZERO) >= SETTLE_MAX => {
                 return Err(self.violation(scenario, format!("not settled: {what}")));
@@ -311,21 +312,6 @@ impl Run {
         crash.probes.resend(&mut self.world);
         if crash.healed.is_none() && convergence::unsettled(&self.world).is_none() {
             crash.healed = Some(self.world.now());
-            self.revisits = self.world.traces().revisits;
-        }
-    }
-
-    /// In a network that changes, packets may come back; in a settled one none does.
-    fn watch_loops(&mut self, scenario: &Scenario) -> Result<(), Violation> {
-        let changing =
-            self.settled.is_none() || self.crash.as_ref().is_some_and(|crash| crash.healed.is_none());
-        let revisits = self.world.traces().revisits;
-        if changing {
-            self.revisits = revisits;
-        }
-        match loops::looping(&self.world, revisits - self.revisits) {
-            Some(what) => Err(self.violation(scenario, what)),
-            None => Ok(()),
         }
     }
 
@@ -382,6 +368,11 @@ impl Run {
                 faults: run.trouble.faults,
                 healed_s: run.healed.map(|healed| round(healed.since(run.last).as_secs_f64())),
             }),
+            loops: Loops {
+                revisits: self.world.traces().revisits,
+                visits_max: self.world.traces().visits_max,
+                hops_max: self.world.traces().hops_max,
+            },
             digest: self.world.digest(),
             ..Report::default()
         })
@@ -393,5 +384,6 @@ fn delivery(outcome: &Outcome) -> Option<Delivery> {
         probes: outcome.sent,
         first_try: share(outcome.first_try, outcome.sent),
         with_retries: share(outcome.arrived, outcome.sent),
+        missing: outcome.missing.iter().copied().take(MISSING_SHOWN).collect(),
     })
 }

@@ -25,6 +25,8 @@ pub struct Traces {
     ways: HashMap<Key, Way>,
     /// Packets that came back to a node they had left.
     pub revisits: u64,
+    /// The most often that one packet was at one node.
+    pub visits_max: usize,
     /// The longest way.
     pub hops_max: usize,
 }
@@ -57,10 +59,10 @@ impl Traces {
         if way.nodes.last() != Some(&from) {
             *way = fresh();
         }
-        if way.nodes.contains(&to) {
-            self.revisits += 1;
-        }
         way.nodes.push(to);
+        let visits = way.nodes.iter().filter(|&&node| node == to).count();
+        self.revisits += u64::from(visits > 1);
+        self.visits_max = self.visits_max.max(visits);
         way.latency += latency;
         self.hops_max = self.hops_max.max(way.nodes.len() - 1);
         Some(way)

@@ -404,10 +404,13 @@ impl Link {
                     None => asked.unwrap_or(self.life.last_in + self.idle_max()),
                     Some(since) => {
                         let late = if self.late { self.dead_after() } else { self.late_after() };
-                        (since + late).min(asked.unwrap_or(since + PING_AFTER))
+                        // A ping from before it owed anything does not count until it owes.
+                        (since + late).min(asked.unwrap_or(since).max(since + PING_AFTER))
                     }
                 };
-                up.arq.deadline(self.rtt.or_guess()).map_or(life, |arq| arq.min(life))
+                // While the queue is full nothing is repeated; what leaves it sets the clock again.
+                let arq = up.arq.deadline(self.rtt.or_guess()).filter(|_| self.queue.control_has_room());
+                arq.map_or(life, |arq| arq.min(life))
             }
         }
     }
