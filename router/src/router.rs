@@ -165,8 +165,18 @@ impl Router {
     }
 
     /// Counters since the start.
-    pub const fn stats(&self) -> Stats {
-        self.stats
+    pub fn stats(&self) -> Stats {
+        let end = self.endpoint.stats();
+        Stats {
+            dropped_body: end.dropped_body + end.sessions.dropped_body + end.lookup.dropped_body,
+            dropped_parked: end.dropped_parked + end.sessions.dropped_parked,
+            dropped_address: end.dropped_address + end.sessions.dropped_address,
+            notices_ignored: self.stats.notices_ignored + end.notices_ignored,
+            lookups: end.lookup.lookups,
+            lookups_failed: end.lookup.lookups_failed,
+            signatures_checked: self.stats.signatures_checked + end.lookup.signatures_checked,
+            ..self.stats
+        }
     }
 
     /// This node's key.

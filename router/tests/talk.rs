@@ -41,7 +41,11 @@ fn an_address_is_found_like_a_key() {
     net.command(0, Command::Lookup { id: 5, target: Target::Address(to) });
     net.run(Duration::from_secs(1));
     let found = net.ids[3];
-    assert!(net.events[0].iter().any(|event| matches!(event, Event::LookupDone { id: 5, result: Ok(node) } if *node == found)));
+    assert!(
+        net.events[0]
+            .iter()
+            .any(|event| matches!(event, Event::LookupDone { id: 5, result: Ok(node) } if *node == found))
+    );
     let mut packet = vec![0x60; 60];
     packet[8..24].copy_from_slice(&net.ids[0].address().octets());
     packet[24..40].copy_from_slice(&to.octets());

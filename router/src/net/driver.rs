@@ -396,9 +396,9 @@ impl Driver {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Received { from, channel: Channel::Ip, payload } => {
-                if let Some(tun) = &mut self.tun {
-                    tun.write(from, &payload, &self.shared.net_stats);
+            Event::Received { channel: Channel::Ip, payload, .. } => {
+                if let Some(tun) = &self.tun {
+                    tun.write(&payload, &self.shared.net_stats);
                 }
             }
             Event::Received { from, channel: Channel::Stream, payload } => {

@@ -62,8 +62,6 @@ counters! {
     tun_packets_out
     /// Their bytes.
     tun_bytes_out
-    /// Packets from the overlay whose source address is not that of the session's key: dropped.
-    tun_source_spoofed
     /// Packets from this host that no key could own (not IPv6, not from this node's address, not to fd00::/8): dropped.
     tun_foreign
     /// Packets from the overlay that are no IPv6 packets for this node's address: dropped.

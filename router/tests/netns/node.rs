@@ -86,7 +86,7 @@ async fn answer(node: &Node, line: &str) -> String {
             Ok(key) => key.to_string(),
             Err(error) => error.to_string(),
         },
-        ["spoofed"] => node.stats().await.net.tun_source_spoofed.to_string(),
+        ["spoofed"] => node.stats().await.router.dropped_address.to_string(),
         ["foreign"] => node.stats().await.net.tun_foreign.to_string(),
         ["beacons_bad"] => node.stats().await.net.beacons_bad.to_string(),
         ["tcp-serve", port] => {
