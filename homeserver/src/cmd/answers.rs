@@ -73,7 +73,7 @@ impl Answers {
             "listening": self.node.listening(),
             "tun_packets_in": stats.net.tun_packets_in,
             "tun_packets_out": stats.net.tun_packets_out,
-            "tun_dropped_source": stats.net.tun_source_spoofed + stats.net.tun_foreign,
+            "tun_dropped_source": stats.router.dropped_address + stats.net.tun_foreign,
             "links_bad": stats.net.links_bad,
         }))
     }
