@@ -49,3 +49,6 @@ async fn check_acl(server: &Server, origin: &ServerName, room: &RoomId) -> Resul
 fn stamp(server: &Server) -> (OwnedServerName, MilliSecondsSinceUnixEpoch) {
     (server.name.clone(), server.clock.now())
 }
+
+#[cfg(test)]
+mod tests;

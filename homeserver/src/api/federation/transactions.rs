@@ -56,9 +56,11 @@ async fn send(server: Arc<Server>, args: Args<send_transaction_message::v1::Requ
     // EDUs alone that nobody repeats (typing, a greeting) need no memory.
     let lasting = !request.pdus.is_empty() || request.edus.iter().any(is_lasting);
     let mut results = BTreeMap::new();
-    for received in server.rooms.receive(&origin, request.pdus).await {
-        if let Some(id) = received.event_id {
-            results.insert(id, received.result.map_err(|error| error.to_string()));
+    if !request.pdus.is_empty() {
+        for received in server.rooms.receive(&origin, request.pdus).await {
+            if let Some(id) = received.event_id {
+                results.insert(id, received.result.map_err(|error| error.to_string()));
+            }
         }
     }
     // After the PDUs: whoever has just joined may be typing already.

@@ -1,0 +1,4 @@
+//! Several whole servers in one process, joined by a network in memory: what one says, the other takes or refuses.
+
+mod auth;
+mod harness;
