@@ -10,6 +10,7 @@ use super::{
     Draft, PduJson, RoomError, Rooms,
     federation::Template,
     handshake::{event_id, expect_membership, parse, raw, rules_of},
+    join::voucher,
     remote_join::STRIPPED_MAX,
 };
 use crate::store::{
@@ -296,28 +297,7 @@ fn authority_in(
     if !allowed {
         return Ok(if unknown { Authority::CannotTell } else { Authority::NotAllowed });
     }
-    let power = content(tx, nid, "m.room.power_levels")?;
-    let number = |object: &CanonicalJsonObject, key: &str| match object.get(key) {
-        Some(CanonicalJsonValue::Integer(number)) => Some(i64::from(*number)),
-        _ => None,
-    };
-    let needed = number(&power, "invite").unwrap_or(0);
-    let default = number(&power, "users_default").unwrap_or(0);
-    let users = power.get("users").and_then(CanonicalJsonValue::as_object);
-    let mut best: Option<(i64, OwnedUserId)> = None;
-    for member in membership::local_members(tx, nid, Join)? {
-        let Ok(member_id) = UserId::parse(&*tx.text(member)?) else { continue };
-        let made = row.creator == Some(member);
-        let level = users.and_then(|users| number(users, member_id.as_str())).unwrap_or(default);
-        let level = if made && (users.is_none() || row.version == "12") { i64::MAX } else { level };
-        if level >= needed
-            && best.as_ref().is_none_or(|(most, _)| level > *most)
-            && member_id.server_name() == ours
-        {
-            best = Some((level, member_id));
-        }
-    }
-    Ok(best.map_or(Authority::Powerless, |(_, by)| Authority::By(by)))
+    Ok(voucher(tx, &row, ours)?.map_or(Authority::Powerless, Authority::By))
 }
 
 /// `content` of a current state event without a state key; empty if there is none.

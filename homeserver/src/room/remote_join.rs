@@ -126,11 +126,13 @@ impl Rooms {
         let answer = remote.request(server, request).await.map_err(remote_error)?;
         let stripped = stripped(answer.knock_room_state);
         self.receive_outlier_membership(room, &version, event, stripped).await?;
+        // Taking the knock back goes the same way.
+        remote.note_room(room.to_owned(), server.clone());
         Ok(())
     }
 
     /// Those named, then who lists the room.
-    fn join_candidates(&self, via: &[OwnedServerName], room: &RoomId) -> Vec<OwnedServerName> {
+    pub(super) fn join_candidates(&self, via: &[OwnedServerName], room: &RoomId) -> Vec<OwnedServerName> {
         let listed = self.inner.remote.lister_of(room);
         let via: Vec<_> = via.iter().cloned().chain(listed).collect();
         candidates(self.server_name(), &via, room)

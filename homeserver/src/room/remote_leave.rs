@@ -9,7 +9,7 @@ use ruma::{
 
 use super::{
     Draft, RoomError, Rooms,
-    handshake::{candidates, parse, raw, remote_error, rules_of},
+    handshake::{parse, raw, remote_error, rules_of},
     remote_join::complete,
 };
 use crate::store::{
@@ -27,7 +27,7 @@ impl Rooms {
         via: &[OwnedServerName],
         draft: Draft,
     ) -> Result<(), RoomError> {
-        for server in candidates(self.server_name(), via, room) {
+        for server in self.join_candidates(via, room) {
             match self.leave_through(user, room, &server, &draft).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
