@@ -91,6 +91,8 @@ pub(super) struct Session {
 /// Keys that we answered an INIT with; the peer has not used them yet.
 struct Waiting {
     keys: Keys,
+    /// Of our position in the Ack.
+    seq: u64,
     ack: Bytes,
     way: Bytes,
     resent: u32,
@@ -313,6 +315,7 @@ impl Session {
         ctx.out.push_back(Outbound::back(&way, said.index, &ack));
         self.waiting = Some(Waiting {
             keys: Keys::new(keys, index, said.index, false, ctx.now),
+            seq: payload.seq,
             ack,
             way,
             resent: 0,
@@ -436,6 +439,7 @@ impl Session {
         if self.waiting.as_ref().is_some_and(|waiting| waiting.keys.index_local == index) {
             // The peer has used the keys, so it has them.
             let waiting = self.waiting.take().expect("just seen");
+            self.told.confirmed = self.told.confirmed.max(waiting.seq);
             self.end_attempt(ctx);
             self.install(waiting.keys, ctx);
         }
@@ -891,7 +895,7 @@ fn retry_delay(tries: u32) -> Duration {
 /// Time to the first repetition of an INIT or an Ack; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// A node that has not answered for so long is unreachable for now.
-pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(10);
 /// After so many unanswered INITs the place is looked up afresh.
 const DOUBT_AFTER: u32 = 2;
 /// Keys of an INIT that were never used are forgotten: longer than an initiator tries.
@@ -899,19 +903,19 @@ const WAITING_MAX: Duration = Duration::from_secs(15);
 /// How often an Ack is repeated unasked, for packets that wait here.
 const RESEND_MAX: u32 = 3;
 /// New keys after two minutes of the old.
-pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
+pub(crate) const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// The responder waits so much longer, so that both do not start at once.
 const REKEY_GRACE: Duration = Duration::from_secs(10);
 /// Packets after which keys are renewed.
 const REKEY_PACKETS: u64 = 1 << 60;
 /// Replaced keys still open packets that were on their way.
-pub(super) const OLD_KEYS: Duration = Duration::from_secs(60);
+pub(crate) const OLD_KEYS: Duration = Duration::from_secs(60);
 /// Pairs of replaced keys: one, and another if two handshakes crossed; a third only by a peer that rekeys for fun.
 const OLD_KEYS_MAX: usize = 3;
 /// Handshakes that end within so much of each other, begun from both sides, have crossed.
 const CROSSING: Duration = Duration::from_secs(5);
 /// An idle session is forgotten; the next packet costs one round trip.
-pub(super) const IDLE: Duration = Duration::from_secs(10 * 60);
+pub(crate) const IDLE: Duration = Duration::from_secs(10 * 60);
 /// A packet of the application is answered by then, so that its sender knows that the way works.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(1);
 /// Packets went out and nothing came for so long: a keepalive's time and a slow round trip.
@@ -923,7 +927,7 @@ const TELL_GAP: Duration = Duration::from_secs(5);
 /// How often a move is told before it is left to the next packet's fate.
 const TELL_TRIES: u32 = 5;
 /// Packets that wait for a session; the newest are kept.
-pub(super) const PARKED_MAX: usize = 64;
+pub(crate) const PARKED_MAX: usize = 64;
 /// Bytes that wait for a session: two of the largest packets.
 pub(super) const PARKED_BYTES_MAX: usize = 128 * 1024;
 /// Pings under way to one node.

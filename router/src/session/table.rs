@@ -114,4 +114,4 @@ impl Table {
 /// Sessions at once. One takes about 4 KiB, so all take 16 MiB.
 pub(super) const SESSIONS_MAX: usize = 4096;
 /// Sessions that strangers have begun and not finished: more than arrive in the time that an initiator tries.
-pub(super) const HALF_OPEN_MAX: usize = 512;
+pub(crate) const HALF_OPEN_MAX: usize = 512;

@@ -1,0 +1,1 @@
+//! Goal: nothing that comes from outside makes an endpoint panic or grow without bound.
