@@ -21,7 +21,11 @@ pub(crate) struct World {
     pub(crate) sent: BTreeMap<u8, usize>,
     /// All packets that were sent, while set.
     pub(crate) tape: Option<Vec<Flight>>,
+    /// Changes what a node sends.
+    pub(crate) liar: Option<Liar>,
 }
+
+pub(crate) type Liar = Box<dyn FnMut(usize, &mut Flight)>;
 
 pub(crate) struct Node {
     pub(crate) secret: SecretKey,
@@ -49,6 +53,10 @@ pub(crate) fn locator(port: u16) -> Locator {
     locator
 }
 
+fn config() -> Config {
+    Config { verify_account: |record| record.proof.starts_with(b"good"), ..Config::default() }
+}
+
 impl World {
     pub(crate) fn new(count: usize) -> Self {
         let mut world = Self {
@@ -60,6 +68,7 @@ impl World {
             lose: Box::new(|_, _, _| false),
             sent: BTreeMap::new(),
             tape: None,
+            liar: None,
         };
         for _ in 0..count {
             world.add();
@@ -73,9 +82,7 @@ impl World {
         seed[..2].copy_from_slice(&(at as u16 + 1).to_le_bytes());
         let secret = SecretKey::from_seed(seed);
         let mut entropy = TestEntropy::new(at as u64);
-        let config =
-            Config { verify_account: |record| record.proof.starts_with(b"good"), ..Config::default() };
-        let endpoint = Endpoint::new(secret.clone(), &config, 1000, &mut entropy, self.now);
+        let endpoint = Endpoint::new(secret.clone(), &config(), 1000, &mut entropy, self.now);
         let locator = Locator::default();
         self.nodes.push(Node { secret, endpoint, entropy, locator, events: Vec::new(), alive: true });
         self.place(at, at as u16 + 1);
@@ -157,7 +164,7 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[at];
         node.alive = true;
-        node.endpoint = Endpoint::new(node.secret.clone(), &Config::default(), boot, &mut node.entropy, now);
+        node.endpoint = Endpoint::new(node.secret.clone(), &config(), boot, &mut node.entropy, now);
         let locator = node.locator.clone();
         node.endpoint.handle_coordinates(locator, &mut node.entropy, now);
         self.flush(at);
@@ -224,7 +231,10 @@ impl World {
                 }
                 Destination::Back(way) => usize::from(u16::from_be_bytes(way[..].try_into().unwrap())),
             };
-            let flight = Flight { from, to, index: out.index, body };
+            let mut flight = Flight { from, to, index: out.index, body };
+            if let Some(liar) = &mut self.liar {
+                liar(from, &mut flight);
+            }
             if let Some(tape) = &mut self.tape {
                 tape.push(flight.clone());
             }
