@@ -46,6 +46,10 @@ impl Trees {
             .collect();
         let mut visible: Vec<NodeId> =
             candidates.iter().map(|candidate| self.known.id(candidate.root)).collect();
+        if self.own[tree].parent.is_none() {
+            // A long-standing root has tenure with itself.
+            visible.push(self.me);
+        }
         visible.sort_unstable();
         visible.dedup();
         let allowed = self.own[tree].tenure.allowed(&visible, now);

@@ -39,13 +39,11 @@ impl Tenure {
         let total = self.followed(&self.current, now);
         let old = self.current;
         self.roots.retain(|(root, ..)| *root != old);
-        if old != me {
-            if self.roots.len() == ROOTS_MAX {
-                let oldest = (0..ROOTS_MAX).min_by_key(|&i| self.roots[i].2);
-                self.roots.swap_remove(oldest.expect("the list is full"));
-            }
-            self.roots.push((old, total, now));
+        if self.roots.len() == ROOTS_MAX {
+            let oldest = (0..ROOTS_MAX).min_by_key(|&i| self.roots[i].2);
+            self.roots.swap_remove(oldest.expect("the list is full"));
         }
+        self.roots.push((old, total, now));
         self.fill(now);
         let free = root == me
             || now - self.started < STARTING
@@ -176,6 +174,21 @@ mod tests {
         tenure.follow(id(101), id(0), Instant::from_micros(100_400_000));
         assert!(tenure.tokens >= 2.0);
         assert!(tenure.roots.len() <= ROOTS_MAX);
+    }
+
+    #[test]
+    fn a_long_standing_root_does_not_follow_every_fresh_key() {
+        let mut tenure = Tenure::new(id(0), at(0));
+        let mut taken = 0;
+        for fresh in 1..20u8 {
+            let now = 400 + 10 * u64::from(fresh);
+            if tenure.allowed(&[id(0), id(fresh)], at(now)).has(&id(fresh)) {
+                taken += 1;
+                tenure.follow(id(fresh), id(0), at(now));
+                tenure.follow(id(0), id(0), at(now + 5));
+            }
+        }
+        assert!((3..=5).contains(&taken), "{taken}");
     }
 
     #[test]
