@@ -166,15 +166,21 @@ impl Router {
 
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
-        let end = self.endpoint.stats();
+        let ends = self.endpoint.stats();
         Stats {
-            dropped_body: end.dropped_body + end.sessions.dropped_body + end.lookup.dropped_body,
-            dropped_parked: end.dropped_parked + end.sessions.dropped_parked,
-            dropped_address: end.dropped_address + end.sessions.dropped_address,
-            notices_ignored: self.stats.notices_ignored + end.notices_ignored,
-            lookups: end.lookup.lookups,
-            lookups_failed: end.lookup.lookups_failed,
-            signatures_checked: self.stats.signatures_checked + end.lookup.signatures_checked,
+            dropped_body: ends.dropped_body + ends.sessions.dropped_body + ends.lookup.dropped_body,
+            dropped_parked: ends.dropped_parked + ends.sessions.dropped_parked,
+            dropped_address: ends.dropped_address + ends.sessions.dropped_address,
+            dropped_repeated: ends.sessions.repeated,
+            notices_ignored: ends.notices_ignored,
+            session_handshakes: ends.sessions.handshakes,
+            session_cookies: ends.sessions.cookies,
+            lookups: ends.lookup.lookups,
+            lookups_failed: ends.lookup.lookups_failed,
+            lookup_questions: ends.lookup.questions,
+            records_stored: ends.lookup.stored,
+            records_refused: ends.lookup.refused,
+            signatures_checked: self.stats.signatures_checked + ends.lookup.signatures_checked,
             ..self.stats
         }
     }

@@ -58,6 +58,18 @@ pub struct Stats {
     pub lookups: u64,
     /// Lookups that found nothing.
     pub lookups_failed: u64,
+    /// Questions of lookups sent.
+    pub lookup_questions: u64,
+    /// Records of others taken in.
+    pub records_stored: u64,
+    /// Records of others refused: forged, outdated, or no room.
+    pub records_refused: u64,
+    /// Session handshakes begun.
+    pub session_handshakes: u64,
+    /// Session handshakes of others that were answered with a cookie, under load.
+    pub session_cookies: u64,
+    /// Packets that came a second time.
+    pub dropped_repeated: u64,
     /// Signatures checked.
     pub signatures_checked: u64,
 }
