@@ -163,3 +163,6 @@ impl From<&FilterDefinition> for SyncFilter {
         Self::new(definition)
     }
 }
+
+#[cfg(test)]
+mod tests;

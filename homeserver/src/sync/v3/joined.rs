@@ -3,7 +3,7 @@
 use super::{
     Context, Inner, Plan, account_data_event, ephemeral,
     state::{From, StateOf, StatePart},
-    timeline::{Timeline, Window},
+    timeline::{GAPS_MAX, Timeline, Window},
 };
 use crate::{
     push::counts,
@@ -15,6 +15,7 @@ use crate::{
             events::{self, EventRow},
             membership::{self, Membership, UserRoom},
             rooms::{self, RoomRow},
+            state, sync as query,
         },
     },
     sync::json::Writer,
@@ -40,7 +41,7 @@ impl Room<'_> {
         let Some(room) = rooms::room(tx, row.room)? else { return Ok(StatePart::default()) };
         let since = context.since();
         // The client sees the room for the first time (or again after having been out of it).
-        let new = context.since.is_none() || row.seq > since;
+        let new = context.since.is_none() || (row.seq > since && !self.was_in(since)?);
         let window = Window {
             room: row.room,
             after: if new { Seq(0) } else { since },
@@ -98,6 +99,18 @@ impl Room<'_> {
         }
         writer.close_object();
         Ok(part)
+    }
+
+    /// Whether the user was in the room at `since`, went and came back: then the client knows it, and what happened since
+    /// is in the deltas, unless we all were out of it and got it anew from another server.
+    fn was_in(&self, since: Seq) -> Result<bool, StoreError> {
+        let user = self.tx.text(self.context.user)?;
+        let Some(skey) = self.tx.lookup_skey("m.room.member", &user)? else { return Ok(false) };
+        let deltas = state::deltas(self.tx, self.row.room, since, self.plan.until)?;
+        let first = deltas.iter().find(|(_, change)| change.skey == skey);
+        let Some(old) = first.and_then(|(_, change)| change.old) else { return Ok(false) };
+        let was_in = events::event(self.tx, old)?.is_some_and(|event| is_join(&event.client));
+        Ok(was_in && !query::after_gaps(self.tx, self.row.room, GAPS_MAX)?.contains(&self.row.nid))
     }
 
     fn account_data(&self, new: bool) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -177,6 +190,19 @@ impl Room<'_> {
         });
         Ok(())
     }
+}
+
+/// Whether a membership event says that its user is in the room.
+fn is_join(client: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    serde_json::from_slice::<Event>(client).is_ok_and(|event| event.content.membership == "join")
 }
 
 /// For whom events are put together.

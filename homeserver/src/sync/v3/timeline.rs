@@ -17,7 +17,7 @@ use crate::{
 /// Events that are looked at for one timeline; if a filter lets few of them pass, the client pages on by itself.
 const SCAN_MAX: usize = 1_000;
 /// Gaps of one room that are looked at.
-const GAPS_MAX: u32 = 100;
+pub(super) const GAPS_MAX: u32 = 100;
 
 /// Which part of a room's timeline.
 #[derive(Clone, Copy, Debug)]
