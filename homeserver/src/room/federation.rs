@@ -1,19 +1,42 @@
 //! What other servers bring and ask: verbs and reads of the federation API, without its handshakes.
 
+use std::collections::{BinaryHeap, HashSet, VecDeque};
+
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
+    events::room::server_acl::RoomServerAclEventContent,
 };
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
-use super::project::membership::stripped;
-use super::{Draft, PduJson, RoomError, Rooms};
+use super::{
+    Draft, PduJson, RoomError, Rooms,
+    core::{check, pdu, pdu::FullEvent, version},
+    ingest::{
+        gaps::Known,
+        load,
+        verify::{received, rejected},
+        worker::{Job, Made, Taken},
+    },
+    project::membership::stripped,
+    read::{access::ServerAccess, json},
+};
 use crate::store::{
-    Kind,
+    Kind, Nid, ReadTx, StoreError,
     schema::{
+        events::{self, EventRow, NO_ROOM_ID, OUTLIER},
         membership,
         rooms::{self, RoomRow},
+        state,
     },
 };
+
+/// Events in one answer to a backfill.
+const BACKFILL_MAX: u32 = 100;
+/// Events in one answer to a question about a gap.
+const MISSING_MAX: u32 = 50;
+/// Events looked at for one answer.
+const WALK_MAX: usize = 1000;
 
 /// What became of one PDU that was sent to us.
 #[derive(Debug)]
@@ -63,40 +86,136 @@ impl Rooms {
     /// Takes PDUs from another server (a transaction, in order). Gaps are filled through [`super::Fetch`]. Results come
     /// in the order of `pdus`. An event that is here already is `Ok`.
     pub async fn receive(&self, origin: &ServerName, pdus: Vec<PduJson>) -> Vec<Received> {
-        let _ = (origin, pdus);
-        unimplemented!()
+        // First everything that needs no order, then all of it to the workers at once, so that a room's events share
+        // commits; those that miss something wait for what they miss, one after the other.
+        let prepared = futures_util::future::join_all(pdus.iter().map(|pdu| self.prepare(origin, pdu))).await;
+        let mut under_way = Vec::with_capacity(prepared.len());
+        for (event_id, prepared) in prepared {
+            let step = match prepared {
+                Ok(Prepared::Event { known, event }) => {
+                    match self.submit_pdu(event.clone(), None, None).await {
+                        Ok(result) => Ok(Some((known, event, result))),
+                        Err(error) => Err(error),
+                    }
+                }
+                Ok(Prepared::Done) => Ok(None),
+                Err(error) => Err(error),
+            };
+            under_way.push((event_id, step));
+        }
+        let mut results = Vec::with_capacity(under_way.len());
+        for (event_id, step) in under_way {
+            let result = match step {
+                Ok(Some((known, event, result))) => self.settle(origin, &known, event, result).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &result {
+                tracing::debug!(%origin, event = ?event_id, %error, "an event from another server was not taken");
+            }
+            results.push(Received { event_id, result });
+        }
+        results
     }
 
-    /// Takes one PDU that joins the graph by a handshake (`send_join`, `send_leave`, `send_knock`): like
-    /// [`Rooms::receive`], but a soft failure or rejection is an error, and the event goes on to the other servers.
+    async fn settle(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: FullEvent,
+        result: oneshot::Receiver<Result<Taken, RoomError>>,
+    ) -> Result<(), RoomError> {
+        let mut taken = result.await.map_err(|_| RoomError::Busy)??;
+        if matches!(taken, Taken::Missing { .. }) {
+            taken = self.take(origin, known, &event, None).await?;
+        }
+        match taken {
+            Taken::Missing { prev, auth } => Err(RoomError::Rejected(format!(
+                "{} previous and {} auth events cannot be had",
+                prev.len(),
+                auth.len()
+            ))),
+            Taken::Rejected(reason) | Taken::SoftFailed(reason) => {
+                tracing::debug!(%origin, event = %event.pdu.event_id, reason, "an event is kept but not shown");
+                Ok(())
+            }
+            Taken::Known | Taken::Accepted => Ok(()),
+        }
+    }
+
+    /// What needs no order: room, access list, format, signatures.
+    async fn prepare(
+        &self,
+        origin: &ServerName,
+        json: &RawValue,
+    ) -> (Option<OwnedEventId>, Result<Prepared, RoomError>) {
+        let object = match check::parse(json) {
+            Ok(object) => object,
+            Err(error) => return (None, Err(rejected(error))),
+        };
+        let room = match check::room_of(&object) {
+            Ok(Some(room)) => room,
+            Ok(None) => return (None, Err(RoomError::Rejected("the event names no room".into()))),
+            Err(error) => return (None, Err(rejected(error))),
+        };
+        let known = match self.known(&room).await {
+            Ok(Some(known)) => known,
+            Ok(None) => return (None, Err(RoomError::NotFound("this room is not known here".into()))),
+            Err(error) => return (None, Err(error)),
+        };
+        let event = match received(object, &room, &known.rules) {
+            Ok(event) => event,
+            Err(error) => return (None, Err(error)),
+        };
+        let id = event.id.clone();
+        let verified = async {
+            if !self.acl_allows(&room, origin).await? {
+                return Err(RoomError::Forbidden("the room does not let this server speak".into()));
+            }
+            if self.has(&id).await? {
+                return Ok(Prepared::Done);
+            }
+            let event = self.verify(&room, event, &known.rules).await?;
+            if known.resident {
+                return Ok(Prepared::Event { known, event });
+            }
+            self.take_without_room(&known, event).await?;
+            Ok(Prepared::Done)
+        };
+        let verified = verified.await;
+        (Some(id), verified)
+    }
+
+    /// Whether an event is here with a place.
+    async fn has(&self, id: &EventId) -> Result<bool, RoomError> {
+        let id = id.to_owned();
+        self.inner
+            .store
+            .read(move |tx| Ok(events::event_by_id(tx, &id)?.is_some_and(|event| event.flags & OUTLIER == 0)))
+            .await
+    }
+
+    /// Takes one PDU that joins the graph by a handshake (`send_join`, `send_leave`, `send_knock`, an invite of ours that
+    /// the other server has signed): like [`Rooms::receive`], but a soft failure or rejection is an error, and the event
+    /// goes on to the other servers.
     pub async fn receive_handshake(
         &self,
         origin: &ServerName,
         room: &RoomId,
         pdu: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomError> {
-        let _ = (origin, room, pdu);
-        unimplemented!()
-    }
-
-    /// Imports a room that a local user has just joined through another server, then appends the join.
-    pub async fn import_join(&self, answer: JoinAnswer) -> Result<(), RoomError> {
-        let _ = answer;
-        unimplemented!()
-    }
-
-    /// Stores an invite (or, with another `membership`, its withdrawal or our rejection; a knock of ours) for a local
-    /// user in a room whose state we do not hold: the event as an outlier, the stripped state in the user's row. The
-    /// PDU is signed by all who have to.
-    pub async fn receive_outlier_membership(
-        &self,
-        room: &RoomId,
-        version: &str,
-        pdu: CanonicalJsonObject,
-        stripped: Vec<Box<RawValue>>,
-    ) -> Result<OwnedEventId, RoomError> {
-        let _ = (room, version, pdu, stripped);
-        unimplemented!()
+        let unknown = || RoomError::NotFound("this room is not known here".into());
+        let known = self.known(room).await?.filter(|known| known.resident).ok_or_else(unknown)?;
+        let event = received(pdu, room, &known.rules)?;
+        let id = event.id.clone();
+        let event = self.verify(room, event, &known.rules).await?;
+        match self.take(origin, &known, &event, Some(origin.to_owned())).await? {
+            Taken::Known | Taken::Accepted => Ok(id),
+            Taken::SoftFailed(reason) | Taken::Rejected(reason) => Err(RoomError::Forbidden(reason)),
+            Taken::Missing { .. } => {
+                Err(RoomError::Rejected("the event refers to events that cannot be had".into()))
+            }
+        }
     }
 
     /// The template of an event that `sender` (of another server) may put on the present end of the room.
@@ -106,8 +225,8 @@ impl Rooms {
         sender: &UserId,
         draft: Draft,
     ) -> Result<Template, RoomError> {
-        let _ = (room, sender, draft);
-        unimplemented!()
+        let made = self.make(room, sender, draft, false).await?;
+        Ok(Template { version: made.version.to_string(), event: made.event })
     }
 
     /// Builds, hashes and signs an event of ours on the present end of the room WITHOUT storing it (an invite that the
@@ -118,8 +237,20 @@ impl Rooms {
         sender: &UserId,
         draft: Draft,
     ) -> Result<CanonicalJsonObject, RoomError> {
-        let _ = (room, sender, draft);
-        unimplemented!()
+        Ok(self.make(room, sender, draft, true).await?.event)
+    }
+
+    async fn make(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        draft: Draft,
+        sign: bool,
+    ) -> Result<Made, RoomError> {
+        let (answer, result) = oneshot::channel();
+        let job = Job::Template { sender: sender.to_owned(), draft, sign, answer };
+        self.inner.workers.submit(&self.inner.tools(), room, job).await?;
+        result.await.map_err(|_| RoomError::Busy)?
     }
 
     /// The state before an event, whole PDUs, with auth chain. For servers in the room.
@@ -129,8 +260,14 @@ impl Rooms {
         room: &RoomId,
         event: &EventId,
     ) -> Result<StateAnswer, RoomError> {
-        let _ = (origin, room, event);
-        unimplemented!()
+        let (origin, room, event) = (origin.to_owned(), room.to_owned(), event.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let (state, chain) = state_before(tx, &origin, &room, &event)?;
+                Ok(StateAnswer { state: pdus(tx, &state)?, auth_chain: pdus(tx, &chain)? })
+            })
+            .await
     }
 
     /// Like [`Rooms::state_answer`], ids only: (state, auth chain).
@@ -140,8 +277,16 @@ impl Rooms {
         room: &RoomId,
         event: &EventId,
     ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>), RoomError> {
-        let _ = (origin, room, event);
-        unimplemented!()
+        let (origin, room, event) = (origin.to_owned(), room.to_owned(), event.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let (state, chain) = state_before(tx, &origin, &room, &event)?;
+                let ids =
+                    |list: &[Nid]| list.iter().map(|nid| events::id(tx, *nid)).collect::<Result<Vec<_>, _>>();
+                Ok((ids(&state)?, ids(&chain)?))
+            })
+            .await
     }
 
     /// An event's auth chain.
@@ -151,18 +296,36 @@ impl Rooms {
         room: &RoomId,
         event: &EventId,
     ) -> Result<Vec<PduJson>, RoomError> {
-        let _ = (origin, room, event);
-        unimplemented!()
+        let (origin, room, event) = (origin.to_owned(), room.to_owned(), event.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let room = guest(tx, &origin, &room)?;
+                let row = in_room(tx, room, &event)?;
+                Ok(pdus(tx, &chain(tx, &[row.nid])?)?)
+            })
+            .await
     }
 
-    /// One event, if the server may see it (history visibility: pruned if it may know that it exists only).
+    /// One event and its time, if the server is in the room: pruned if its users may know only that it exists.
     pub async fn event_answer(
         &self,
         origin: &ServerName,
         event: &EventId,
     ) -> Result<(PduJson, u64), RoomError> {
-        let _ = (origin, event);
-        unimplemented!()
+        let (origin, event) = (origin.to_owned(), event.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let unknown = || RoomError::NotFound("there is no such event here".into());
+                let row = events::event_by_id(tx, &event)?.ok_or_else(unknown)?;
+                let room = load::room_id(tx, row.room)?;
+                guest(tx, &origin, &room)?;
+                let mut access = ServerAccess::new(tx, &origin)?;
+                let ts = u64::try_from(row.ts).unwrap_or(0);
+                Ok((shown(tx, &mut access, row)?, ts))
+            })
+            .await
     }
 
     /// `from` and what came before, newest first, at most `limit` (bounded here).
@@ -173,8 +336,44 @@ impl Rooms {
         from: Vec<OwnedEventId>,
         limit: u32,
     ) -> Result<Vec<PduJson>, RoomError> {
-        let _ = (origin, room, from, limit);
-        unimplemented!()
+        let (origin, room) = (origin.to_owned(), room.to_owned());
+        let limit = limit.min(BACKFILL_MAX) as usize;
+        self.inner
+            .store
+            .read(move |tx| {
+                let room = guest(tx, &origin, &room)?;
+                let mut access = ServerAccess::new(tx, &origin)?;
+                let mut heap = BinaryHeap::new();
+                let mut seen = HashSet::new();
+                for id in from.iter().take(limit) {
+                    if let Some(row) = events::event_by_id(tx, id)?
+                        && row.room == room
+                        && seen.insert(row.nid)
+                    {
+                        heap.push((row.depth, row.seq, row.nid));
+                    }
+                }
+                let mut list = Vec::new();
+                while let Some((_, _, nid)) = heap.pop() {
+                    if list.len() >= limit {
+                        break;
+                    }
+                    let Some(row) = events::event(tx, nid)? else { continue };
+                    for prev in &row.prev {
+                        if let Some(prev) = events::event(tx, *prev)?
+                            && prev.flags & OUTLIER == 0
+                            && seen.insert(prev.nid)
+                        {
+                            heap.push((prev.depth, prev.seq, prev.nid));
+                        }
+                    }
+                    if row.seq.is_some() {
+                        list.push(shown(tx, &mut access, row)?);
+                    }
+                }
+                Ok(list)
+            })
+            .await
     }
 
     /// What lies between `earliest` and `latest`, oldest first, at most `limit` (bounded here).
@@ -187,8 +386,46 @@ impl Rooms {
         limit: u32,
         min_depth: u64,
     ) -> Result<Vec<PduJson>, RoomError> {
-        let _ = (origin, room, earliest, latest, limit, min_depth);
-        unimplemented!()
+        let (origin, room) = (origin.to_owned(), room.to_owned());
+        let limit = limit.min(MISSING_MAX) as usize;
+        let min_depth = i64::try_from(min_depth).unwrap_or(i64::MAX);
+        self.inner
+            .store
+            .read(move |tx| {
+                let room = guest(tx, &origin, &room)?;
+                let mut access = ServerAccess::new(tx, &origin)?;
+                let mut seen = HashSet::new();
+                for id in earliest.iter().take(WALK_MAX) {
+                    seen.extend(events::nid(tx, id)?);
+                }
+                let mut open = VecDeque::new();
+                for id in latest.iter().take(WALK_MAX) {
+                    if let Some(row) = events::event_by_id(tx, id)?
+                        && row.room == room
+                    {
+                        open.extend(row.prev);
+                    }
+                }
+                let mut list = Vec::new();
+                while let Some(nid) = open.pop_front() {
+                    if list.len() >= limit || seen.len() >= WALK_MAX {
+                        break;
+                    }
+                    if !seen.insert(nid) {
+                        continue;
+                    }
+                    let Some(row) = events::event(tx, nid)? else { continue };
+                    if row.flags & OUTLIER != 0 || row.depth < min_depth || row.room != room {
+                        continue;
+                    }
+                    open.extend(row.prev.iter().copied());
+                    let depth = row.depth;
+                    list.push((depth, shown(tx, &mut access, row)?));
+                }
+                list.sort_by_key(|(depth, _)| *depth);
+                Ok(list.into_iter().map(|(_, pdu)| pdu).collect())
+            })
+            .await
     }
 
     /// Servers with a joined user, ours among them.
@@ -217,7 +454,7 @@ impl Rooms {
         Ok(self.row(room).await?.is_some_and(|row| row.resident))
     }
 
-    async fn row(&self, room: &RoomId) -> Result<Option<RoomRow>, RoomError> {
+    pub(in crate::room) async fn row(&self, room: &RoomId) -> Result<Option<RoomRow>, RoomError> {
         let room = room.to_owned();
         self.inner
             .store
@@ -230,8 +467,20 @@ impl Rooms {
 
     /// Whether the room's `m.room.server_acl` lets this server speak. True if there is none.
     pub async fn acl_allows(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
-        let _ = (room, server);
-        unimplemented!()
+        let (room, server) = (room.to_owned(), server.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(true) };
+                let Some(nid) = state::current_of(tx, room, "m.room.server_acl", "")? else {
+                    return Ok(true);
+                };
+                let Some(acl) = load::pdu(tx, nid)? else { return Ok(true) };
+                // What cannot be read denies nobody, as the specification has it for missing fields' defaults.
+                let acl: Result<RoomServerAclEventContent, _> = serde_json::from_str(acl.content.get());
+                Ok(acl.map_or(true, |acl| acl.is_allowed(&server)))
+            })
+            .await
     }
 
     /// Stripped state (create, join rules, name, alias, avatar, topic, encryption and the sender's membership), for an
@@ -254,10 +503,87 @@ impl Rooms {
             })
             .await
     }
+}
 
-    /// Fetches older events than the timeline has. True if there are new ones.
-    pub(in crate::room) async fn backfill(&self, room: &RoomId) -> Result<bool, RoomError> {
-        let _ = room;
-        Ok(false)
+/// What [`Rooms::prepare`] comes to.
+enum Prepared {
+    /// To be taken by the room.
+    Event { known: Known, event: FullEvent },
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The room, if a server is in it.
+fn guest(tx: &ReadTx<'_>, origin: &ServerName, room: &RoomId) -> Result<Nid, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+    let row = rooms::room(tx, room)?.filter(|row| row.resident).ok_or_else(unknown)?;
+    let inside = match tx.lookup(Kind::Server, origin.as_str())? {
+        Some(server) => membership::server_in(tx, row.room, server)?,
+        None => false,
+    };
+    if inside { Ok(room) } else { Err(RoomError::Forbidden("your server is not in this room".into())) }
+}
+
+fn in_room(tx: &ReadTx<'_>, room: Nid, event: &EventId) -> Result<EventRow, RoomError> {
+    events::event_by_id(tx, event)?
+        .filter(|row| row.room == room)
+        .ok_or_else(|| RoomError::NotFound("there is no such event in this room".into()))
+}
+
+/// Numbers of the state before an event, and of its auth chain.
+fn state_before(
+    tx: &ReadTx<'_>,
+    origin: &ServerName,
+    room: &RoomId,
+    event: &EventId,
+) -> Result<(Vec<Nid>, Vec<Nid>), RoomError> {
+    let room = guest(tx, origin, room)?;
+    let row = in_room(tx, room, event)?;
+    let sid = row
+        .state_before
+        .ok_or_else(|| RoomError::NotFound("the state at this event is not known here".into()))?;
+    let state: Vec<Nid> = state::full(tx, sid)?.into_values().collect();
+    let chain = chain(tx, &state)?;
+    Ok((state, chain))
+}
+
+/// The auth chains of some events.
+fn chain(tx: &ReadTx<'_>, seeds: &[Nid]) -> Result<Vec<Nid>, StoreError> {
+    let mut seen = HashSet::new();
+    let mut open = seeds.to_vec();
+    let mut list = Vec::new();
+    while let Some(nid) = open.pop() {
+        for auth in events::auth(tx, nid)?.unwrap_or_default() {
+            if seen.insert(auth) {
+                list.push(auth);
+                open.push(auth);
+            }
+        }
     }
+    Ok(list)
+}
+
+fn pdus(tx: &ReadTx<'_>, list: &[Nid]) -> Result<Vec<PduJson>, StoreError> {
+    let mut pdus = Vec::with_capacity(list.len());
+    for nid in list {
+        if let Some(row) = events::event(tx, *nid)? {
+            pdus.push(json::pdu(tx, &row)?);
+        }
+    }
+    Ok(pdus)
+}
+
+/// The event as a server may see it.
+fn shown(tx: &ReadTx<'_>, access: &mut ServerAccess, mut row: EventRow) -> Result<PduJson, StoreError> {
+    if !access.may_see(tx, &row)? {
+        let room = load::room_id(tx, row.room)?;
+        let rules = rooms::room(tx, row.room)?.and_then(|row| version::rules(&row.version));
+        let rules = rules.ok_or(StoreError::Corrupt("a room without a version"))?;
+        let says_room = row.flags & NO_ROOM_ID == 0;
+        let (client, rest) = pdu::prune(&rules, &room, says_room, &row.client, &row.rest)
+            .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;
+        (row.client, row.rest) = (client, rest);
+    }
+    json::pdu(tx, &row)
 }

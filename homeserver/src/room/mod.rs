@@ -261,6 +261,8 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) fetch: Arc<dyn Fetch>,
     pub(in crate::room) remote: Remote,
     pub(in crate::room) workers: ingest::worker::Workers,
+    /// One room is imported at a time: two users of ours who join the same one at once make it once.
+    pub(in crate::room) imports: tokio::sync::Mutex<()>,
 }
 
 impl Inner {
@@ -278,7 +280,19 @@ impl Rooms {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, notify, clock, signer, profiles, fetch, remote } = parts;
         let workers = ingest::worker::Workers::default();
-        Self { inner: Arc::new(Inner { store, notify, clock, signer, profiles, fetch, remote, workers }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                notify,
+                clock,
+                signer,
+                profiles,
+                fetch,
+                remote,
+                workers,
+                imports: tokio::sync::Mutex::default(),
+            }),
+        }
     }
 
     /// The database that rooms live in.

@@ -4,7 +4,7 @@
 //! writes leaves all of it or none. What was decided before ([`Append`]) was decided on a head of the room; if the room
 //! has another by now, nothing happens and the worker decides anew ([`AppendError::Stale`]).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
@@ -13,13 +13,18 @@ use ruma::{
 
 use serde_json::value::RawValue;
 
+use super::load;
 use crate::{
     e2ee::device_lists,
     push::project::{Appended, on_event},
     room::{
         RoomError,
         core::pdu::{CREATE, FullEvent, MEMBER, hash_id},
-        project::{self, membership::At, redaction::Effect},
+        project::{
+            self,
+            membership::{At, Moved},
+            redaction::Effect,
+        },
     },
     store::{
         Kind, Nid, ReadTx, Seq, StoreError, Touched, WriteTx,
@@ -306,7 +311,9 @@ fn accept(
         row.audience = None;
     }
     if moved.local {
-        row.resident = !membership::local_members(tx, event.room, Membership::Join)?.is_empty();
+        // A room that is ours alone stays whole when the last one leaves: nobody else could let anyone back in.
+        row.resident = !membership::local_members(tx, event.room, Membership::Join)?.is_empty()
+            || membership::servers(tx, event.room)?.is_empty();
     }
 
     project::relations::apply(tx, event.nid, event.sender, &content)?;
@@ -318,13 +325,7 @@ fn accept(
         }
         None => false,
     };
-    for (user, before, after) in &moved.users {
-        let (was, is) = (*before == Some(Membership::Join), *after == Some(Membership::Join));
-        if was != is {
-            let local = is_local(tx, *user, &append.own)?;
-            device_lists::on_membership(tx, event.room, seq, *user, local, is)?;
-        }
-    }
+    tell_devices(tx, event.room, seq, &append.own, &moved)?;
     row.depth = row.depth.max(event.depth);
     let counts = event.redacted_by.is_none() && counts(&pdu.kind.to_string(), &content);
     if counts {
@@ -408,6 +409,24 @@ fn changes(
     project::read_changes(tx, &list)
 }
 
+/// Device lists follow who is joined.
+pub(in crate::room) fn tell_devices(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    seq: Seq,
+    own: &ServerName,
+    moved: &Moved,
+) -> Result<(), StoreError> {
+    for (user, before, after) in &moved.users {
+        let (was, is) = (*before == Some(Membership::Join), *after == Some(Membership::Join));
+        if was != is {
+            let local = is_local(tx, *user, own)?;
+            device_lists::on_membership(tx, room, seq, *user, local, is)?;
+        }
+    }
+    Ok(())
+}
+
 /// Counts it for whom it notifies.
 fn count(
     tx: &mut WriteTx<'_>,
@@ -488,50 +507,97 @@ pub(in crate::room) fn outlier(
     Ok(row.nid)
 }
 
-/// Stores an event of the past: it gets a place in the timeline, none in the stream.
-pub(in crate::room) fn backfilled(
+/// Gives stored events of the past (`ids`, oldest first) their places in the timeline; the stream does not see them.
+/// `told`: the state before the oldest. True if any is new.
+pub(in crate::room) fn history(
     tx: &mut WriteTx<'_>,
     rules: &RoomVersionRules,
     room_id: &RoomId,
-    event: &FullEvent,
-    state_before: Option<i64>,
-    rejected: bool,
-) -> Result<bool, StoreError> {
+    ids: &[OwnedEventId],
+    told: Option<&StateMap>,
+) -> Result<bool, RoomError> {
     let room = tx.intern(Kind::Room, room_id.as_str())?;
-    let mut row = row_of(tx, room, event)?;
-    if in_timeline(tx, row.nid)? {
-        return Ok(false);
-    }
-    if let Some(child) = events::child_depth(tx, row.nid)? {
-        row.depth = row.depth.min(child - 1);
-    }
-    row.state_before = state_before;
-    row.state_after = match (state_before, row.skey) {
-        (Some(before), Some(skey)) if !rejected => {
-            let old = state::one(tx, before, skey)?;
-            Some(state::derive(tx, room, before, &[Change { skey, old, new: Some(row.nid) }])?)
+    let mut list = Vec::new();
+    let mut after: HashMap<Nid, i64> = HashMap::new();
+    for (index, id) in ids.iter().enumerate() {
+        let Some(mut event) = events::event_by_id(tx, id)? else { continue };
+        if event.room != room || event.flags & OUTLIER == 0 {
+            continue;
         }
-        (before, _) => before,
-    };
-    if rejected {
-        row.flags |= REJECTED;
-        events::put(tx, &row)?;
-        events::remove_missing(tx, room, row.nid)?;
-        return Ok(false);
+        let before = match told {
+            Some(told) if index == 0 => Some(state::put(tx, room, told)?),
+            _ => state_after_prevs(tx, &event, &after)?,
+        };
+        event.state_before = before;
+        event.state_after = match (before, event.skey) {
+            (Some(before), Some(skey)) if event.flags & REJECTED == 0 => {
+                let old = state::one(tx, before, skey)?;
+                Some(state::derive(tx, room, before, &[Change { skey, old, new: Some(event.nid) }])?)
+            }
+            (before, _) => before,
+        };
+        if let Some(sid) = event.state_after {
+            after.insert(event.nid, sid);
+        }
+        list.push(event);
     }
-    let seq = events::next_back_seq(tx)?;
-    row.seq = Some(seq);
-    project::redaction::arrive(tx, rules, room_id, &mut row)?;
-    events::put(tx, &row)?;
-    events::put_timeline(tx, room, row.depth, seq, row.nid)?;
-    for prev in &row.prev {
-        events::put_edge(tx, *prev, row.nid)?;
-        if !in_timeline(tx, *prev)? {
-            events::put_missing(tx, room, *prev, row.nid)?;
+    let new = !list.is_empty();
+    // Newest first, so that each finds the depth of what builds on it.
+    for mut event in list.into_iter().rev() {
+        event.flags &= !OUTLIER;
+        events::remove_missing(tx, room, event.nid)?;
+        if event.flags & REJECTED != 0 {
+            events::put(tx, &event)?;
+            continue;
+        }
+        if let Some(child) = events::child_depth(tx, event.nid)? {
+            event.depth = event.depth.min(child - 1);
+        }
+        let seq = events::next_back_seq(tx)?;
+        event.seq = Some(seq);
+        project::redaction::arrive(tx, rules, room_id, &mut event)?;
+        events::put(tx, &event)?;
+        events::put_timeline(tx, room, event.depth, seq, event.nid)?;
+        for prev in &event.prev {
+            events::put_edge(tx, *prev, event.nid)?;
+            if !in_timeline(tx, *prev)? {
+                events::put_missing(tx, room, *prev, event.nid)?;
+            }
+        }
+        let content = project::content(&event.client);
+        project::relations::apply(tx, event.nid, event.sender, &content)?;
+        if let Ok(pdu) = load::pdu_of(tx, &event)
+            && let Some(target) = pdu.target(rules)
+        {
+            // Its power is not asked for here: what it redacted came to us pruned, or its sender may by being the same.
+            project::redaction::apply(tx, rules, room_id, &event, &target, false)?;
         }
     }
-    events::remove_missing(tx, room, row.nid)?;
-    let content = project::content(&row.client);
-    project::relations::apply(tx, row.nid, row.sender, &content)?;
-    Ok(true)
+    Ok(new)
+}
+
+/// The state before an event whose previous ones have places, or were just given one.
+fn state_after_prevs(
+    tx: &ReadTx<'_>,
+    event: &EventRow,
+    after: &HashMap<Nid, i64>,
+) -> Result<Option<i64>, RoomError> {
+    let mut sids = Vec::new();
+    for prev in &event.prev {
+        let sid = match after.get(prev) {
+            Some(sid) => Some(*sid),
+            None => events::event(tx, *prev)?.and_then(|prev| prev.state_after),
+        };
+        let Some(sid) = sid else { return Ok(None) };
+        sids.push(sid);
+    }
+    sids.sort_unstable();
+    sids.dedup();
+    Ok(match sids[..] {
+        [sid] => Some(sid),
+        // Where history merges forks with different states, the newest one's says who saw it: close enough for old
+        // messages, and nothing is authorized by it.
+        [.., newest] => Some(newest),
+        [] => None,
+    })
 }

@@ -11,7 +11,11 @@
 
 pub(in crate::room) mod append;
 pub(in crate::room) mod authorize;
+pub(in crate::room) mod gaps;
 pub(in crate::room) mod head;
+pub(in crate::room) mod import;
 pub(in crate::room) mod load;
+pub(in crate::room) mod outliers;
 pub(in crate::room) mod place;
+pub(in crate::room) mod verify;
 pub(in crate::room) mod worker;

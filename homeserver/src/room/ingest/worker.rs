@@ -231,7 +231,11 @@ impl Worker {
             Job::Pdu(job) => self.pdu(job).await,
             Job::Template { sender, draft, sign, answer } => {
                 // Nobody may wait for it any longer: no error.
-                let _ = answer.send(self.template(&sender, &draft, sign).await);
+                let mut made = self.template(&sender, &draft, sign).await;
+                if made.is_err() && self.renew().await {
+                    made = self.template(&sender, &draft, sign).await;
+                }
+                let _ = answer.send(made);
             }
         }
     }
@@ -285,14 +289,10 @@ impl Worker {
     }
 
     async fn draft(&mut self, job: DraftJob) {
-        let built = loop {
-            let built = self.build(&job).await;
-            match built {
-                // What is on its way may fail yet; a refusal counts only against what is committed.
-                Err(_) if !self.flight.is_empty() => self.drain().await,
-                built => break built,
-            }
-        };
+        let mut built = self.build(&job).await;
+        if built.is_err() && self.renew().await {
+            built = self.build(&job).await;
+        }
         match built {
             Ok(append) => {
                 if let Some(head) = &mut self.head {
@@ -302,6 +302,13 @@ impl Worker {
             }
             Err(error) => refuse(Job::Draft(job), error),
         }
+    }
+
+    /// A refusal counts only against what is committed: what is on its way may fail yet, and a room may have been imported
+    /// anew since the head was read. True if there was a head to doubt.
+    async fn renew(&mut self) -> bool {
+        self.drain().await;
+        self.head.take().is_some()
     }
 
     async fn build(&mut self, job: &DraftJob) -> Result<Append, RoomError> {
@@ -586,6 +593,9 @@ fn read_head(tx: &ReadTx<'_>, room: &RoomId) -> Result<Head, RoomError> {
     let unknown = || RoomError::NotFound("this room is not known here".into());
     let nid = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
     let row = rooms::room(tx, nid)?.ok_or_else(unknown)?;
+    if !row.resident {
+        return Err(RoomError::Forbidden("nobody of this server is in the room".into()));
+    }
     let rules =
         version::rules(&row.version).ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
     let mut ends = Vec::new();

@@ -92,8 +92,10 @@ fn own_user(
     // Resolution can take a membership away; who had one is out then, by the event that they had.
     let fallback = old.as_ref().map(|old| (Membership::Leave, old.nid));
     let Some((membership, nid)) = entry.or(fallback) else { return Ok(()) };
-    let same = old.as_ref().is_some_and(|old| old.membership == membership && !old.forgotten)
-        && before == entry.map(|entry| entry.0);
+    // A profile change, or (when a room is imported) what we knew: no step of its own.
+    let same = old.as_ref().is_some_and(|old| {
+        old.membership == membership && (old.nid == nid || (before == Some(membership) && !old.forgotten))
+    });
     let gone = matches!(membership, Membership::Leave | Membership::Ban);
     let was_in = before == Some(Membership::Join);
     let row = UserRoom {
@@ -123,12 +125,44 @@ fn own_user(
         // A new leave of a forgotten room (a ban, say) does not bring it back.
         forgotten: gone && old.as_ref().is_some_and(|old| old.forgotten),
     };
-    membership::put_user_room(tx, user, &row)?;
-    if !same {
-        events::push_stream(tx, stream_kind::MEMBERSHIP, Some(room.room), Some(user), Some(nid))?;
+    put_own(tx, user, &row, !same)
+}
+
+/// Writes a local user's row, tells the stream if it is a step, and wakes the user.
+fn put_own(tx: &mut WriteTx<'_>, user: Nid, row: &UserRoom, step: bool) -> Result<(), StoreError> {
+    membership::put_user_room(tx, user, row)?;
+    if step {
+        events::push_stream(tx, stream_kind::MEMBERSHIP, Some(row.room), Some(user), Some(row.nid))?;
     }
     tx.touch(Touched::User(user));
     Ok(())
+}
+
+/// A membership of a local user in a room whose state is not here: an invite, a knock, and how they end.
+pub(in crate::room) fn without_room(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    room: Nid,
+    membership: Membership,
+    nid: Nid,
+    stripped: &[Box<RawValue>],
+) -> Result<(), StoreError> {
+    let old = membership::user_room(tx, user, room)?;
+    if old.as_ref().is_some_and(|old| old.nid == nid) {
+        return Ok(());
+    }
+    let waits = matches!(membership, Membership::Invite | Membership::Knock);
+    let row = UserRoom {
+        room,
+        membership,
+        nid,
+        seq: tx.next_seq()?,
+        left_state: old.as_ref().and_then(|old| old.left_state).filter(|_| !waits),
+        left_seq: old.as_ref().and_then(|old| old.left_seq).filter(|_| !waits),
+        stripped: waits.then(|| join_json(stripped)),
+        forgotten: !waits && old.is_some_and(|old| old.forgotten),
+    };
+    put_own(tx, user, &row, true)
 }
 
 /// The membership event of whoever sent an invite.

@@ -1,5 +1,6 @@
 //! Rooms by themselves: a node with its store, its identity and nobody else on the network.
 
+mod federation;
 mod local;
 
 use std::{path::Path, sync::Arc};
@@ -32,10 +33,14 @@ impl Node {
     }
 
     pub(super) fn open_with(dir: &Path, options: Options, fetch: Arc<dyn Fetch>) -> Self {
+        Self::named("here.test", dir, options, fetch)
+    }
+
+    pub(super) fn named(name: &str, dir: &Path, options: Options, fetch: Arc<dyn Fetch>) -> Self {
         let notify = Notify::new();
         let store = Store::open(dir, options, notify.clone()).unwrap();
-        let secret = router::SecretKey::from_seed([7; 32]);
-        let name = OwnedServerName::try_from("here.test").unwrap();
+        let secret = router::SecretKey::from_seed([name.len() as u8; 32]);
+        let name = OwnedServerName::try_from(name).unwrap();
         let identity =
             Arc::new(Identity::open_or_create(dir, Some(NameChoice::ServerName(name)), &secret).unwrap());
         let clock = Clock::system();

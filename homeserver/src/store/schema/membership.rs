@@ -258,3 +258,10 @@ pub fn count_server(tx: &mut WriteTx<'_>, room: Nid, server: Nid, by: i64) -> Re
     }
     Ok((before > 0) != (after > 0))
 }
+
+/// Forgets who is in a room, before another state is imported. What local users know of it stays.
+pub fn clear_room(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM member WHERE room = ?1", [room])?;
+    tx.execute("DELETE FROM room_server WHERE room = ?1", [room])?;
+    Ok(())
+}

@@ -284,6 +284,12 @@ pub fn apply(
     Ok(())
 }
 
+/// Forgets the current state, before another is imported.
+pub fn clear_current(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM cur_state WHERE room = ?1", [room])?;
+    Ok(())
+}
+
 /// How the resolved state changed in positions `after < seq <= upto`, in order.
 pub fn deltas(tx: &ReadTx<'_>, room: Nid, after: Seq, upto: Seq) -> Result<Vec<(Seq, Change)>, StoreError> {
     tx.rows(

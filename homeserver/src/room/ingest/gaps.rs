@@ -1,0 +1,291 @@
+//! Owns what is missing before an event can have its place: its auth events, the events before it, or at least the state.
+
+use std::sync::Arc;
+
+use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName, room_version_rules::RoomVersionRules};
+use tokio::sync::oneshot;
+
+use super::{
+    append,
+    outliers::state_map,
+    worker::{Job, PduJob, Taken},
+};
+use crate::{
+    room::{
+        RoomError, Rooms,
+        core::{pdu::FullEvent, version},
+    },
+    store::{
+        Kind, ReadTx, StoreError,
+        schema::{
+            events::{self, OUTLIER},
+            membership, rooms,
+            state::StateMap,
+        },
+    },
+};
+
+/// Events asked for to fill one gap. A longer one is bridged by the state at its end; history comes by backfill.
+const GAP_EVENTS_MAX: u32 = 50;
+/// Ends of ours that are named to the other server.
+const EARLIEST_MAX: usize = 20;
+/// Events asked for in one backfill.
+const BACKFILL_EVENTS: u32 = 100;
+/// Missing events that one backfill starts from.
+const BACKFILL_STARTS: u32 = 5;
+/// Servers asked for history before giving up.
+const BACKFILL_SERVERS: usize = 3;
+
+/// What is known of a room before its events are looked at.
+#[derive(Clone)]
+pub(in crate::room) struct Known {
+    pub(in crate::room) version: Arc<str>,
+    pub(in crate::room) rules: Arc<RoomVersionRules>,
+    pub(in crate::room) resident: bool,
+}
+
+impl Rooms {
+    /// The room's version, if it is known here in any form.
+    pub(in crate::room) async fn known(&self, room: &RoomId) -> Result<Option<Known>, RoomError> {
+        let row = self.row(room).await?;
+        row.map(|row| {
+            let rules = version::rules(&row.version)
+                .ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
+            Ok(Known { version: row.version.into(), rules: Arc::new(rules), resident: row.resident })
+        })
+        .transpose()
+    }
+
+    /// Hands a verified event to the room's worker.
+    pub(in crate::room) async fn submit_pdu(
+        &self,
+        event: FullEvent,
+        state: Option<StateMap>,
+        pass_on: Option<OwnedServerName>,
+    ) -> Result<oneshot::Receiver<Result<Taken, RoomError>>, RoomError> {
+        let (answer, result) = oneshot::channel();
+        let room = event.pdu.room.clone();
+        let job = PduJob { event, state, pass_on, answer, tries: 0 };
+        self.inner.workers.submit(&self.inner.tools(), &room, Job::Pdu(job)).await?;
+        Ok(result)
+    }
+
+    async fn take_once(
+        &self,
+        event: &FullEvent,
+        state: Option<StateMap>,
+        pass_on: Option<OwnedServerName>,
+    ) -> Result<Taken, RoomError> {
+        let result = self.submit_pdu(event.clone(), state, pass_on).await?;
+        result.await.map_err(|_| RoomError::Busy)?
+    }
+
+    /// Takes a verified event, fetching from `origin` what has to come before it.
+    pub(in crate::room) async fn take(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: &FullEvent,
+        pass_on: Option<OwnedServerName>,
+    ) -> Result<Taken, RoomError> {
+        let mut taken = self.take_once(event, None, pass_on.clone()).await?;
+        if matches!(&taken, Taken::Missing { auth, .. } if !auth.is_empty()) {
+            self.fetch_auth(origin, known, event).await?;
+            taken = self.take_once(event, None, pass_on.clone()).await?;
+        }
+        if matches!(&taken, Taken::Missing { prev, .. } if !prev.is_empty()) {
+            self.fill_gap(origin, known, event).await?;
+            taken = self.take_once(event, None, pass_on.clone()).await?;
+        }
+        match taken {
+            Taken::Missing { prev, auth } if auth.is_empty() && !prev.is_empty() => {
+                let state = self.fetch_state(origin, known, event).await?;
+                self.take_once(event, Some(state), pass_on).await
+            }
+            taken => Ok(taken),
+        }
+    }
+
+    /// Fetches and stores the event's auth chain.
+    pub(in crate::room) async fn fetch_auth(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: &FullEvent,
+    ) -> Result<(), RoomError> {
+        let pdu = &event.pdu;
+        let chain =
+            self.inner.fetch.event_auth(origin, &pdu.room, &pdu.event_id).await.map_err(unreachable)?;
+        let chain = self.verify_all(&pdu.room, chain, &known.rules).await;
+        self.store_outliers(&known.rules, chain).await
+    }
+
+    /// Fetches what lies between our ends of the graph and the event, oldest first, and takes each.
+    async fn fill_gap(&self, origin: &ServerName, known: &Known, event: &FullEvent) -> Result<(), RoomError> {
+        let pdu = &event.pdu;
+        let room = pdu.room.clone();
+        let earliest = self.inner.store.read(move |tx| ends(tx, &room)).await?;
+        let latest = vec![pdu.event_id.clone()];
+        let missing =
+            self.inner.fetch.missing_events(origin, &pdu.room, earliest, latest, GAP_EVENTS_MAX, 0).await;
+        // Not to be had: the state at the event bridges the gap.
+        let Ok(missing) = missing else { return Ok(()) };
+        let mut list = self.verify_all(&pdu.room, missing, &known.rules).await;
+        list.retain(|found| found.pdu.event_id != pdu.event_id);
+        list.sort_by_key(|found| found.pdu.depth);
+        for found in list {
+            let mut taken = self.take_once(&found, None, None).await?;
+            if matches!(&taken, Taken::Missing { auth, .. } if !auth.is_empty()) {
+                self.fetch_auth(origin, known, &found).await?;
+                taken = self.take_once(&found, None, None).await?;
+            }
+            if let Taken::Missing { prev, auth } = taken
+                && auth.is_empty()
+                && !prev.is_empty()
+            {
+                let state = self.fetch_state(origin, known, &found).await?;
+                self.take_once(&found, Some(state), None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches and stores the state before an event, as `origin` tells it.
+    async fn fetch_state(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: &FullEvent,
+    ) -> Result<StateMap, RoomError> {
+        let pdu = &event.pdu;
+        let (state, chain) =
+            self.inner.fetch.state(origin, &pdu.room, &pdu.event_id).await.map_err(unreachable)?;
+        let state = self.verify_all(&pdu.room, state, &known.rules).await;
+        let ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
+        let mut all = self.verify_all(&pdu.room, chain, &known.rules).await;
+        all.extend(state);
+        self.store_outliers(&known.rules, all).await?;
+        let map = self.inner.store.write(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
+        if map.is_empty() {
+            return Err(RoomError::Rejected(format!("{origin} told no usable state")));
+        }
+        Ok(map)
+    }
+
+    /// Fetches older events than the timeline has. True if there are new ones.
+    pub(in crate::room) async fn backfill(&self, room: &RoomId) -> Result<bool, RoomError> {
+        let Some(known) = self.known(room).await?.filter(|known| known.resident) else { return Ok(false) };
+        let room_id = room.to_owned();
+        let own = self.server_name().to_owned();
+        let (starts, servers) = self
+            .inner
+            .store
+            .read(move |tx| -> Result<_, StoreError> { backward(tx, &room_id, &own) })
+            .await?;
+        if starts.is_empty() {
+            return Ok(false);
+        }
+        for server in servers.into_iter().take(BACKFILL_SERVERS) {
+            let answer = self.inner.fetch.backfill(&server, room, starts.clone(), BACKFILL_EVENTS).await;
+            let Ok(pdus) = answer else { continue };
+            let list = self.verify_all(room, pdus, &known.rules).await;
+            if !list.is_empty() && self.store_history(&server, room, &known, list).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives verified events of the past their places.
+    async fn store_history(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        known: &Known,
+        mut list: Vec<FullEvent>,
+    ) -> Result<bool, RoomError> {
+        list.sort_by_key(|event| event.pdu.depth);
+        let auth: Vec<OwnedEventId> = list.iter().flat_map(|event| event.pdu.auth.clone()).collect();
+        let own: Vec<OwnedEventId> = list.iter().map(|event| event.pdu.event_id.clone()).collect();
+        let missing: Vec<OwnedEventId> = self
+            .inner
+            .store
+            .read(move |tx| super::outliers::unknown(tx, &auth))
+            .await?
+            .into_iter()
+            .filter(|id| !own.contains(id))
+            .collect();
+        // The newest that misses an auth event brings the chains of those before it along, mostly; each is asked for once.
+        for event in list.iter().rev() {
+            let auth = event.pdu.auth.clone();
+            if auth.iter().any(|id| missing.contains(id)) {
+                let still = self.inner.store.read(move |tx| super::outliers::unknown(tx, &auth)).await?;
+                if still.iter().any(|id| missing.contains(id)) {
+                    self.fetch_auth(server, known, event).await?;
+                }
+            }
+        }
+        let ids: Vec<OwnedEventId> = list.iter().map(|event| event.pdu.event_id.clone()).collect();
+        // The state before the oldest; without it those are shown by the room's present visibility.
+        let told = match list.first() {
+            Some(oldest) if !oldest.pdu.prev.is_empty() => self.fetch_state(server, known, oldest).await.ok(),
+            Some(_) => Some(StateMap::new()),
+            None => None,
+        };
+        self.store_outliers(&known.rules, list).await?;
+        let (rules, room) = (known.rules.clone(), room.to_owned());
+        self.inner
+            .store
+            .write(move |tx| -> Result<bool, RoomError> {
+                append::history(tx, &rules, &room, &ids, told.as_ref())
+            })
+            .await
+    }
+}
+
+fn unreachable(error: crate::room::FetchError) -> RoomError {
+    RoomError::Unreachable(error.to_string())
+}
+
+/// Ids of our ends of the graph.
+fn ends(tx: &ReadTx<'_>, room: &RoomId) -> Result<Vec<OwnedEventId>, RoomError> {
+    let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+    let mut ids = Vec::new();
+    for nid in events::forward(tx, room)?.into_iter().take(EARLIEST_MAX) {
+        ids.push(events::id(tx, nid)?);
+    }
+    Ok(ids)
+}
+
+/// Where history ends here, and who may have more of it: servers of the newest state first that sent the events at the
+/// edge, then others in the room.
+fn backward(
+    tx: &ReadTx<'_>,
+    room: &RoomId,
+    own: &ServerName,
+) -> Result<(Vec<OwnedEventId>, Vec<OwnedServerName>), StoreError> {
+    let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok((Vec::new(), Vec::new())) };
+    let mut starts = Vec::new();
+    for (nid, _) in events::backward(tx, room, BACKFILL_STARTS)? {
+        // What was rejected once has a row, and nothing more to fetch.
+        if events::event(tx, nid)?.is_none_or(|event| event.flags & OUTLIER != 0) {
+            starts.push(events::id(tx, nid)?);
+        }
+    }
+    let mut servers = Vec::new();
+    if let Some(row) = rooms::room(tx, room)?
+        && let Some(creator) = row.creator
+        && let Ok(creator) = ruma::UserId::parse(&*tx.text(creator)?)
+    {
+        servers.push(creator.server_name().to_owned());
+    }
+    for server in membership::servers(tx, room)? {
+        if let Ok(name) = ServerName::parse(&*tx.text(server)?)
+            && !servers.contains(&name)
+        {
+            servers.push(name);
+        }
+    }
+    servers.retain(|server| server != own);
+    Ok((starts, servers))
+}
