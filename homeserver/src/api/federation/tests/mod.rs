@@ -2,3 +2,5 @@
 
 mod auth;
 mod harness;
+mod overlay;
+mod rooms;
