@@ -23,15 +23,15 @@ use crate::wire::FrameError;
 use crate::wire::body::init::{Cookie, Hint, Init, InitAck};
 use crate::wire::body::{self, Outbound};
 use bytes::Bytes;
-#[cfg(test)]
-pub(crate) use state::{GIVE_UP, IDLE, OLD_KEYS, PARKED_MAX, REKEY_AFTER};
-#[cfg(test)]
-pub(crate) use table::HALF_OPEN_MAX;
 use handshake::{Identity, Responder};
 use intake::{Intake, Verdict};
 use state::{Context, Session};
+#[cfg(test)]
+pub(crate) use state::{GIVE_UP, IDLE, OLD_KEYS, PARKED_MAX, REKEY_AFTER};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::Ipv6Addr;
+#[cfg(test)]
+pub(crate) use table::HALF_OPEN_MAX;
 use table::Table;
 
 /// All sessions of one node.

@@ -13,6 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 pub struct Seeded(ChaCha12Rng);
 
+impl Seeded {
+    pub fn new(rng: ChaCha12Rng) -> Self {
+        Self(rng)
+    }
+}
+
 impl Entropy for Seeded {
     fn fill(&mut self, out: &mut [u8]) {
         self.0.fill_bytes(out);

@@ -25,7 +25,11 @@ fn missed(world: &mut World, step: usize) -> usize {
     for pair in (0..count * count).step_by(step) {
         let (from, to) = (pair / count, pair % count);
         if from != to && world.nodes[from].alive && world.nodes[to].alive {
-            let target = if pair % 2 == 0 { Target::Key(world.id(to)) } else { Target::Address(world.id(to).address()) };
+            let target = if pair % 2 == 0 {
+                Target::Key(world.id(to))
+            } else {
+                Target::Address(world.id(to).address())
+            };
             world.command(from, Command::Lookup { id: pair as u64, target });
             asked += 1;
         }
@@ -75,7 +79,10 @@ fn most_are_found_although_every_fifth_node_lies() {
             let Ok(found) = Found::decode(&flight.body) else { return };
             // "Nobody knows; ask these", who do not exist, near to everything.
             let contacts = (0..8)
-                .map(|n| Contact { node: NodeId::from_bytes([flight.body[n + 1]; 32]), locator: locator(60_000) })
+                .map(|n| Contact {
+                    node: NodeId::from_bytes([flight.body[n + 1]; 32]),
+                    locator: locator(60_000),
+                })
                 .collect();
             let lie = Found { own: None, values: Values::Locators(Vec::new()), contacts, ..found };
             flight.body.clear();
@@ -98,7 +105,9 @@ fn what_nobody_knows_is_looked_for_a_while() {
     assert!(world.nodes[0].events.is_empty());
     world.run(8000);
     let events = &world.nodes[0].events;
-    assert!(events.iter().any(|e| matches!(e, Event::LookupDone { id: 1, result: Err(Unreachable::NotFound) })));
+    assert!(
+        events.iter().any(|e| matches!(e, Event::LookupDone { id: 1, result: Err(Unreachable::NotFound) }))
+    );
     assert!(events.iter().any(|e| matches!(e, Event::AccountFound { id: 2, records } if records.is_empty())));
     assert!(events.iter().any(|e| matches!(e, Event::Unreachable { to } if *to == nobody)));
     assert!(world.nodes[0].endpoint.sessions.place(&nobody).is_none());
@@ -141,7 +150,8 @@ fn an_account_is_found_with_its_newest_proof() {
             Event::AccountFound { id: 1, records } => Some(records.clone()),
             _ => None,
         });
-        let mut found: Vec<(NodeId, u64)> = found.unwrap().iter().map(|record| (record.node, record.seq)).collect();
+        let mut found: Vec<(NodeId, u64)> =
+            found.unwrap().iter().map(|record| (record.node, record.seq)).collect();
         found.sort();
         let mut expected = vec![(world.id(3), 2), (world.id(4), 2)];
         expected.sort();
@@ -161,7 +171,8 @@ fn two_nodes_alone_find_each_others_accounts_at_once() {
     let mut world = World::new(2);
     world.peer(0, 1);
     world.run(100);
-    let record = AccountRecord::sign(&world.nodes[1].secret, [7; 32], 1, Bytes::from_static(b"good")).unwrap();
+    let record =
+        AccountRecord::sign(&world.nodes[1].secret, [7; 32], 1, Bytes::from_static(b"good")).unwrap();
     world.command(1, Command::Publish { record });
     world.command(0, Command::FindAccount { id: 1, acct: [7; 32] });
     world.run(200);
@@ -217,13 +228,14 @@ fn nothing_is_stored_without_a_token_of_the_same_way() {
     let ttl = Duration::from_secs(600);
     let record = crate::lookup::LocatorRecord::sign(&secret, 5, ttl, &locator(9));
     world.tape = Some(Vec::new());
-    let mut store = |world: &mut World, from: usize, token: [u8; 16], record: &crate::lookup::LocatorRecord| {
-        let mut body = Vec::new();
-        Store { nonce: 1, token, record: Record::Locator(record.clone()) }.encode(&mut body);
-        world.arrive(Flight { from, to: 0, index: 0, body });
-        let receipt = world.taped(0, from, body::FOUND).pop().unwrap();
-        Found::decode(&receipt.body).unwrap()
-    };
+    let mut store =
+        |world: &mut World, from: usize, token: [u8; 16], record: &crate::lookup::LocatorRecord| {
+            let mut body = Vec::new();
+            Store { nonce: 1, token, record: Record::Locator(record.clone()) }.encode(&mut body);
+            world.arrive(Flight { from, to: 0, index: 0, body });
+            let receipt = world.taped(0, from, body::FOUND).pop().unwrap();
+            Found::decode(&receipt.body).unwrap()
+        };
     let refused = store(&mut world, 2, [0; 16], &record);
     assert!(!refused.stored);
     assert!(!store(&mut world, 1, refused.token, &record).stored, "a token of another way");
@@ -261,7 +273,8 @@ fn a_find_for_ones_own_key_is_answered_with_the_record() {
     world.run(100);
     world.tape = Some(Vec::new());
     let mut body = Vec::new();
-    Find { nonce: 3, what: What::Node, place: world.id(0).hash(), known: u64::MAX, skip: 0 }.encode(&mut body);
+    Find { nonce: 3, what: What::Node, place: world.id(0).hash(), known: u64::MAX, skip: 0 }
+        .encode(&mut body);
     world.arrive(Flight { from: 1, to: 0, index: 0, body });
     let answer = world.taped(0, 1, body::FOUND).pop().unwrap();
     let own = Found::decode(&answer.body).unwrap().own.unwrap();

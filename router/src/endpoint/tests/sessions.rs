@@ -158,7 +158,10 @@ fn two_inits_that_cross_end_in_one_session() {
         world.run(3);
         world.send(b, a, b"from b");
         world.run(100);
-        assert_eq!((world.received(a), world.received(b)), (vec![b"from b".to_vec()], vec![b"from a".to_vec()]));
+        assert_eq!(
+            (world.received(a), world.received(b)),
+            (vec![b"from b".to_vec()], vec![b"from a".to_vec()])
+        );
         assert_eq!((up(&mut world, a), up(&mut world, b)), (1, 1));
         // Long after the other keys are gone both still talk, without another handshake.
         world.sent.clear();
@@ -232,7 +235,9 @@ fn an_idle_session_does_nothing_and_is_forgotten() {
 
 #[test]
 fn packets_under_replaced_keys_open_for_a_minute() {
-    for (late, opens) in [(OLD_KEYS - Duration::from_secs(1), true), (OLD_KEYS + Duration::from_secs(1), false)] {
+    for (late, opens) in
+        [(OLD_KEYS - Duration::from_secs(1), true), (OLD_KEYS + Duration::from_secs(1), false)]
+    {
         let mut world = pair();
         world.send(0, 1, b"x");
         world.run(REKEY_AFTER.as_millis() as u64 + 100);
@@ -308,7 +313,8 @@ fn an_unreachable_node_is_told_after_ten_seconds() {
     world.run(6000);
     let events = std::mem::take(&mut world.nodes[0].events);
     assert!(events.iter().any(|event| matches!(event, Event::Unreachable { .. })));
-    let no_answer = |event: &Event| matches!(event, Event::Pong { id: 1, result: Err(Unreachable::NoAnswer) });
+    let no_answer =
+        |event: &Event| matches!(event, Event::Pong { id: 1, result: Err(Unreachable::NoAnswer) });
     assert!(events.iter().any(no_answer));
     assert!((5..=8).contains(&world.sent(body::INIT)), "{:?}", world.sent);
 }
@@ -396,7 +402,12 @@ fn strangers_that_never_finish_do_not_push_out_sessions() {
         let mut seed = [9; 32];
         seed[..4].copy_from_slice(&(at as u32).to_le_bytes());
         let stranger = crate::session::handshake::Identity::new(&SecretKey::from_seed(seed));
-        let payload = crate::wire::body::init::InitPayload { counter: 1, index: 1, seq: 1, locator: Locator::default() };
+        let payload = crate::wire::body::init::InitPayload {
+            counter: 1,
+            index: 1,
+            seq: 1,
+            locator: Locator::default(),
+        };
         let (_, body) =
             crate::session::handshake::Initiator::begin(&stranger, &target, &payload, &mut entropy).unwrap();
         world.arrive(Flight { from: 0, to: 1, index: 0, body });
