@@ -120,3 +120,37 @@ fn a_packet_to_an_address_reaches_its_key() {
     let ip = |event: &Event| matches!(event, Event::Received { channel: Channel::Ip, payload, .. } if payload[..] == packet[..]);
     assert!(net.events[3].iter().any(ip));
 }
+
+#[test]
+fn a_large_packet_goes_to_a_neighbour_in_one_piece() {
+    let mut net = Net::new(3, 16);
+    line(&mut net);
+    net.run(2 * SECOND);
+    let (near, far) = (net.ids[1], net.ids[2]);
+    assert_eq!((net.node(0).mtu(&near), net.node(0).mtu(&far)), (16 * 1024, 1280));
+    net.send(0, 1, &vec![5; 16 * 1024]);
+    // Every link of this net would take it, too.
+    net.send(0, 2, &vec![6; 60_000]);
+    net.run(2 * SECOND);
+    assert_eq!(net.received(1)[0].1.len(), 16 * 1024);
+    assert_eq!(net.received(2)[0].1.len(), 60_000);
+    net.cut(0, 1);
+    assert_eq!(net.node(0).mtu(&near), 1280);
+}
+
+#[test]
+fn a_packet_too_large_for_a_link_on_the_way_is_told() {
+    let mut net = Net::new(3, 17);
+    net.join(0, 1);
+    net.join_by(1, 2, &Wire { kind: LinkKind::Datagram, ..Wire::default() });
+    net.run(2 * SECOND);
+    net.send(0, 2, b"small");
+    net.run(2 * SECOND);
+    net.send(0, 2, &vec![6; 1280]);
+    net.send(0, 2, &vec![6; 4000]);
+    net.run(2 * SECOND);
+    let sizes: Vec<usize> = net.received(2).iter().map(|(_, packet)| packet.len()).collect();
+    assert_eq!(sizes, [5, 1280]);
+    assert_eq!(net.node(1).stats().dropped_too_large, 1);
+    assert_eq!(net.node(0).stats().notices_received, 1);
+}

@@ -100,6 +100,7 @@ impl Router {
             self.trees_touched = true;
             self.endpoint.handle_peer(proof.node, self.trees.peer_locator(port), &mut *self.entropy, now);
             self.endpoint_touched = true;
+            self.events.push_back(Event::PathChanged { node: proof.node });
             return;
         }
         // A second link often means that the peer has lost the first.
@@ -164,6 +165,7 @@ impl Router {
         self.endpoint.handle_peer_lost(node, &mut *self.entropy, now);
         self.trees_touched = true;
         self.endpoint_touched = true;
+        self.events.push_back(Event::PathChanged { node });
     }
 
     pub(super) fn on_link_timeout(&mut self, id: LinkId, now: Instant) {
