@@ -14,11 +14,13 @@ use crate::wire::body::{self, sealed};
 pub use crate::wire::body::{Body, Destination, Outbound};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 /// Sessions and lookup of one node.
 pub struct Endpoint {
     me: NodeId,
+    address: Ipv6Addr,
     /// Of the last call.
     now: Instant,
     /// Above all seqs given to our position.
@@ -100,6 +102,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             me: secret.id(),
+            address: secret.id().address(),
             now,
             seq: boot,
             own: Arc::default(),
@@ -145,7 +148,7 @@ impl Endpoint {
         match command {
             Command::Send { to, channel, payload } => self.send(to, channel, payload, entropy, now),
             Command::SendToAddress { to, payload } => {
-                if to == self.me.address() {
+                if to == self.address {
                     self.deliver(self.me, Channel::Ip, payload);
                 } else if let Some(node) = self.sessions.by_address(&to) {
                     self.send(node, Channel::Ip, payload, entropy, now);
@@ -158,7 +161,7 @@ impl Endpoint {
             Command::Lookup { id, target } => {
                 let is_me = match target {
                     Target::Key(node) => node == self.me,
-                    Target::Address(address) => address == self.me.address(),
+                    Target::Address(address) => address == self.address,
                 };
                 match Query::target(&target) {
                     _ if is_me => self.events.push_back(Event::LookupDone { id, result: Ok(self.me) }),

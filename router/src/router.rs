@@ -42,6 +42,10 @@ pub struct Router {
     /// Frames that are passed on are written here, one behind the other: one allocation serves many.
     arena: BytesMut,
     destination: forward::Destination,
+    /// Where the packets of this node go.
+    aim: packets::Aim,
+    /// The header of the packet at hand.
+    head: Vec<u8>,
     /// The way back of the packet at hand.
     way: Vec<u8>,
     /// Notices that each peer's packets may still cause.
@@ -81,6 +85,8 @@ impl Router {
             stats: Stats::default(),
             arena: BytesMut::new(),
             destination: forward::Destination::default(),
+            aim: packets::Aim::default(),
+            head: Vec::new(),
             way: Vec::new(),
             notices: BTreeMap::new(),
             trees_touched: true,

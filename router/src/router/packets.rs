@@ -1,7 +1,7 @@
 //! Owns the way of packets: passed on, delivered, sent, refused.
 use super::Router;
 use crate::endpoint::{Body, Destination, Inbound, Outbound, Refusal, Setback};
-use crate::forward::{Course, Hop, next_hop};
+use crate::forward::{self, Course, Hop, next_hop};
 use crate::id::{Port, Sid};
 use crate::lookup::Locator;
 use crate::time::Instant;
@@ -12,6 +12,7 @@ use crate::wire::data::{
 };
 use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, kind};
 use bytes::Bytes;
+use std::sync::Arc;
 
 impl Router {
     /// A packet or a notice from a peer.
@@ -178,19 +179,12 @@ impl Router {
         self.timers.set(Timer::Endpoint, self.endpoint.poll_timeout());
     }
 
-    fn send_to(&mut self, dst: Sid, locator: &Locator, index: u32, body: Body, now: Instant) {
-        let mut fitting = locator.fit(COORDS_BYTES_GOAL);
-        if fitting.is_empty() && !locator.is_empty() {
-            // One tree, however deep.
-            fitting = locator.fit(COORDS_BYTES_MAX);
-        }
-        let mut coords = Vec::with_capacity(COORDS_BYTES_GOAL);
-        fitting.encode(&mut coords);
-        if self.destination.read(&coords).is_err() {
+    fn send_to(&mut self, dst: Sid, locator: &Arc<Locator>, index: u32, body: Body, now: Instant) {
+        if !self.aim.at(locator) {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
         let fresh = Course { mask: u8::MAX, phi_min: PHI_NONE, budget: BUDGET };
-        let (at, course) = match next_hop(dst, &self.destination, fresh, &self.table) {
+        let (at, course) = match next_hop(dst, &self.aim.destination, fresh, &self.table) {
             Hop::Send { index, course, .. } => (index, course),
             _ => return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now),
         };
@@ -203,14 +197,16 @@ impl Router {
             load: self.links.get(&id).map_or(0, |link| link.level()),
             phi_min: course.phi_min,
             dst,
-            coords: &coords,
+            coords: &self.aim.coords,
             rev: &[],
             index,
             body: &[],
         };
-        let mut head = Vec::with_capacity(header.encoded_len(None));
+        let mut head = std::mem::take(&mut self.head);
+        head.clear();
         header.encode(None, &mut head);
         self.send_own(id, &head, body, now);
+        self.head = head;
     }
 
     fn send_back(&mut self, ports: &Bytes, index: u32, body: Body, now: Instant) {
@@ -234,6 +230,34 @@ impl Router {
         }
         link.send_packet(Port::SELF, body.frame(head), now);
         self.touch_link(id);
+    }
+}
+
+/// Where packets of this node go, as their header says it. A flow's packets all have the same locator, so the last one
+/// is kept ready.
+#[derive(Debug, Default)]
+pub(super) struct Aim {
+    locator: Option<Arc<Locator>>,
+    coords: Vec<u8>,
+    destination: forward::Destination,
+}
+
+impl Aim {
+    /// Makes it that locator's; false if no packet can carry it.
+    fn at(&mut self, locator: &Arc<Locator>) -> bool {
+        if self.locator.as_ref().is_some_and(|last| Arc::ptr_eq(last, locator)) {
+            return true;
+        }
+        let mut fitting = locator.fit(COORDS_BYTES_GOAL);
+        if fitting.is_empty() && !locator.is_empty() {
+            // One tree, however deep.
+            fitting = locator.fit(COORDS_BYTES_MAX);
+        }
+        self.coords.clear();
+        fitting.encode(&mut self.coords);
+        let read = self.destination.read(&self.coords).is_ok();
+        self.locator = read.then(|| Arc::clone(locator));
+        read
     }
 }
 
