@@ -56,10 +56,13 @@ struct Shared {
     /// One picture is decoded at a time: it may take 128 MiB.
     decoding: Semaphore,
     /// Downloads under way, so that ten who ask for the same picture fetch it once.
-    fetching: Mutex<HashMap<(OwnedServerName, String), Arc<Mutex<()>>>>,
+    fetching: Mutex<HashMap<MediaKey, Arc<Mutex<()>>>>,
     /// Wakes those who wait for an announced upload.
     uploaded: tokio::sync::Notify,
 }
+
+/// Server and id.
+type MediaKey = (OwnedServerName, String);
 
 /// A file that can be read.
 #[derive(Debug)]

@@ -4,12 +4,12 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use ruma::{
-    OwnedServerName, ServerName,
+    ServerName,
     api::federation::authenticated_media::{FileOrLocation, get_content},
 };
 use tokio::sync::Mutex;
 
-use super::{Media, MediaError, upload::check_metadata};
+use super::{Media, MediaError, MediaKey, upload::check_metadata};
 use crate::{
     remote::{Options, Remote, RemoteError},
     store::{Kind, ReadTx, StoreError, WriteTx, schema, schema::media::MediaRow},
@@ -88,11 +88,7 @@ impl Media {
         answer
     }
 
-    async fn fetch_in_turn(
-        &self,
-        turn: &Mutex<()>,
-        (server, id): (OwnedServerName, String),
-    ) -> Result<MediaRow, MediaError> {
+    async fn fetch_in_turn(&self, turn: &Mutex<()>, (server, id): MediaKey) -> Result<MediaRow, MediaError> {
         let _turn = turn.lock().await;
         if let Some(row) = self.find(&server, &id).await?
             && row.hash.is_some()

@@ -34,8 +34,8 @@ pub(super) fn routes(table: &mut Table) {
 }
 
 async fn whoami(_: Arc<Server>, args: Args<whoami::v3::Request>) -> Result<whoami::v3::Response, Error> {
-    let mut response = whoami::v3::Response::new(args.caller.user.clone(), false);
-    response.device_id = Some(args.caller.device.clone());
+    let mut response = whoami::v3::Response::new(args.caller.user, false);
+    response.device_id = Some(args.caller.device);
     Ok(response)
 }
 

@@ -41,7 +41,7 @@ struct Page {
 struct Wanted<'a> {
     server: Option<&'a ServerName>,
     search: Option<String>,
-    limit: Option<ruma::UInt>,
+    limit: Option<UInt>,
     since: Option<String>,
 }
 

@@ -88,6 +88,7 @@ async fn config(
     Ok(v1::get_media_config::v1::Response::new(max))
 }
 
+#[allow(deprecated, reason = "old clients use it")]
 async fn old_config(
     server: Arc<Server>,
     _: Args<v3::get_media_config::v3::Request>,

@@ -59,7 +59,7 @@ async fn set_field(
     let field = args.value.field_name().to_string();
     let value = args.value.value().into_owned();
     // An empty name or picture is none.
-    let value = (value != Value::from("")).then_some(value);
+    let value = (value.as_str() != Some("")).then_some(value);
     change(&server, args.user_id.clone(), &field, value).await?;
     Ok(set_profile_field::v3::Response::new())
 }

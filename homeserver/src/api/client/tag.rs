@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{
     api::client::tag::{create_tag, delete_tag, get_tags},
-    events::tag::{TagInfo, TagName, Tags},
+    events::tag::{TagName, Tags},
 };
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,8 @@ const TAG_BYTES_MAX: usize = 255;
 
 #[cfg(test)]
 mod tests {
+    use ruma::events::tag::TagInfo;
+
     use super::*;
 
     #[test]

@@ -10,6 +10,8 @@ async fn every_fault_has_its_errcode() {
     let home = Home::new(open()).await;
     let alice = home.user("alice").await;
     let token = Some(&*alice.token);
+    // Method, path, token, body; status and errcode.
+    #[allow(clippy::type_complexity, reason = "a table")]
     let rows: Vec<(Method, &str, Option<&str>, &str, u16, &str)> = vec![
         (Method::GET, "/_matrix/client/v3/account/whoami", None, "", 401, "M_MISSING_TOKEN"),
         (Method::GET, "/_matrix/client/v3/account/whoami", Some("nonsense"), "", 401, "M_UNKNOWN_TOKEN"),
