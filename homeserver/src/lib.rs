@@ -8,6 +8,7 @@ pub mod e2ee;
 pub mod error;
 pub mod http;
 pub mod media;
+pub mod memory;
 pub mod notify;
 pub mod push;
 pub mod remote;

@@ -1,5 +1,6 @@
 //! The binary `mangrove`.
 
 fn main() -> std::process::ExitCode {
+    homeserver::memory::give_back();
     homeserver::cmd::main()
 }

@@ -28,7 +28,10 @@ async fn servers_find_each_other_by_name_and_believe_signatures() {
     let request = get_profile_information::v1::Request::new(alice);
     a.server.remote.request(b.name(), request.clone()).await.unwrap();
     let fetched = |net: &MemoryNet| {
-        net.requests().iter().filter(|(_, to, path)| *to == a.node() && path == "/_matrix/key/v2/server").count()
+        net.requests()
+            .iter()
+            .filter(|(_, to, path)| *to == a.node() && path == "/_matrix/key/v2/server")
+            .count()
     };
     assert_eq!(fetched(&net), 1);
     a.server.remote.request(b.name(), request).await.unwrap();

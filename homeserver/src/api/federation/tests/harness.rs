@@ -8,9 +8,7 @@ use http_body_util::BodyExt as _;
 use router::{NodeId, SecretKey};
 use ruma::{
     OwnedUserId, ServerName, UserId,
-    api::{
-        OutgoingRequest, OutgoingRequestExt as _, path_builder::PathBuilder,
-    },
+    api::{OutgoingRequest, OutgoingRequestExt as _, path_builder::PathBuilder},
     signatures::Ed25519KeyPair,
 };
 use tower::ServiceExt as _;
