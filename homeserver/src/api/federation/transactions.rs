@@ -7,11 +7,15 @@ use ruma::{
     api::{
         OutgoingResponseExt as _,
         error::ErrorKind,
-        federation::transactions::{edu::Edu, send_transaction_message},
+        federation::transactions::{
+            edu::{Edu, ReceiptContent},
+            send_transaction_message,
+        },
     },
     serde::Raw as RawJson,
 };
 
+use super::check_acl;
 use crate::{
     api::routes::{Group, Table},
     error::Error,
@@ -81,8 +85,11 @@ async fn send(server: Arc<Server>, args: Args<send_transaction_message::v1::Requ
 async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>) {
     let kind = edu.get_field::<String>("edu_type").ok().flatten().unwrap_or_default();
     let taken: Result<(), Error> = match edu.deserialize() {
-        Ok(Edu::Typing(content)) => server.typing.receive(origin, &content).await.map_err(Into::into),
-        Ok(Edu::Receipt(content)) => server.receipts.receive(origin, content).await.map_err(Into::into),
+        Ok(Edu::Typing(content)) => match check_acl(server, origin, &content.room_id).await {
+            Ok(()) => server.typing.receive(origin, &content).await.map_err(Into::into),
+            denied => denied,
+        },
+        Ok(Edu::Receipt(content)) => take_receipts(server, origin, content).await,
         Ok(Edu::DeviceListUpdate(content)) => {
             server.e2ee.receive_device_list_update(origin, content).await.map_err(Into::into)
         }
@@ -99,6 +106,22 @@ async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>)
     if let Err(error) = taken {
         tracing::debug!(%origin, kind, %error, "an EDU was not taken");
     }
+}
+
+/// Receipts in rooms that do not deny the server.
+async fn take_receipts(
+    server: &Server,
+    origin: &OwnedServerName,
+    mut content: ReceiptContent,
+) -> Result<(), Error> {
+    let mut denied = Vec::new();
+    for room in content.receipts.keys() {
+        if check_acl(server, origin, room).await.is_err() {
+            denied.push(room.clone());
+        }
+    }
+    content.receipts.retain(|room, _| !denied.contains(room));
+    Ok(server.receipts.receive(origin, content).await?)
 }
 
 fn is_lasting(edu: &RawJson<Edu>) -> bool {

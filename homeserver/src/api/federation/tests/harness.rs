@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use crate::{
     account::Identity,
     clock::Clock,
-    http::listen::overlay_service,
+    http::listen::{client_service, overlay_service},
     notify::Notify,
     remote::{Remote, client::ServerAuth, memory::MemoryNet},
     server::{Parts, Server, Settings},
@@ -92,6 +92,80 @@ impl Peer {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+}
+
+/// A client of one server, over its client API.
+pub(super) struct Client {
+    service: axum::Router,
+    token: String,
+    pub(super) user: OwnedUserId,
+    pub(super) device: String,
+}
+
+impl Client {
+    /// Logs a new account in.
+    pub(super) async fn new(peer: &Peer, name: &str) -> Self {
+        let user = peer.user(name).await;
+        let service = client_service(Arc::clone(&peer.server));
+        let mut client = Self { service, token: String::new(), user, device: String::new() };
+        let login = serde_json::json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": name },
+            "password": "correct horse battery",
+        });
+        let answer = client.call("POST", "/_matrix/client/v3/login", &login).await;
+        client.token = answer["access_token"].as_str().unwrap().to_owned();
+        client.device = answer["device_id"].as_str().unwrap().to_owned();
+        client
+    }
+
+    /// Calls an endpoint that has to succeed; the answer is its JSON.
+    pub(super) async fn call(&self, method: &str, path: &str, body: &serde_json::Value) -> serde_json::Value {
+        let (status, body) = self.raw(method, path, body.to_string().into(), "application/json").await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        assert_eq!(status, 200, "{method} {path}: {body}");
+        body
+    }
+
+    pub(super) async fn get(&self, path: &str) -> serde_json::Value {
+        let (status, body) = self.raw("GET", path, Bytes::new(), "application/json").await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        assert_eq!(status, 200, "GET {path}: {body}");
+        body
+    }
+
+    pub(super) async fn raw(&self, method: &str, path: &str, body: Bytes, kind: &str) -> (u16, Bytes) {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", kind)
+            .header("authorization", format!("Bearer {}", self.token))
+            .body(Body::from(body))
+            .unwrap();
+        let response = self.service.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.into_body().collect().await.unwrap().to_bytes())
+    }
+
+    /// Syncs from `since` on until `check` finds something in an answer; moves `since`.
+    pub(super) async fn sync_until<T>(
+        &self,
+        what: &str,
+        since: &mut Option<String>,
+        mut check: impl FnMut(&serde_json::Value) -> Option<T>,
+    ) -> T {
+        let start = std::time::Instant::now();
+        loop {
+            let from = since.as_ref().map_or_else(String::new, |since| format!("&since={since}"));
+            let answer = self.get(&format!("/_matrix/client/v3/sync?timeout=1000{from}")).await;
+            *since = Some(answer["next_batch"].as_str().unwrap().to_owned());
+            if let Some(found) = check(&answer) {
+                return found;
+            }
+            assert!(start.elapsed() < DEADLINE, "{what} did not come; last answer: {answer}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Several whole servers in one process, joined by a network in memory: what one says, the other takes or refuses.
 
 mod auth;
+mod edus;
 mod harness;
 mod overlay;
 mod rooms;
