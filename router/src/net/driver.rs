@@ -221,8 +221,7 @@ impl Driver {
         let waker = source.waker();
         let (router, now) = (&mut self.router, self.clock.now());
         let read = tun.poll_read(&mut Context::from_waker(&waker), &self.shared.net_stats, |to, packet| {
-            router
-                .handle_command(Command::SendToAddress { to, payload: Bytes::copy_from_slice(packet) }, now);
+            router.handle_command(Command::SendToAddress { to, payload: packet }, now);
         });
         match read {
             Ok(true) => source.mark(),
@@ -374,8 +373,11 @@ impl Driver {
             while let Some(event) = self.router.poll_event() {
                 self.event(event);
             }
-            let Some(link) = self.router.poll_link() else { return };
+            let Some(link) = self.router.poll_link() else { break };
             self.flush(link);
+        }
+        if let Some(tun) = &mut self.tun {
+            tun.flush(&self.shared.net_stats);
         }
     }
 
@@ -397,8 +399,8 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Received { channel: Channel::Ip, payload, .. } => {
-                if let Some(tun) = &self.tun {
-                    tun.write(&payload, &self.shared.net_stats);
+                if let Some(tun) = &mut self.tun {
+                    tun.write(payload, &self.shared.net_stats);
                 }
             }
             Event::Received { from, channel: Channel::Stream, payload } => {

@@ -4,7 +4,7 @@
 //!   `ready`, and every turn of the loop takes all there is before it writes.
 //! - `tcp`: frames over a stream; `dial` and `listen` make such streams; `uri` is how operators write them.
 //! - `multicast`: neighbours on the same cable, by beacons of `beacon`; `interfaces` and `netlink` follow the host.
-//! - `tun`: IPv6 packets of any program; `os`: clock, randomness, the counter that survives a restart.
+//! - `tun` and `segments`: IPv6 packets of any program; `os`: clock, randomness, the counter that survives a restart.
 //! - `handle`: [`Node`] and [`KeySocket`], what applications hold.
 
 mod asked;
@@ -19,6 +19,7 @@ mod netlink;
 mod os;
 mod queue;
 mod ready;
+mod segments;
 mod start;
 mod stats;
 mod sys;

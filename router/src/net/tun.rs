@@ -5,14 +5,16 @@
 //! the router to see, which drops and counts all others.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Ipv6Addr;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
 
 use super::interfaces;
 use super::netlink::Netlink;
+use super::segments::{Joiner, VNET_BYTES, cut};
 use super::stats::Counters;
 use super::sys;
 use crate::config::MTU_MIN;
@@ -20,8 +22,8 @@ use crate::id::NodeId;
 
 /// Packets larger than this would not fit every path, and no program would learn so before its packets are lost.
 const MTU: u32 = MTU_MIN as u32;
-/// Largest packet that the interface could be made to give.
-const PACKET_MAX: usize = 64 << 10;
+/// Largest read: a super-segment with its headers.
+const READ_MAX: usize = VNET_BYTES + HEADER + (64 << 10);
 /// Bytes read in one turn of the loop, before anything is written: more would only make others wait.
 const TURN_BYTES: usize = 128 << 10;
 const HEADER: usize = 40;
@@ -35,6 +37,7 @@ pub(crate) struct Tun {
     fd: AsyncFd<File>,
     own: Ipv6Addr,
     buffer: Box<[u8]>,
+    joiner: Joiner,
 }
 
 impl Tun {
@@ -54,8 +57,8 @@ impl Tun {
         netlink.up(index, MTU)?;
         netlink.address(index, own, 128)?;
         netlink.route(index, OVERLAY, OVERLAY_PREFIX, own)?;
-        let buffer = vec![0; PACKET_MAX].into_boxed_slice();
-        Ok(Self { fd: sys::watch(fd)?, own, buffer })
+        let buffer = vec![0; READ_MAX].into_boxed_slice();
+        Ok(Self { fd: sys::watch(fd)?, own, buffer, joiner: Joiner::default() })
     }
 
     /// Reads what there is, up to the bytes of a turn, and hands on what is for some key. True: there may be more.
@@ -63,7 +66,7 @@ impl Tun {
         &mut self,
         cx: &mut Context<'_>,
         counters: &Counters,
-        mut packet: impl FnMut(Ipv6Addr, &[u8]),
+        mut packet: impl FnMut(Ipv6Addr, Bytes),
     ) -> io::Result<bool> {
         let (mut packets, mut bytes, mut foreign) = (0, 0, 0);
         let result = loop {
@@ -81,12 +84,15 @@ impl Tun {
                     Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
                     Ok(Err(e)) => return Err(e),
                     Ok(Ok(read)) => {
-                        packets += 1;
                         bytes += read;
-                        match outbound(&self.buffer[..read], self.own) {
-                            Some(to) => packet(to, &self.buffer[..read]),
-                            None => foreign += 1,
-                        }
+                        let told = cut(&mut self.buffer[..read], |one| {
+                            packets += 1;
+                            match outbound(&one, self.own) {
+                                Some(to) => packet(to, one),
+                                None => foreign += 1,
+                            }
+                        });
+                        foreign += u64::from(!told);
                     }
                 }
             }
@@ -97,18 +103,29 @@ impl Tun {
         result
     }
 
-    /// Gives a packet to the kernel if it is one, and for this node.
-    pub(crate) fn write(&self, packet: &[u8], counters: &Counters) {
-        if !is_inbound(packet, self.own) {
+    /// Gives a packet to the kernel if it is one, and for this node; perhaps only with [`Self::flush`].
+    pub(crate) fn write(&mut self, packet: Bytes, counters: &Counters) {
+        if !is_inbound(&packet, self.own) {
             return counters.tun_malformed.add(1);
         }
-        match self.fd.get_ref().write(packet) {
-            Ok(_) => {
-                counters.tun_packets_out.add(1);
-                counters.tun_bytes_out.add(packet.len() as u64);
-            }
-            Err(_) => counters.tun_refused.add(1),
+        let fd = self.fd.get_ref();
+        self.joiner.push(packet, |pieces, packets| write(fd, pieces, packets, counters));
+    }
+
+    /// The turn is over: what waits for more of its flow waits no longer.
+    pub(crate) fn flush(&mut self, counters: &Counters) {
+        let fd = self.fd.get_ref();
+        self.joiner.flush(|pieces, packets| write(fd, pieces, packets, counters));
+    }
+}
+
+fn write(mut fd: &File, pieces: &[IoSlice<'_>], packets: usize, counters: &Counters) {
+    match fd.write_vectored(pieces) {
+        Ok(written) => {
+            counters.tun_packets_out.add(packets as u64);
+            counters.tun_bytes_out.add(written as u64);
         }
+        Err(_) => counters.tun_refused.add(packets as u64),
     }
 }
 

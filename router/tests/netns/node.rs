@@ -94,14 +94,15 @@ async fn answer(node: &Node, line: &str) -> String {
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = listener.accept().await {
                     tokio::spawn(async move {
-                        // Counts what comes and tells how much it was.
-                        let (mut total, mut buffer) = (0u64, vec![0; 65_536]);
+                        // Sums up what comes and tells what it was.
+                        let (mut sum, mut buffer) = (blake3::Hasher::new(), vec![0; 65_536]);
                         while let Ok(read) = stream.read(&mut buffer).await
                             && read > 0
                         {
-                            total += read as u64;
+                            sum.update(&buffer[..read]);
                         }
-                        let _ = stream.write_all(total.to_string().as_bytes()).await;
+                        let told = format!("{} {}", sum.count(), sum.finalize());
+                        let _ = stream.write_all(told.as_bytes()).await;
                     });
                 }
             });
@@ -121,15 +122,12 @@ async fn answer(node: &Node, line: &str) -> String {
 
 async fn send(to: Ipv6Addr, port: u16, bytes: usize) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((to, port)).await?;
-    let chunk = vec![7; 65_536];
-    let mut left = bytes;
-    while left > 0 {
-        let now = left.min(chunk.len());
-        stream.write_all(&chunk[..now]).await?;
-        left -= now;
-    }
+    let mut data = vec![0; bytes];
+    blake3::Hasher::new().update(&to.octets()).finalize_xof().fill(&mut data);
+    stream.write_all(&data).await?;
     stream.shutdown().await?;
     let mut received = String::new();
     stream.read_to_string(&mut received).await?;
-    Ok(received)
+    let whole = received == format!("{bytes} {}", blake3::hash(&data));
+    Ok(if whole { "whole".to_owned() } else { format!("{received} arrived") })
 }
