@@ -132,7 +132,7 @@ impl Trees {
             me_slot,
             class,
             trees,
-            next_seq: counter + 1,
+            next_seq: counter.saturating_add(1),
             known,
             own: Vec::new(),
             peers: BTreeMap::new(),
@@ -439,7 +439,7 @@ impl Trees {
 
     const fn take_seq(&mut self) -> u64 {
         let seq = self.next_seq;
-        self.next_seq += 1;
+        self.next_seq = self.next_seq.saturating_add(1);
         seq
     }
 
