@@ -31,7 +31,7 @@ fn locator(last: u16) -> Locator {
 fn choice(c: &mut Criterion) {
     let mut table = Table::default();
     for tree in 0..4u8 {
-        table.me[usize::from(tree)].set(Some(&coords(tree, 1)), Instant::ZERO);
+        table.me[usize::from(tree)].set(Some(&coords(tree, 1)), None, Instant::ZERO);
     }
     for port in 1..=PEERS {
         let node = NodeId::from_bytes([port as u8; 32]);
@@ -45,7 +45,7 @@ fn choice(c: &mut Criterion) {
             trees: Default::default(),
         };
         for tree in 0..4u8 {
-            peer.trees[usize::from(tree)].set(Some(&coords(tree, 10 + port)), Instant::ZERO);
+            peer.trees[usize::from(tree)].set(Some(&coords(tree, 10 + port)), None, Instant::ZERO);
         }
         table.insert(peer);
     }

@@ -251,7 +251,7 @@ mod tests {
             trees: Default::default(),
         };
         for (tree, coords) in trees.iter().enumerate() {
-            peer.trees[tree].set(coords.as_ref(), Instant::ZERO);
+            peer.trees[tree].set(coords.as_ref(), None, Instant::ZERO);
         }
         peer
     }
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn goes_to_the_nearest_and_over_a_chord_if_that_is_nearer() {
         let mut table = Table::default();
-        table.me[0].set(Some(&coords(1, &[1, 1])), Instant::ZERO);
+        table.me[0].set(Some(&coords(1, &[1, 1])), None, Instant::ZERO);
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
         let destination = to(&[Some(coords(1, &[2, 5, 7]))]);
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn a_tree_in_a_dead_end_is_given_up_for_the_next() {
         let mut table = Table::default();
-        table.me[0].set(Some(&coords(1, &[1])), Instant::ZERO);
-        table.me[1].set(Some(&coords(2, &[4])), Instant::ZERO);
+        table.me[0].set(Some(&coords(1, &[1])), None, Instant::ZERO);
+        table.me[1].set(Some(&coords(2, &[4])), None, Instant::ZERO);
         table.insert(peer(1, &[Some(coords(1, &[1, 9])), Some(coords(2, &[]))]));
         let destination = to(&[Some(coords(1, &[1])), Some(coords(2, &[7]))]);
         let Hop::Send { course, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn a_hop_that_does_not_come_nearer_spends_the_budget() {
         let mut table = Table::default();
-        table.me[0].set(Some(&coords(1, &[1, 1])), Instant::ZERO);
+        table.me[0].set(Some(&coords(1, &[1, 1])), None, Instant::ZERO);
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         let destination = to(&[Some(coords(1, &[]))]);
         let astray = Course { phi_min: 1, budget: 1, ..FRESH };
@@ -324,9 +324,9 @@ mod tests {
     #[test]
     fn the_former_coordinates_still_count() {
         let mut table = Table::default();
-        table.me[0].set(Some(&coords(1, &[1])), Instant::ZERO);
+        table.me[0].set(Some(&coords(1, &[1])), None, Instant::ZERO);
         let mut moved = peer(1, &[Some(coords(1, &[]))]);
-        moved.trees[0].set(Some(&coords(5, &[3])), Instant::from_micros(10_000_000));
+        moved.trees[0].set(Some(&coords(5, &[3])), None, Instant::from_micros(10_000_000));
         table.insert(moved);
         let destination = to(&[Some(coords(1, &[2]))]);
         assert!(matches!(next_hop(NOBODY, &destination, FRESH, &table), Hop::Send { port: Port(1), .. }));

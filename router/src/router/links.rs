@@ -160,6 +160,7 @@ impl Router {
             return self.choose_link(port, now);
         }
         self.table.remove(port);
+        self.table.me.iter_mut().for_each(|generations| generations.lose(port));
         self.notices.remove(&port);
         self.trees.on_peer_down(port, now);
         self.endpoint.handle_peer_lost(node, &mut *self.entropy, now);
@@ -242,9 +243,10 @@ impl Router {
         while let Some((port, tree)) = self.trees.poll_change() {
             self.endpoint_touched = true;
             if port == Port::SELF {
-                self.table.me[tree].set(Some(self.trees.coords(tree)), now);
+                let parent = self.trees.parent_port(tree);
+                self.table.me[tree].set(Some(self.trees.coords(tree)), parent, now);
             } else if let Some(peer) = self.table.peer_mut(port) {
-                peer.trees[tree].set(self.trees.peer_coords(port, tree), now);
+                peer.trees[tree].set(self.trees.peer_coords(port, tree), None, now);
             }
             if moved.is_some_and(|moved| moved != port) {
                 self.tell_endpoint(moved, now);

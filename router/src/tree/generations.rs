@@ -1,5 +1,5 @@
 //! Owns the two generations of coordinates: after a change the old ones stay usable for a while.
-use crate::id::Sid;
+use crate::id::{Port, Sid};
 use crate::lookup::locator::Coords;
 use crate::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub struct Generation {
     pub root: Sid,
     /// The way down from it.
     pub way: Way,
+    /// For this node's own place: the port of the parent that gives it.
+    pub via: Option<Port>,
 }
 
 /// Current and former coordinates of one node in one tree.
@@ -47,8 +49,8 @@ pub struct Generations {
 
 impl Generations {
     /// The coordinates are now these.
-    pub fn set(&mut self, coords: Option<&Coords>, now: Instant) {
-        let new = coords.map(|coords| Generation { root: coords.root, way: Way::from(coords) });
+    pub fn set(&mut self, coords: Option<&Coords>, via: Option<Port>, now: Instant) {
+        let new = coords.map(|coords| Generation { root: coords.root, way: Way::from(coords), via });
         if new == self.current {
             return;
         }
@@ -63,9 +65,11 @@ impl Generations {
         self.since = now;
     }
 
-    /// The former place is of no use any more: its parent link is gone.
-    pub fn drop_former(&mut self) {
-        self.former = None;
+    /// That peer is gone: a former place below it is of no use any more.
+    pub fn lose(&mut self, port: Port) {
+        if self.former.as_ref().is_some_and(|former| former.via == Some(port)) {
+            self.former = None;
+        }
     }
 
     /// Forgets what is too old; says when there is something to forget.
@@ -85,7 +89,6 @@ const SETTLED: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Port;
     use crate::lookup::locator::Hop;
 
     fn coords(root: u8, port: u16) -> Coords {
@@ -96,13 +99,17 @@ mod tests {
     fn a_burst_keeps_what_was_held_before_it() {
         let at = |secs: u64| Instant::from_micros(secs * 1_000_000);
         let mut generations = Generations::default();
-        generations.set(Some(&coords(1, 1)), at(0));
+        generations.set(Some(&coords(1, 1)), Some(Port(9)), at(0));
         for port in 2..6 {
-            generations.set(Some(&coords(1, port)), at(10));
+            generations.set(Some(&coords(1, port)), None, at(10));
         }
         let former = generations.former.clone().unwrap();
         assert_eq!(&*former.way.ports, [1]);
+        generations.lose(Port(8));
         assert_eq!(generations.expire(at(69)), Some(at(70)));
+        let mut orphan = generations.clone();
+        orphan.lose(Port(9));
+        assert!(orphan.former.is_none(), "the link to its parent is gone");
         assert_eq!(generations.expire(at(70)), None);
         assert!(generations.former.is_none());
     }
