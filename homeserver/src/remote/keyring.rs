@@ -378,7 +378,7 @@ impl Keyring {
                 .collect(),
         };
         let name = server.to_owned();
-        Ok(self.store.write(move |tx| table::save(tx, &name, &row)).await?)
+        Ok(self.store.write_soon(move |tx| table::save(tx, &name, &row)).await?)
     }
 
     fn known(&self, server: &ServerName) -> Option<Arc<ServerKeys>> {

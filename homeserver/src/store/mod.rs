@@ -216,7 +216,8 @@ impl Store {
         });
         let mut threads = Vec::new();
         let (writes, write_queue) = tokio::sync::mpsc::channel(WRITE_QUEUE_MAX);
-        threads.push(writer::spawn(conn, counters, shared.clone(), write_queue, &path)?);
+        let full = matches!(options.synchronous, Synchronous::Full);
+        threads.push(writer::spawn(conn, counters, shared.clone(), write_queue, &path, full)?);
         let (reads, read_queue) = std::sync::mpsc::sync_channel(WRITE_QUEUE_MAX);
         let read_queue = Arc::new(Mutex::new(read_queue));
         for _ in 0..options.readers.clamp(1, 16) {
@@ -236,6 +237,21 @@ impl Store {
     {
         let (sender, receiver) = oneshot::channel();
         let op = writer::op(op, sender);
+        self.inner.writes.send(op).await.map_err(|_| StoreError::Closed)?;
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// [`Store::write`], answered when the operating system has it rather than the disk: it survives `kill -9`, while a
+    /// power cut may undo it (and nothing that was committed before it). For what merely saves work when it is still
+    /// there: how far other servers are, answers to requests that may be repeated. Spares a wait for the disk.
+    pub async fn write_soon<T, E, F>(&self, op: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let op = writer::op(op, sender).soon();
         self.inner.writes.send(op).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }

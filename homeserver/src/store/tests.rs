@@ -85,3 +85,29 @@ async fn a_cut_leaves_whole_operations_only() {
 fn count(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
     Ok(tx.row("SELECT count(*) FROM meta", [], |row| row.get(0))?.unwrap_or(0))
 }
+
+#[tokio::test]
+async fn what_need_not_be_on_disk_keeps_its_order_and_is_there_after_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Options::default(), Notify::new()).unwrap();
+    let mut waits = Vec::new();
+    for n in 0..40 {
+        let name = format!("s{n}");
+        let op = move |tx: &mut WriteTx<'_>| tx.intern(Kind::Server, &name);
+        let store = store.clone();
+        waits.push(tokio::spawn(async move {
+            if n % 3 == 0 { store.write(op).await } else { store.write_soon(op).await }
+        }));
+    }
+    for wait in waits {
+        let made: Result<Nid, StoreError> = wait.await.unwrap();
+        made.unwrap();
+    }
+    store.close().await;
+    let store = Store::open(dir.path(), Options::default(), Notify::new()).unwrap();
+    for n in 0..40 {
+        let name = format!("s{n}");
+        let found: Result<_, StoreError> = store.read(move |tx| tx.lookup(Kind::Server, &name)).await;
+        assert!(found.unwrap().is_some());
+    }
+}

@@ -21,6 +21,8 @@ use super::{
 pub(super) struct Op {
     run: Box<dyn FnOnce(&mut WriteTx<'_>) -> (bool, Answer) + Send>,
     stop: bool,
+    /// Need not be on the disk when it is answered: see [`super::Store::write_soon`].
+    soon: bool,
 }
 
 /// Tells the caller how it went, once the group's fate is known.
@@ -36,7 +38,7 @@ impl Op {
             });
             (true, answer)
         };
-        Self { run: Box::new(run), stop: true }
+        Self { run: Box::new(run), stop: true, soon: false }
     }
 }
 
@@ -62,7 +64,14 @@ where
         };
         (keep, Box::new(answer))
     };
-    Op { run: Box::new(run), stop: false }
+    Op { run: Box::new(run), stop: false, soon: false }
+}
+
+impl Op {
+    /// The same, in no hurry to reach the disk.
+    pub(super) fn soon(self) -> Self {
+        Self { soon: true, ..self }
+    }
 }
 
 /// Log size at which the checkpoint thread is asked to work.
@@ -77,6 +86,7 @@ pub(super) fn spawn(
     shared: Arc<Shared>,
     queue: Receiver<Op>,
     path: &Path,
+    full: bool,
 ) -> Result<JoinHandle<()>, StoreError> {
     let (ask, asked) = std::sync::mpsc::sync_channel::<()>(1);
     let checkpoint = super::connect(path, false)?;
@@ -91,7 +101,18 @@ pub(super) fn spawn(
     })?;
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
-    let mut writer = Writer { conn, counters, shared, queue, ask, wal: wal.into(), commits: 0 };
+    let mut writer = Writer {
+        conn,
+        counters,
+        shared,
+        queue,
+        ask,
+        wal: wal.into(),
+        commits: 0,
+        full,
+        syncs: full,
+        held: None,
+    };
     let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
     Ok(thread)
 }
@@ -104,11 +125,17 @@ struct Writer {
     ask: std::sync::mpsc::SyncSender<()>,
     wal: PathBuf,
     commits: u32,
+    /// The store is to sync its commits.
+    full: bool,
+    /// The connection does so now.
+    syncs: bool,
+    /// An operation that has to be on disk, come while a group was open that is not synced: the next group's first.
+    held: Option<Op>,
 }
 
 impl Writer {
     fn run(&mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
+        while let Some(first) = self.held.take().or_else(|| self.queue.blocking_recv()) {
             if !self.group(first) {
                 break;
             }
@@ -120,9 +147,10 @@ impl Writer {
 
     /// One transaction. False when the writer has to end.
     fn group(&mut self, first: Op) -> bool {
-        if let Err(error) =
-            self.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]))
-        {
+        let soon = first.soon;
+        let begun =
+            self.sync_commits(!soon).and_then(|()| self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]));
+        if let Err(error) = begun {
             return self.refuse(first, error);
         }
         let committed = self.counters;
@@ -140,6 +168,9 @@ impl Writer {
             }
             if !stop && answers.len() < GROUP_OPS_MAX && started.elapsed() < GROUP_TIME_MAX {
                 next = self.queue.try_recv().ok();
+                if soon && next.as_ref().is_some_and(|op| !op.soon) {
+                    self.held = next.take();
+                }
             }
         }
         if let Some(fault) = &self.shared.fault
@@ -211,6 +242,16 @@ impl Writer {
                 Some(Box::new(move |commit| answer(commit.and(Err(StoreError::Sqlite(error))))))
             }
         }
+    }
+
+    /// Lets the next commit wait for the disk, or not. (SQLite takes this outside of transactions only.)
+    fn sync_commits(&mut self, wanted: bool) -> rusqlite::Result<()> {
+        let wanted = wanted && self.full;
+        if wanted != self.syncs {
+            self.conn.pragma_update(None, "synchronous", if wanted { "FULL" } else { "NORMAL" })?;
+            self.syncs = wanted;
+        }
+        Ok(())
     }
 
     /// The transaction could not even begin: this caller hears why, the writer goes on.

@@ -151,7 +151,7 @@ async fn keep(
     let time = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     server
         .store
-        .write(move |tx| {
+        .write_soon(move |tx| {
             let origin = tx.intern(Kind::Server, origin.as_str())?;
             dest::put_answer(tx, origin, &txn, &answer, time(now), time(now.saturating_sub(ANSWERS_MS)))
         })

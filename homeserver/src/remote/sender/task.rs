@@ -247,7 +247,10 @@ impl Remote {
     async fn save(&self, save: Arc<Save>) -> Done {
         loop {
             let now = Arc::clone(&save);
-            match self.store().write(move |tx| dest::save(tx, &now)).await {
+            // A power cut may undo it: then a range is sent again under another id, and nothing comes of it, since
+            // events, messages to devices and receipts are known by their own ids. Not worth a wait for the disk
+            // between every message and its way out.
+            match self.store().write_soon(move |tx| dest::save(tx, &now)).await {
                 Ok(()) => return Done::Saved,
                 Err(StoreError::Closed) => return Done::Closed,
                 Err(error) => {
