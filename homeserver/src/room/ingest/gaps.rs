@@ -221,7 +221,10 @@ impl Rooms {
             if auth.iter().any(|id| missing.contains(id)) {
                 let still = self.inner.store.read(move |tx| super::outliers::unknown(tx, &auth)).await?;
                 if still.iter().any(|id| missing.contains(id)) {
-                    self.fetch_auth(server, known, event).await?;
+                    // Without it those events are rejected, and the others are history all the same.
+                    if let Err(error) = self.fetch_auth(server, known, event).await {
+                        tracing::debug!(%server, %error, "auth events of history could not be had");
+                    }
                 }
             }
         }

@@ -89,8 +89,17 @@ impl Rooms {
             // The timeline may go on elsewhere.
             let more = query.backwards && ended && rounds < BACKFILL_ROUNDS;
             rounds += 1;
-            if !more || !self.backfill(room).await? {
+            if !more {
                 return Ok(messages);
+            }
+            match self.backfill(room).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(messages),
+                // What is here is an answer all the same.
+                Err(error) => {
+                    tracing::debug!(%room, %error, "older events could not be had");
+                    return Ok(messages);
+                }
             }
         }
     }
