@@ -3,6 +3,7 @@
 mod crash;
 mod federation;
 mod local;
+mod visibility;
 
 use std::{path::Path, sync::Arc};
 

@@ -423,6 +423,17 @@ pub fn backward(tx: &ReadTx<'_>, room: Nid, limit: u32) -> Result<Vec<(Nid, i64)
     )
 }
 
+/// Whether an event of the timeline between two depths builds on something that is not here.
+pub fn gap_between(tx: &ReadTx<'_>, room: Nid, oldest: i64, newest: i64) -> Result<bool, StoreError> {
+    let found = tx.row(
+        "SELECT 1 FROM missing_prev JOIN event ON event.nid = missing_prev.child \
+         WHERE missing_prev.room = ?1 AND event.depth BETWEEN ?2 AND ?3 LIMIT 1",
+        (room, oldest, newest),
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
 /// Notes that `child` relates to `parent` in the way `rel`.
 pub fn put_relation(
     tx: &mut WriteTx<'_>,
