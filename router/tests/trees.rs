@@ -147,7 +147,7 @@ fn a_flood_of_fresh_roots_moves_the_others_rarely() {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&grinder.to_be_bytes());
             let secret = SecretKey::from_seed(seed);
-            if rank(&secret.id()) < best || grinder % 4000 == 0 {
+            if rank(&secret.id()) < best || grinder.is_multiple_of(4000) {
                 break secret;
             }
         };
@@ -155,8 +155,8 @@ fn a_flood_of_fresh_roots_moves_the_others_rarely() {
         better += usize::from(rank(&net.ids[fresh]) < best);
         net.join(3, fresh);
         net.run(5 * SECOND);
-        for tree in 0..4 {
-            followed[tree] += usize::from(net.node(0).trees()[tree].root == net.ids[fresh]);
+        for (times, tree) in followed.iter_mut().zip(net.node(0).trees()) {
+            *times += usize::from(tree.root == net.ids[fresh]);
         }
         net.cut(3, fresh);
         net.crash(fresh);

@@ -401,7 +401,7 @@ impl Link {
             State::Up(up) => {
                 let asked = self.life.ping.map(|(_, sent)| sent + self.ping_again());
                 let life = match self.life.owed_since {
-                    None => asked.unwrap_or(self.life.last_in + self.idle_max()),
+                    None => asked.unwrap_or_else(|| self.life.last_in + self.idle_max()),
                     Some(since) => {
                         let late = if self.late { self.dead_after() } else { self.late_after() };
                         // A ping from before it owed anything does not count until it owes.

@@ -7,6 +7,12 @@ pub struct Window {
     bits: [u64; Self::WORDS],
 }
 
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Window {
     const WORDS: usize = 16;
     /// How far behind the newest a late frame may be: a millisecond of a fast link, a second of a slow one.

@@ -184,9 +184,9 @@ impl Router {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
         let fresh = Course { mask: u8::MAX, phi_min: PHI_NONE, budget: BUDGET };
-        let (at, course) = match next_hop(dst, &self.aim.destination, fresh, &self.table) {
-            Hop::Send { index, course, .. } => (index, course),
-            _ => return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now),
+        let hop = next_hop(dst, &self.aim.destination, fresh, &self.table);
+        let Hop::Send { index: at, course, .. } = hop else {
+            return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         };
         let id = self.table.peers[at].link;
         let header = DataT {

@@ -41,7 +41,7 @@ impl Trees {
         let candidates: Vec<Candidate> = self
             .peers
             .keys()
-            .filter(|port| !self.own[tree].passed_over.get(port).is_some_and(|&until| until > now))
+            .filter(|port| self.own[tree].passed_over.get(port).is_none_or(|&until| until <= now))
             .filter_map(|&port| self.candidate(tree, port))
             .collect();
         let mut visible: Vec<NodeId> =

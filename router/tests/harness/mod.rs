@@ -32,14 +32,18 @@ pub struct Net {
     secrets: Vec<SecretKey>,
     pub events: Vec<Vec<Event>>,
     ends: BTreeMap<(usize, LinkId), End>,
-    flying: BinaryHeap<Reverse<(Instant, u64, usize, LinkId, Vec<u8>)>>,
+    flying: BinaryHeap<Reverse<Flying>>,
     sent: u64,
     next_link: u64,
     rng: ChaCha12Rng,
     pub config: Config,
     /// Sees every frame: (from, to, frame); says whether it is let through.
-    pub tap: Box<dyn FnMut(usize, usize, &[u8]) -> bool>,
+    pub tap: Tap,
 }
+
+/// When, which in order, to which node's link, what.
+type Flying = (Instant, u64, usize, LinkId, Vec<u8>);
+type Tap = Box<dyn FnMut(usize, usize, &[u8]) -> bool>;
 
 #[derive(Clone, Copy, Debug)]
 struct End {
