@@ -104,6 +104,14 @@ impl Contacts {
         all
     }
 
+    /// The `count` peers nearest to a place, nearest first. O(contacts).
+    pub(super) fn nearest_peers(&self, place: &Place, count: usize) -> Vec<&Contact> {
+        let mut peers: Vec<&Contact> = self.buckets.iter().flatten().filter(|contact| contact.peer).collect();
+        peers.sort_unstable_by_key(|contact| distance(place, &contact.place));
+        peers.truncate(count);
+        peers
+    }
+
     /// The contact whose place begins with those bytes.
     pub(super) fn by_prefix(&self, prefix: &[u8]) -> Option<&Contact> {
         self.buckets.iter().flatten().find(|contact| contact.place.starts_with(prefix))

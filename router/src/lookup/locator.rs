@@ -90,6 +90,12 @@ impl Locator {
         1 + self.iter().map(|(_, coords)| coords.len()).sum::<usize>()
     }
 
+    /// [`Self::fit`], but the shortest tree stays in even if it alone is longer.
+    pub fn fit_or_one(&self, bytes: usize) -> Self {
+        let shortest = self.iter().map(|(_, coords)| coords.len()).min().unwrap_or(0);
+        self.fit(bytes.max(1 + shortest))
+    }
+
     /// The same with as many trees as fit into `bytes`, the shortest coordinates first.
     pub fn fit(&self, bytes: usize) -> Self {
         let mut order: Vec<usize> = (0..TREES_MAX).filter(|&t| self.trees[t].is_some()).collect();

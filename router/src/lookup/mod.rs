@@ -160,6 +160,8 @@ pub struct Lookup {
     publications: BTreeMap<Option<[u8; 32]>, Publication>,
     /// What the nonces of questions stand for.
     questions: BTreeMap<u64, Question>,
+    /// Searches that get us to know nodes far from our place: rounds done since when, and when the next is due.
+    joining: Joining,
     checks: Checks,
     out: VecDeque<Outbound>,
     events: VecDeque<LookupEvent>,
@@ -187,6 +189,8 @@ struct Running {
 enum Purpose {
     Answer(Query),
     Publish(Option<[u8; 32]>),
+    /// Whoever answers becomes a contact.
+    Join,
 }
 
 #[derive(Clone, Copy)]
@@ -217,6 +221,7 @@ impl Lookup {
             search_next: 0,
             publications: BTreeMap::from([(None, Publication::new(place, now))]),
             questions: BTreeMap::new(),
+            joining: Joining::default(),
             checks: Checks { left: CHECKS_BURST, refilled_at: now },
             out: VecDeque::new(),
             events: VecDeque::new(),
@@ -335,7 +340,10 @@ impl Lookup {
         let nonce = u64::from_be_bytes(*tail);
         let Some(Question::Search(id)) = self.questions.get(&nonce).copied() else { return false };
         if let Some(running) = self.searches.get_mut(&id) {
-            running.search.on_lost(nonce);
+            // Where it was there is no way any more.
+            for node in running.search.on_lost(nonce) {
+                self.contacts.fail(&node);
+            }
         }
         self.settle(entropy, now);
         true
@@ -444,7 +452,10 @@ impl Lookup {
             .nearest(&find.place, BUCKET)
             .into_iter()
             .filter(|contact| !contact.position.locator.is_empty())
-            .map(|contact| Contact { node: contact.node, locator: (*contact.position.locator).clone() })
+            .map(|contact| Contact {
+                node: contact.node,
+                locator: contact.position.locator.fit_or_one(CONTACT_BYTES),
+            })
             .collect();
         let token = self.token(way);
         let found = Found { more, own, values, contacts, ..Found::receipt(find.nonce, token, false) };
@@ -509,7 +520,8 @@ impl Lookup {
 
     fn own_record(&mut self) -> &LocatorRecord {
         let Self { secret, own, .. } = self;
-        self.own_record.get_or_insert_with(|| LocatorRecord::sign(secret, own.seq, TTL_MAX, &own.locator))
+        let sign = || LocatorRecord::sign(secret, own.seq, TTL_MAX, &own.locator.fit_or_one(RECORD_BYTES));
+        self.own_record.get_or_insert_with(sign)
     }
 
     // Answers to our questions.
@@ -625,12 +637,19 @@ impl Lookup {
     }
 
     fn begin_search(&mut self, purpose: Purpose, query: Query, goal: Goal) -> Option<u64> {
-        let start: Vec<(NodeId, Position)> = self
-            .contacts
-            .nearest(&query.place, PATHS * 2)
-            .into_iter()
-            .map(|contact| (contact.node, contact.position.clone()))
-            .collect();
+        let nearest = self.contacts.nearest(&query.place, PATHS * 2);
+        let mut start: Vec<(NodeId, Position)> =
+            nearest.iter().map(|contact| (contact.node, contact.position.clone())).collect();
+        // Where a peer is we know for sure, of the others only where they were.
+        if nearest.iter().filter(|contact| contact.peer).count() < START_PEERS {
+            let peers = self.contacts.nearest_peers(&query.place, START_PEERS);
+            start.extend(
+                peers
+                    .into_iter()
+                    .filter(|peer| nearest.iter().all(|contact| contact.node != peer.node))
+                    .map(|peer| (peer.node, peer.position.clone())),
+            );
+        }
         if start.is_empty() {
             return None;
         }
@@ -638,6 +657,8 @@ impl Lookup {
         let id = self.search_next;
         self.search_next += 1;
         let search = Search::new(query.what, query.place, goal, start);
+        // Whom a joining search misses the next one meets.
+        let search = if purpose == Purpose::Join { search.narrow() } else { search };
         self.searches.insert(id, Running { purpose, search });
         Some(id)
     }
@@ -650,6 +671,7 @@ impl Lookup {
     /// Does all that can be done now: begins what is due, asks, ends what is over. Bounded by what is under way.
     fn settle(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.begin_due(now);
+        self.join(entropy, now);
         for id in self.searches.keys().copied().collect::<Vec<_>>() {
             self.drive(id, entropy, now);
         }
@@ -660,7 +682,9 @@ impl Lookup {
         let pending = self.pending.values().filter_map(|pending| pending.next_at);
         let placed = !self.own.locator.is_empty();
         let publications = self.publications.values().filter_map(Publication::deadline).filter(|_| placed);
-        self.wake = searches.chain(pending).chain(publications).min().map(|at| at.max(now + TICK));
+        let joining = self.joining.next_at.filter(|_| placed);
+        self.wake =
+            searches.chain(pending).chain(publications).chain(joining).min().map(|at| at.max(now + TICK));
     }
 
     fn begin_due(&mut self, now: Instant) {
@@ -705,6 +729,23 @@ impl Lookup {
                 None => {}
             }
         }
+    }
+
+    /// Looks for whoever is nearest to places far from ours, one region after the other: only who knows somebody in each region
+    /// finds everything, and where the network is long and thin nobody comes by on its own.
+    fn join(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        if self.own.locator.is_empty() || self.joining.next_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let round = self.joining.rounds;
+        self.joining.rounds += 1;
+        self.joining.next_at = JOIN_AFTER.get(self.joining.rounds).map(|&pause| now + pause);
+        // The region that differs from ours first in this bit.
+        let mut place: Place = random(entropy);
+        let differs = !self.place[0] & (0x80 >> round);
+        let same = self.place[0] & !(0xff >> round);
+        place[0] = same | differs | (place[0] & (0x7f >> round));
+        self.begin_search(Purpose::Join, Query { what: What::Node, place }, Goal::Nearest);
     }
 
     /// The record that a publication gives out now.
@@ -756,6 +797,7 @@ impl Lookup {
                 self.events.push_back(LookupEvent::Accounts { query, records });
             }
             Purpose::Answer(query) => self.on_nothing(query, now),
+            Purpose::Join => {}
             Purpose::Publish(key) => {
                 let replicas = search.replicas();
                 let jitter = Duration::from_millis(u16::from_be_bytes(random(entropy)).into());
@@ -833,6 +875,7 @@ impl Lookup {
             }
         }
         if peer {
+            self.joining.begin(now);
             // Whoever waits for an answer that nobody here knew may get it now.
             for pending in self.pending.values_mut() {
                 pending.next_at = pending.next_at.map(|_| now);
@@ -844,6 +887,23 @@ impl Lookup {
 impl Query {
     fn matches(&self, node: &NodeId) -> bool {
         self.what != What::Account && node.hash().starts_with(self.prefix())
+    }
+}
+
+/// When to look for nodes far away: a few times after a start, and after a new neighbour, who may stand for a whole
+/// network.
+#[derive(Default)]
+struct Joining {
+    rounds: usize,
+    began_at: Option<Instant>,
+    next_at: Option<Instant>,
+}
+
+impl Joining {
+    fn begin(&mut self, now: Instant) {
+        if self.began_at.is_none_or(|began| now.since(began) >= JOIN_REST) {
+            *self = Self { rounds: 0, began_at: Some(now), next_at: Some(now + JOIN_AFTER[0]) };
+        }
     }
 }
 
@@ -866,6 +926,20 @@ impl Checks {
 
 /// Our record goes out when so many trees have changed: the others still lead to us.
 const TREES_CHANGED: usize = 2;
+/// Peers among those that a search begins with.
+const START_PEERS: usize = 2;
+/// The pauses before the searches of [`Lookup::join`]: the first wait until trees have settled, the later ones until
+/// others have done theirs.
+const JOIN_AFTER: [Duration; 4] =
+    [Duration::from_millis(1500), Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(20)];
+/// So often at most.
+const JOIN_REST: Duration = Duration::from_secs(60);
+/// Of a contact in an answer as many trees are told as fit into this: eight contacts beside the answerer's own record. In a
+/// deep network whole locators would leave room for one or two, and searches would miss whole regions.
+const CONTACT_BYTES: usize = 80;
+/// Our record tells as many trees as fit into this, so that it fits into every answer (630 bytes is p99 of the whole in a mesh of
+/// 10 000 wireless nodes).
+const RECORD_BYTES: usize = 640;
 /// Things looked for at once.
 pub(crate) const PENDING_MAX: usize = 256;
 /// Accounts of ours that are kept findable.

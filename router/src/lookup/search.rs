@@ -28,6 +28,10 @@ pub(super) struct Search {
     pub(super) accounts: BTreeMap<NodeId, AccountRecord>,
     /// After the first record of an account others may come until then.
     gather_until: Option<Instant>,
+    /// How many of the nearest of each path must have been asked before the path ends.
+    width: usize,
+    /// And how many before it gives up.
+    width_max: usize,
 }
 
 #[derive(Default)]
@@ -82,6 +86,8 @@ impl Search {
             candidates: BTreeMap::new(),
             accounts: BTreeMap::new(),
             gather_until: None,
+            width: 0,
+            width_max: WIDTH_MAX,
         };
         for (at, (node, position)) in start.into_iter().enumerate() {
             let path = at % PATHS;
@@ -90,16 +96,30 @@ impl Search {
             }
             search.add(node, position, path);
         }
+        search.width = BUCKET.div_ceil(search.paths.len().max(1)) + 1;
         search
+    }
+
+    /// The same, but content with less.
+    pub(super) fn narrow(mut self) -> Self {
+        self.width_max = self.width;
+        self
     }
 
     /// The next question, if a path is free to ask one; a first one is named `nonce`, a repetition as before.
     /// O(candidates).
     pub(super) fn next(&mut self, nonce: u64, now: Instant) -> Option<Ask> {
-        let (key, path) = (0..self.paths.len()).find_map(|path| Some((self.next_of(path)?, path)))?;
+        let found = self.next_free().or_else(|| {
+            // All that are near have been asked, in vain so far. While a network starts, or where it is long and thin,
+            // the way to the nearest leads over nodes that are not near.
+            (self.asked_now() == 0 && self.width < self.width_max && self.gather_until.is_none())
+                .then(|| self.width = self.width_max)
+                .and_then(|()| self.next_free())
+        });
+        let (key, path) = found?;
         self.paths[path].queries += 1;
         let candidate = self.candidates.get_mut(&key)?;
-        let patience = ANSWER_WITHIN * (1 << candidate.tries);
+        let patience = ANSWER_WITHIN * (1 << (2 * candidate.tries));
         candidate.tries += 1;
         candidate.state = State::Asked { until: now + patience };
         let nonce = *candidate.nonce.get_or_insert(nonce);
@@ -159,9 +179,9 @@ impl Search {
         }
     }
 
-    /// The question cannot have arrived.
-    pub(super) fn on_lost(&mut self, nonce: u64) {
-        self.expire(|own, _| own == Some(nonce));
+    /// The question cannot have arrived. Given back if that was the last try.
+    pub(super) fn on_lost(&mut self, nonce: u64) -> Vec<NodeId> {
+        self.expire(|own, _| own == Some(nonce))
     }
 
     /// Gives up questions that were not answered in time; those that went unanswered too often are given back.
@@ -181,7 +201,7 @@ impl Search {
     /// Is nobody left to ask or to wait for?
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.gather_until.is_some_and(|until| until <= now)
-            || (0..self.paths.len()).all(|path| !self.waits(path) && self.next_of(path).is_none())
+            || self.asked_now() == 0 && (0..self.paths.len()).all(|path| self.next_of(path).is_none())
     }
 
     /// Those who answered, nearest first, of which not more than two share the way from a root: a place in the tree
@@ -224,24 +244,34 @@ impl Search {
         });
     }
 
+    fn next_free(&self) -> Option<(Place, usize)> {
+        (0..self.paths.len()).find_map(|path| Some((self.next_of(path)?, path)))
+    }
+
     /// The candidate that a path asks next: the nearest open one, as long as it is among the nearest that live.
     fn next_of(&self, path: usize) -> Option<Place> {
         if self.waits(path) || self.paths[path].queries >= QUERIES_MAX {
             return None;
         }
-        let width = BUCKET.div_ceil(self.paths.len()) + 1;
         self.candidates
             .iter()
             .filter(|(_, candidate)| candidate.path == path && candidate.state != State::Failed)
-            .take(width)
+            .take(self.width)
             .find(|(_, candidate)| candidate.state == State::Open)
             .map(|(key, _)| *key)
     }
 
+    /// Does the path wait for an answer? Not for one that is late already: that node is asked again, but others too.
     fn waits(&self, path: usize) -> bool {
-        self.candidates
-            .values()
-            .any(|candidate| candidate.path == path && matches!(candidate.state, State::Asked { .. }))
+        self.candidates.values().any(|candidate| {
+            candidate.path == path
+                && candidate.tries < TRIES
+                && matches!(candidate.state, State::Asked { .. })
+        })
+    }
+
+    fn asked_now(&self) -> usize {
+        self.candidates.values().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count()
     }
 
     fn expire(&mut self, over: impl Fn(Option<u64>, Instant) -> bool) -> Vec<NodeId> {
@@ -277,7 +307,9 @@ pub(super) const PATHS: usize = 4;
 const QUERIES_MAX: usize = 40;
 /// Nodes that one search remembers: what all its questions could bring, in a network that does not lie.
 const CANDIDATES_MAX: usize = PATHS * QUERIES_MAX * 2;
-/// Patience with one question; doubled for the second try.
+/// Of each path's nearest so many are asked before a search ends without what it is after.
+const WIDTH_MAX: usize = BUCKET;
+/// Patience with one question; four times as long for the second try: the other end of a large wireless mesh is a second away.
 const ANSWER_WITHIN: Duration = Duration::from_millis(300);
 /// How often one node is asked.
 const TRIES: u32 = 2;

@@ -7,6 +7,3 @@ pub mod pdu;
 pub mod resolve;
 pub mod version;
 pub mod visibility;
-
-#[cfg(test)]
-mod tests;

@@ -25,9 +25,7 @@ CREATE TABLE state(sid INTEGER PRIMARY KEY, room INTEGER NOT NULL, base INTEGER,
   weight INTEGER NOT NULL, size INTEGER NOT NULL, hash BLOB NOT NULL, pairs BLOB NOT NULL, UNIQUE(room, hash));
 CREATE TABLE state_delta(room INTEGER, seq INTEGER, skey INTEGER, old INTEGER, new INTEGER,
   PRIMARY KEY(room, seq, skey)) WITHOUT ROWID;
-CREATE TABLE cur_state(room INTEGER, skey INTEGER, nid INTEGER NOT NULL, member INTEGER NOT NULL,
-  PRIMARY KEY(room, skey)) WITHOUT ROWID;
-CREATE INDEX cur_state_plain ON cur_state(room, nid) WHERE member = 0;
+CREATE TABLE cur_state(room INTEGER, skey INTEGER, nid INTEGER NOT NULL, PRIMARY KEY(room, skey)) WITHOUT ROWID;
 ";
 
 /// Differences between two full lists, at most.
@@ -102,17 +100,8 @@ fn snapshot(tx: &ReadTx<'_>, sid: i64) -> Result<Snapshot, StoreError> {
     found.ok_or(StoreError::Corrupt("state snapshot missing"))
 }
 
-/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] rows, and none if the transaction asked before.
+/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] + 1 rows.
 pub fn one(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
-    if let Some(known) = tx.entries.borrow().get(&(sid, skey)) {
-        return Ok(*known);
-    }
-    let found = look_up(tx, sid, skey)?;
-    tx.entries.borrow_mut().insert((sid, skey), found);
-    Ok(found)
-}
-
-fn look_up(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
     let mut sid = Some(sid);
     while let Some(at) = sid {
         let snapshot = snapshot(tx, at)?;
@@ -270,11 +259,6 @@ pub fn current_all(tx: &ReadTx<'_>, room: Nid) -> Result<StateMap, StoreError> {
     Ok(rows.into_iter().collect())
 }
 
-/// Of the room's resolved current state, the events that are not memberships.
-pub fn current_plain(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<Nid>, StoreError> {
-    tx.rows("SELECT nid FROM cur_state WHERE room = ?1 AND member = 0", [room], |row| row.get(0))
-}
-
 /// Changes the current state and notes how, at `seq` (none: a first state that nobody has to be told in steps).
 pub fn apply(
     tx: &mut WriteTx<'_>,
@@ -284,13 +268,10 @@ pub fn apply(
 ) -> Result<(), StoreError> {
     for change in changes {
         match change.new {
-            Some(new) => {
-                let member = tx.text(change.skey)?.starts_with("m.room.member\0");
-                tx.execute(
-                    "INSERT OR REPLACE INTO cur_state(room, skey, nid, member) VALUES(?1, ?2, ?3, ?4)",
-                    (room, change.skey, new, member),
-                )?
-            }
+            Some(new) => tx.execute(
+                "INSERT OR REPLACE INTO cur_state(room, skey, nid) VALUES(?1, ?2, ?3)",
+                (room, change.skey, new),
+            )?,
             None => tx.execute("DELETE FROM cur_state WHERE room = ?1 AND skey = ?2", (room, change.skey))?,
         };
         if let Some(seq) = seq {

@@ -183,9 +183,10 @@ fn two_nodes_alone_find_each_others_accounts_at_once() {
 #[test]
 fn records_live_by_refreshes_alone() {
     let mut world = mesh(12);
-    world.run(60_000);
+    // Whoever met a nearer keeper while all joined may have published once more after a minute.
+    world.run(120_000);
     world.sent.clear();
-    world.run(10 * 60 * 1000);
+    world.run(11 * 60 * 1000);
     let (refreshes, stores) = (world.sent(body::REFRESH), world.sent(body::STORE));
     assert!((12 * 7..=12 * 9).contains(&refreshes), "{refreshes} {stores}");
     assert!(stores <= 12, "{stores}");
