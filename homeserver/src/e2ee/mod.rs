@@ -8,6 +8,7 @@ pub mod ask;
 mod cross_signing;
 mod device_keys;
 pub mod device_lists;
+mod key_backup;
 pub mod object;
 mod one_time_keys;
 mod to_device;
@@ -24,6 +25,7 @@ use self::{
 pub use self::{
     cross_signing::{SignatureFailures, SignedObjects, SigningKeys},
     device_keys::{Upload, Wanted},
+    key_backup::{BackupKeys, Selection},
     one_time_keys::{Claimed, Claims, counts},
     to_device::{has_acknowledged, waiting},
 };
@@ -84,6 +86,18 @@ pub enum E2eeError {
     /// Nobody of that name is here.
     #[error("{0} is not known here")]
     UnknownUser(OwnedUserId),
+    /// No such backup of this user's, or no such key in it.
+    #[error("there is no such key backup")]
+    NoBackup,
+    /// Keys go into the latest backup only.
+    #[error("that is not the latest key backup; it is version {current}")]
+    WrongBackup {
+        /// The latest version.
+        current: String,
+    },
+    /// Not a backup, or not a key of one.
+    #[error("the key backup is not understood: {0}")]
+    BadBackup(String),
     /// Another server failed us.
     #[error(transparent)]
     Ask(#[from] AskError),

@@ -199,6 +199,14 @@ fn e2ee_error(error: &E2eeError, text: String) -> Reply {
             ErrorKind::InvalidParam
         }
         E2eeError::OneTimeKeyTaken(_) => ErrorKind::Unknown,
+        E2eeError::NoBackup => ErrorKind::NotFound,
+        E2eeError::WrongBackup { current } => {
+            let body = serde_json::json!({
+                "errcode": "M_WRONG_ROOM_KEYS_VERSION", "error": text, "current_version": current,
+            });
+            return json(StatusCode::FORBIDDEN, body.to_string());
+        }
+        E2eeError::BadBackup(_) => ErrorKind::InvalidParam,
         E2eeError::ForeignUser(_) => ErrorKind::Forbidden,
         E2eeError::UnknownUser(_) => ErrorKind::NotFound,
         E2eeError::Ask(_) => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),

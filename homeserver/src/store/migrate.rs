@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     Step { name: "push", sql: schema::push::SCHEMA },
     Step { name: "receipts", sql: schema::receipts::SCHEMA },
     Step { name: "filters", sql: schema::filters::SCHEMA },
+    Step { name: "backup", sql: schema::backup::SCHEMA },
     Step { name: "users", sql: schema::users::SCHEMA },
     Step { name: "account_data", sql: schema::account_data::SCHEMA },
     Step { name: "media", sql: schema::media::SCHEMA },

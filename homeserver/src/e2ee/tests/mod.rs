@@ -1,6 +1,7 @@
 //! Keys and messages to devices keep their promises: once, to the right one, in order, bounded.
 //! Method: a real store, members put in place by hand, other servers played by [`Servers`].
 
+mod backup;
 mod cross_signing;
 mod keys;
 mod lists;

@@ -92,6 +92,8 @@ impl<'a> Client<'a> {
         let rooms = |part: &str| answer["rooms"][part].as_object().cloned().unwrap_or_default();
         for (id, told) in rooms("invite") {
             assert!(told["invite_state"]["events"].is_array());
+            // Whoever is invited is not in the room (any more).
+            self.rooms.remove(&id);
             self.invites.insert(id, told);
         }
         for (id, told) in rooms("leave") {
