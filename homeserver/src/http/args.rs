@@ -1,6 +1,6 @@
 //! A request as a handler gets it: typed by ruma, its caller typed by the endpoint's authentication scheme.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use axum::{
     RequestPartsExt as _,
@@ -146,7 +146,9 @@ impl Streaming {
 
     /// Reads the body, up to `limit` bytes.
     pub(crate) async fn read(mut self, limit: usize) -> Result<Incoming, Error> {
-        self.incoming.body = read_body(self.body, &self.incoming.head.headers, limit).await?;
+        let body = read_body(self.body, &self.incoming.head.headers, limit);
+        self.incoming.body =
+            tokio::time::timeout(BODY_WITHIN, body).await.map_err(|_| RequestError::BodyBroken)??;
         Ok(self.incoming)
     }
 }
@@ -207,3 +209,6 @@ fn not_understood(error: DeserializationError) -> Error {
     }
     .into()
 }
+
+/// How long a whole body may take to come; a megabyte in that time is slower than any link worth the name.
+const BODY_WITHIN: Duration = Duration::from_secs(120);

@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
+use ruma::UserId;
+
 use crate::{clock::Clock, error::RequestError};
 
 /// Kinds of requests that are counted together.
@@ -14,6 +16,8 @@ pub enum Class {
     Free,
     /// Log-in attempts and other uses of a password, by (user, Origin).
     Login,
+    /// All uses of one user's password, wherever they come from: what a page says of its origin is its own word.
+    LoginAnywhere,
     /// New accounts and looks at free names and tokens, by caller.
     Register,
     /// Messages and state events, by user.
@@ -33,6 +37,8 @@ impl Class {
             Self::Free => None,
             // Guessing at 1 password in 5 s takes decades for anything worth the name.
             Self::Login => Some((10.0, 0.2)),
+            // Far above what one person's pages do together, far below what guessing needs.
+            Self::LoginAnywhere => Some((100.0, 1.0)),
             // One person makes a handful of accounts; a script thousands.
             Self::Register => Some((20.0, 0.5)),
             // A bridge or a busy bot stays below it, a runaway loop does not.
@@ -62,6 +68,12 @@ impl Limits {
     /// Limits that hold, or (`on` false, for benches) none.
     pub fn new(on: bool, clock: Clock) -> Self {
         Self { on, clock, buckets: Mutex::default() }
+    }
+
+    /// Takes one use of a user's password, by the page that sends it and altogether.
+    pub fn take_login(&self, user: &UserId, page: Option<&str>) -> Result<(), RequestError> {
+        self.take(Class::Login, &format!("{user} {}", page.unwrap_or_default()))?;
+        self.take(Class::LoginAnywhere, user.as_str())
     }
 
     /// Takes one request of `class` off `key`'s bucket, or says when to come again.
@@ -122,6 +134,14 @@ mod tests {
         clock.advance(5_000);
         assert!(limits.take(Class::Login, "alice").is_ok());
         assert!(limits.take(Class::Login, "alice").is_err());
+    }
+
+    #[test]
+    fn changing_the_page_does_not_help_a_guesser() {
+        let limits = Limits::new(true, Clock::manual(0));
+        let alice = ruma::user_id!("@alice:x.org");
+        let guesses = (0..1_000).filter(|page| limits.take_login(alice, Some(&page.to_string())).is_ok());
+        assert_eq!(guesses.count(), 100);
     }
 
     #[test]

@@ -16,10 +16,7 @@ use ruma::{
 
 use crate::{
     error::Error,
-    http::{
-        auth::{LocalUser, Origin},
-        limits::Class,
-    },
+    http::auth::{LocalUser, Origin},
     server::{Registration, Server},
     user::{Proof, UserError, token},
 };
@@ -42,9 +39,7 @@ pub async fn password(
     if named.as_deref() != Some(&*caller.user) {
         return Err(ask(&flows, auth, Some("that is not the account you are logged in to")));
     }
-    server
-        .limits
-        .take(Class::Login, &format!("{} {}", caller.user, origin.page.as_deref().unwrap_or_default()))?;
+    server.limits.take_login(&caller.user, origin.page.as_deref())?;
     match server.users.check_password(&caller.user, &proof.password).await {
         Ok(()) => Ok(()),
         Err(UserError::WrongPassword) => Err(ask(&flows, auth, Some("the password is wrong"))),

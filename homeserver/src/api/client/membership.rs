@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomOrAliasId,
+    OwnedRoomId, OwnedServerName, RoomOrAliasId, UInt, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -44,6 +44,7 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, joined_members);
     table.add(Group::Client, members);
     table.add(Group::Client, mutual_rooms);
+    table.add(Group::Client, old_mutual_rooms);
 }
 
 async fn join(
@@ -93,6 +94,7 @@ async fn leave(
     server: Arc<Server>,
     args: Args<leave_room::v3::Request>,
 ) -> Result<leave_room::v3::Response, Error> {
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
     server.rooms.leave(&args.caller.user, &args.room_id, args.reason.clone()).await?;
     Ok(leave_room::v3::Response::new())
 }
@@ -101,6 +103,7 @@ async fn forget(
     server: Arc<Server>,
     args: Args<forget_room::v3::Request>,
 ) -> Result<forget_room::v3::Response, Error> {
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
     server.rooms.forget(&args.caller.user, &args.room_id).await?;
     Ok(forget_room::v3::Response::new())
 }
@@ -122,6 +125,7 @@ async fn kick(
     server: Arc<Server>,
     args: Args<kick_user::v3::Request>,
 ) -> Result<kick_user::v3::Response, Error> {
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
     server.rooms.kick(&args.caller.user, &args.room_id, &args.user_id, args.reason.clone()).await?;
     Ok(kick_user::v3::Response::new())
 }
@@ -130,6 +134,7 @@ async fn ban(
     server: Arc<Server>,
     args: Args<ban_user::v3::Request>,
 ) -> Result<ban_user::v3::Response, Error> {
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
     server.rooms.ban(&args.caller.user, &args.room_id, &args.user_id, args.reason.clone()).await?;
     Ok(ban_user::v3::Response::new())
 }
@@ -138,6 +143,7 @@ async fn unban(
     server: Arc<Server>,
     args: Args<unban_user::v3::Request>,
 ) -> Result<unban_user::v3::Response, Error> {
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
     server.rooms.unban(&args.caller.user, &args.room_id, &args.user_id, args.reason.clone()).await?;
     Ok(unban_user::v3::Response::new())
 }
@@ -195,18 +201,35 @@ async fn members(
 
 async fn mutual_rooms(
     server: Arc<Server>,
+    args: Args<get_mutual_rooms::v1::Request>,
+) -> Result<get_mutual_rooms::v1::Response, Error> {
+    let joined = in_common(&server, &args.caller, &args.user_id).await?;
+    Ok(get_mutual_rooms::v1::Response::new(UInt::new_saturating(joined.len() as u64), joined))
+}
+
+async fn old_mutual_rooms(
+    server: Arc<Server>,
     args: Args<get_mutual_rooms::unstable::Request>,
 ) -> Result<get_mutual_rooms::unstable::Response, Error> {
-    let mut joined = Vec::new();
-    if args.user_id == args.caller.user {
+    let joined = in_common(&server, &args.caller, &args.user_id).await?;
+    Ok(get_mutual_rooms::unstable::Response::new(joined))
+}
+
+async fn in_common(
+    server: &Arc<Server>,
+    caller: &LocalUser,
+    other: &UserId,
+) -> Result<Vec<OwnedRoomId>, Error> {
+    if caller.user == other {
         return Err(Error::invalid_param("you share every room with yourself"));
     }
-    for room in server.rooms.joined_rooms(&args.caller.user).await? {
-        if server.rooms.is_joined(&args.user_id, &room).await? {
+    let mut joined = Vec::new();
+    for room in server.rooms.joined_rooms(&caller.user).await? {
+        if server.rooms.is_joined(other, &room).await? {
             joined.push(room);
         }
     }
-    Ok(get_mutual_rooms::unstable::Response::new(joined))
+    Ok(joined)
 }
 
 fn known(membership: &MembershipState) -> Result<Membership, Error> {

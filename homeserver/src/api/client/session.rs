@@ -21,7 +21,7 @@ use serde::de::Error as _;
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, limits::Class, uia},
+    http::{args::Args, uia},
     server::Server,
     user::{NewDevice, UserError},
 };
@@ -62,8 +62,7 @@ async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Resp
         (None, None) => return Err(Error::invalid_param("who logs in? `identifier` is missing")),
     };
     let user = user_of(&server, typed)?;
-    let page = args.origin.page.as_deref().unwrap_or_default();
-    server.limits.take(Class::Login, &format!("{user} {page}"))?;
+    server.limits.take_login(&user, args.origin.page.as_deref())?;
     let device =
         NewDevice { id: request.device_id.clone(), name: request.initial_device_display_name.clone() };
     let session = server.users.login(&user, &password.password, device).await?;

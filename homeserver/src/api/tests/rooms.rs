@@ -121,3 +121,44 @@ async fn aliases_and_the_directory() {
     let (_, page) = home.post("/_matrix/client/v3/publicRooms", &bob, search).await;
     assert_eq!(page["chunk"], json!([]));
 }
+
+/// A user's new name and picture reach the rooms it is in.
+#[tokio::test]
+async fn a_profile_reaches_the_rooms() {
+    let home = Home::new(open()).await;
+    let (alice, bob) = (home.user("alice").await, home.user("bob").await);
+    let mut rooms = Vec::new();
+    for name in ["one", "two"] {
+        let room = room(&home, &alice, json!({ "preset": "public_chat", "name": name })).await;
+        home.post(&format!("/_matrix/client/v3/join/{room}"), &bob, json!({})).await;
+        rooms.push(room);
+    }
+    let profile = format!("/_matrix/client/v3/profile/{}", bob.id);
+    let (status, answer) =
+        home.put(&format!("{profile}/displayname"), &bob, json!({ "displayname": "Robert" })).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    for room in &rooms {
+        let path = format!("/_matrix/client/v3/rooms/{room}/joined_members");
+        while home.get(&path, &alice).await.1["joined"][&bob.id]["display_name"] != "Robert" {
+            assert!(std::time::Instant::now() < deadline, "{room} still has the old name");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    let (_, mutual) = home.get(&format!("/_matrix/client/v1/mutual_rooms?user_id={}", bob.id), &alice).await;
+    assert_eq!(mutual["count"], 2, "{mutual}");
+    let found = home
+        .post("/_matrix/client/v3/user_directory/search", &alice, json!({ "search_term": "ROBERT" }))
+        .await
+        .1;
+    assert_eq!(found["results"][0]["display_name"], "Robert");
+
+    // A deactivated user is in no room and in no search.
+    let auth = json!({ "auth": { "type": "m.login.password", "password": PASSWORD,
+        "identifier": { "type": "m.id.user", "user": bob.id } } });
+    let (status, answer) = home.post("/_matrix/client/v3/account/deactivate", &bob, auth).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (_, members) =
+        home.get(&format!("/_matrix/client/v3/rooms/{}/joined_members", rooms[0]), &alice).await;
+    assert_eq!(members["joined"].as_object().unwrap().len(), 1, "{members}");
+}

@@ -124,7 +124,8 @@ async fn bodies(peer: &Real, user: &UserId, room: &RoomId) -> Vec<String> {
         filter: None,
     };
     let Ok(page) = peer.server.rooms.messages(user, room, query).await else { return Vec::new() };
-    let events = page.chunk.iter().map(|event| serde_json::from_str::<serde_json::Value>(event.get()).unwrap());
+    let events =
+        page.chunk.iter().map(|event| serde_json::from_str::<serde_json::Value>(event.get()).unwrap());
     events.filter_map(|event| event["content"]["body"].as_str().map(str::to_owned)).collect()
 }
 

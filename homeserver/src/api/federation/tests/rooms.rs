@@ -4,7 +4,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, UserId,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId,
+    UserId,
     api::{
         client::room::create_room,
         federation::{
@@ -29,7 +30,11 @@ const VERSIONS: [&str; 3] = ["10", "11", "12"];
 async fn create(peer: &Peer, creator: &UserId, version: &str, public: bool) -> OwnedRoomId {
     let mut request = create_room::v3::Request::new();
     request.room_version = Some(RoomVersionId::try_from(version).unwrap());
-    let preset = if public { create_room::v3::RoomPreset::PublicChat } else { create_room::v3::RoomPreset::PrivateChat };
+    let preset = if public {
+        create_room::v3::RoomPreset::PublicChat
+    } else {
+        create_room::v3::RoomPreset::PrivateChat
+    };
     request.preset = Some(preset);
     peer.server.rooms.create(creator, request).await.unwrap()
 }
@@ -273,11 +278,7 @@ async fn three_servers_fill_each_others_gaps() {
     assert_eq!(all[1], all[2]);
 }
 
-fn transaction(
-    peer: &Peer,
-    txn: &str,
-    pdus: Vec<Box<RawValue>>,
-) -> send_transaction_message::v1::Request {
+fn transaction(peer: &Peer, txn: &str, pdus: Vec<Box<RawValue>>) -> send_transaction_message::v1::Request {
     let mut request = send_transaction_message::v1::Request::new(
         txn.into(),
         peer.name().to_owned(),
@@ -377,7 +378,8 @@ async fn a_restricted_room_lets_members_of_another_in() {
     let mut request = create_room::v3::Request::new();
     request.room_version = Some(RoomVersionId::V12);
     let room = a.server.rooms.create(&alice, request).await.unwrap();
-    let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+    let rule =
+        json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
     let rule = Draft::state("m.room.join_rules", "", to_raw_value(&rule).unwrap());
     a.server.rooms.send(&alice, &room, rule, None).await.unwrap();
     let error = join(&b, &bob, &room, &a).await.unwrap_err();
