@@ -103,7 +103,8 @@ class Agent:
     async def do_wait_messages(self, room, bodies, seconds):
         """Waits until each of these bodies was seen; returns all that was seen of the room, in order."""
         return await self.wait(seconds, lambda: set(bodies) <= {e["body"] for e in self.timeline if e["room"] == room},
-                               lambda: [e for e in self.timeline if e["room"] == room])
+                               lambda: [e for e in self.timeline if e["room"] == room],
+                               lambda: sorted(set(bodies) - {e["body"] for e in self.timeline if e["room"] == room}))
 
     async def do_wait_invite(self, room, seconds):
         return await self.wait(seconds, lambda: room in self.client.invited_rooms, lambda: True)
@@ -114,13 +115,13 @@ class Agent:
             return there and set(users) <= {u for u in there.users if u not in there.invited_users}
         return await self.wait(seconds, joined, lambda: True)
 
-    async def wait(self, seconds, ready, value):
+    async def wait(self, seconds, ready, value, missing=lambda: ""):
         deadline = time.monotonic() + seconds
         while not ready():
             left = deadline - time.monotonic()
             if left <= 0 or (self.task and self.task.done()):
                 why = self.task.exception() if self.task and self.task.done() else f"after {seconds} s"
-                raise Refused(f"not seen ({why}); seen: {value()!r}"[:4000])
+                raise Refused(f"not seen ({why}): {missing()}; seen: {value()!r}"[:3000])
             try:  # also syncs that bring no message change rooms, so look again often
                 async with self.seen:
                     await asyncio.wait_for(self.seen.wait(), min(left, 0.02))
