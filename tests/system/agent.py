@@ -23,7 +23,23 @@ class Agent:
     def make(self, user, device=None):
         config = nio.AsyncClientConfig(encryption_enabled=True, store_sync_tokens=True, request_timeout=90)
         self.client = nio.AsyncClient(self.url, user, device_id=device, store_path=self.store, config=config)
-        self.client.add_event_callback(self.on_event, nio.Event)
+        self.client.add_response_callback(self.on_sync, nio.SyncResponse)
+
+    async def on_sync(self, response):
+        """Takes the new events of each room in order. Where the server left some out (`limited`), the room's timeline is
+        read anew from the point where this part of it begins, as clients do: what was left out may lie between
+        events that are known."""
+        for room, there in response.rooms.join.items():
+            events = list(there.timeline.events)
+            start = there.timeline.prev_batch if there.timeline.limited else None
+            if start:
+                self.timeline = [entry for entry in self.timeline if entry["room"] != room]
+            while start:
+                page = check(await self.client.room_messages(room, start, limit=100))
+                events = page.chunk[::-1] + events
+                start = page.end if page.chunk else None
+            for event in events:
+                await self.on_event(room, event)
 
     async def on_event(self, room, event):
         if isinstance(event, nio.MegolmEvent):
@@ -32,7 +48,7 @@ class Agent:
             entry = {"body": event.body, "undecrypted": False}
         else:
             return
-        entry |= {"room": room.room_id, "id": event.event_id, "sender": event.sender, "decrypted": event.decrypted,
+        entry |= {"room": room, "id": event.event_id, "sender": event.sender, "decrypted": event.decrypted,
                   "at": time.time()}
         async with self.seen:
             self.timeline.append(entry)

@@ -152,6 +152,9 @@ pub(in crate::room) fn without_room(
         return Ok(());
     }
     let waits = matches!(membership, Membership::Invite | Membership::Knock);
+    // Clients learn their own membership from the last event of the list, as in rooms whose state is here.
+    let own = events::event(tx, nid)?.and_then(|event| strip(&event.client));
+    let shown: Vec<Box<RawValue>> = stripped.iter().cloned().chain(own).collect();
     let row = UserRoom {
         room,
         membership,
@@ -159,7 +162,7 @@ pub(in crate::room) fn without_room(
         seq: tx.next_seq()?,
         left_state: old.as_ref().and_then(|old| old.left_state).filter(|_| !waits),
         left_seq: old.as_ref().and_then(|old| old.left_seq).filter(|_| !waits),
-        stripped: waits.then(|| join_json(stripped)),
+        stripped: waits.then(|| join_json(&shown)),
         forgotten: !waits && old.is_some_and(|old| old.forgotten),
     };
     put_own(tx, user, &row, true)
