@@ -154,9 +154,7 @@ pub struct Course {
 pub enum Hop {
     /// To this peer, with this course.
     Send {
-        /// The peer's port.
-        port: Port,
-        /// Its place in [`Table::peers`].
+        /// The peer's place in [`Table::peers`].
         index: usize,
         /// The course from there on.
         course: Course,
@@ -170,14 +168,14 @@ pub enum Hop {
 /// Chooses the next hop. O(peers x trees x depth), no allocation.
 pub fn next_hop(sid: Sid, destination: &Destination, course: Course, table: &Table) -> Hop {
     if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late) {
-        return Hop::Send { port: table.peers[index].port, index, course };
+        return Hop::Send { index, course };
     }
     match descend(destination, course, table, false) {
-        Hop::Send { port, index, course } => Hop::Send { port, index, course },
+        send @ Hop::Send { .. } => send,
         // With nobody else left, a late peer is better than none.
         hop if table.peers.iter().any(|peer| peer.late) => {
             if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid) {
-                return Hop::Send { port: table.peers[index].port, index, course };
+                return Hop::Send { index, course };
             }
             match descend(destination, course, table, true) {
                 send @ Hop::Send { .. } => send,
@@ -216,7 +214,7 @@ fn descend(destination: &Destination, mut course: Course, table: &Table, late_to
                 } else {
                     course.budget -= 1;
                 }
-                return Hop::Send { port: table.peers[index].port, index, course };
+                return Hop::Send { index, course };
             }
         }
         // The tree that gave my distance has led astray.
@@ -227,6 +225,66 @@ fn descend(destination: &Destination, mut course: Course, table: &Table, late_to
     }
     if arrived { Hop::Stale } else { Hop::NoRoute }
 }
+
+/// Choices made lately: packets of one flow look alike to a transit node, and go the same way until something moves.
+#[derive(Debug, Default)]
+pub struct Memory {
+    kept: Vec<Kept>,
+    /// Counts the times that something moved.
+    version: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    version: u64,
+    dst: Sid,
+    coords: Vec<u8>,
+    before: Course,
+    index: usize,
+    after: Course,
+}
+
+impl Memory {
+    /// Something in the [`Table`] has moved: no choice holds any more. O(1).
+    pub const fn forget(&mut self) {
+        self.version += 1;
+    }
+
+    /// What was chosen for a packet just like this one: the peer's place in [`Table::peers`], and the course.
+    pub fn recall(&self, dst: Sid, coords: &[u8], course: Course) -> Option<(usize, Course)> {
+        let kept = self.kept.get(Self::slot(dst))?;
+        let same =
+            kept.version == self.version && kept.dst == dst && kept.before == course && kept.coords == coords;
+        same.then_some((kept.index, kept.after))
+    }
+
+    /// Keeps a choice, in the place of the one that was there.
+    pub fn keep(&mut self, dst: Sid, coords: &[u8], before: Course, index: usize, after: Course) {
+        if self.kept.is_empty() {
+            let nothing =
+                Kept { version: u64::MAX, dst, coords: Vec::new(), before, index: 0, after: before };
+            self.kept.resize(FLOWS_KEPT, nothing);
+        }
+        let kept = &mut self.kept[Self::slot(dst)];
+        kept.coords.clear();
+        kept.coords.extend_from_slice(coords);
+        *kept = Kept {
+            version: self.version,
+            dst,
+            coords: std::mem::take(&mut kept.coords),
+            before,
+            index,
+            after,
+        };
+    }
+
+    fn slot(dst: Sid) -> usize {
+        usize::from(dst.as_bytes()[7]) % FLOWS_KEPT
+    }
+}
+
+/// Destinations whose last choice is kept: some 200 bytes each, a kilobyte at most.
+const FLOWS_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -276,14 +334,14 @@ mod tests {
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
         let destination = to(&[Some(coords(1, &[2, 5, 7]))]);
-        let Hop::Send { port, course, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
-        assert_eq!((port, course.phi_min, course.budget), (Port(2), 2, BUDGET));
+        let Hop::Send { index, course } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!((table.peers[index].port, course.phi_min, course.budget), (Port(2), 2, BUDGET));
         table.peer_mut(Port(2)).unwrap().late = true;
-        let Hop::Send { port, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
-        assert_eq!(port, Port(1));
+        let Hop::Send { index, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!(table.peers[index].port, Port(1));
         table.remove(Port(1));
-        let Hop::Send { port, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
-        assert_eq!(port, Port(2), "a late peer is better than none");
+        let Hop::Send { index, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        assert_eq!(table.peers[index].port, Port(2), "a late peer is better than none");
     }
 
     #[test]
@@ -291,7 +349,7 @@ mod tests {
         let mut table = Table::default();
         table.insert(peer(3, &[]));
         let hop = next_hop(NodeId::from_bytes([3; 32]).sid(), &Destination::default(), FRESH, &table);
-        assert!(matches!(hop, Hop::Send { port: Port(3), .. }));
+        assert!(matches!(hop, Hop::Send { index: 0, .. }));
     }
 
     #[test]
@@ -322,6 +380,20 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_is_recalled_for_the_same_packet_until_something_moves() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), None);
+        let after = Course { phi_min: 3, ..FRESH };
+        memory.keep(NOBODY, b"coords", FRESH, 2, after);
+        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), Some((2, after)));
+        assert_eq!(memory.recall(NOBODY, b"others", FRESH), None);
+        assert_eq!(memory.recall(NOBODY, b"coords", after), None);
+        assert_eq!(memory.recall(Sid::from_bytes([64; 8]), b"coords", FRESH), None, "same place");
+        memory.forget();
+        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), None);
+    }
+
+    #[test]
     fn the_former_coordinates_still_count() {
         let mut table = Table::default();
         table.me[0].set(Some(&coords(1, &[1])), None, Instant::ZERO);
@@ -329,6 +401,6 @@ mod tests {
         moved.trees[0].set(Some(&coords(5, &[3])), None, Instant::from_micros(10_000_000));
         table.insert(moved);
         let destination = to(&[Some(coords(1, &[2]))]);
-        assert!(matches!(next_hop(NOBODY, &destination, FRESH, &table), Hop::Send { port: Port(1), .. }));
+        assert!(matches!(next_hop(NOBODY, &destination, FRESH, &table), Hop::Send { index: 0, .. }));
     }
 }

@@ -42,6 +42,7 @@ pub struct Router {
     /// Frames that are passed on are written here, one behind the other: one allocation serves many.
     arena: BytesMut,
     destination: forward::Destination,
+    choices: forward::Memory,
     /// Where the packets of this node go.
     aim: packets::Aim,
     /// The header of the packet at hand.
@@ -85,6 +86,7 @@ impl Router {
             stats: Stats::default(),
             arena: BytesMut::new(),
             destination: forward::Destination::default(),
+            choices: forward::Memory::default(),
             aim: packets::Aim::default(),
             head: Vec::new(),
             way: Vec::new(),

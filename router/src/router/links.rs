@@ -86,6 +86,7 @@ impl Router {
         self.touch_link(id);
         self.events.push_back(Event::PeerUp { link: id, node: proof.node });
         if new {
+            self.choices.forget();
             self.table.insert(HopPeer {
                 port,
                 node: proof.node,
@@ -128,6 +129,7 @@ impl Router {
         peer.active = best;
         let Some(link) = self.links.get(&best) else { return };
         let (cost, control_max) = (link.cost.get(), link.control_max());
+        self.choices.forget();
         if let Some(hop) = self.table.peer_mut(port) {
             hop.link = best;
             hop.cost = cost;
@@ -159,6 +161,7 @@ impl Router {
             self.trees.on_peer_moved(port);
             return self.choose_link(port, now);
         }
+        self.choices.forget();
         self.table.remove(port);
         self.table.me.iter_mut().for_each(|generations| generations.lose(port));
         self.notices.remove(&port);
@@ -255,6 +258,7 @@ impl Router {
         }
         self.tell_endpoint(moved, now);
         if moved.is_some() {
+            self.choices.forget();
             self.expire_generations(now);
         }
 
@@ -302,6 +306,7 @@ impl Router {
     }
 
     pub(super) fn expire_generations(&mut self, now: Instant) {
+        self.choices.forget();
         let peers = self.table.peers.iter_mut().flat_map(|peer| &mut peer.trees);
         let next = peers.chain(&mut self.table.me).filter_map(|generations| generations.expire(now)).min();
         self.timers.set(Timer::Generations, next);

@@ -33,14 +33,24 @@ impl Router {
             self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
             return Ok(());
         }
-        self.destination.read(packet.coords)?;
         if packet.ttl == 0 || packet.rev.len() + 3 > PORTS_BYTES_MAX {
             self.stats.dropped_ttl += 1;
             self.refuse(from, packet.rev, NoticeCode::Ttl, 0, packet.body, now);
             return Ok(());
         }
         let course = Course { mask: packet.mask, phi_min: packet.phi_min, budget: packet.budget };
-        let (index, course) = match next_hop(packet.dst, &self.destination, course, &self.table) {
+        let hop = match self.choices.recall(packet.dst, packet.coords, course) {
+            Some((index, course)) => Hop::Send { index, course },
+            None => {
+                self.destination.read(packet.coords)?;
+                let hop = next_hop(packet.dst, &self.destination, course, &self.table);
+                if let Hop::Send { index, course: after, .. } = hop {
+                    self.choices.keep(packet.dst, packet.coords, course, index, after);
+                }
+                hop
+            }
+        };
+        let (index, course) = match hop {
             Hop::Send { index, course, .. } => (index, course),
             hop => {
                 self.stats.dropped_no_route += 1;
