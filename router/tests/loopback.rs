@@ -164,7 +164,7 @@ async fn a_restarted_node_is_back_at_once_and_its_counter_grows() {
     };
     let a = start("tcp://127.0.0.1:0".to_owned()).await.unwrap();
     let listen = at(&a);
-    let b = node(2, "", &[listen.clone()]).await;
+    let b = node(2, "", std::slice::from_ref(&listen)).await;
     wait_for("linked", || async { linked(&b).await == 1 }).await;
     let mut last = stored();
     for _ in 0..3 {

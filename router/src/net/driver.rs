@@ -249,7 +249,7 @@ impl Driver {
         let mut cx = Context::from_waker(&waker);
         while let std::task::Poll::Ready(Some(internal)) = self.internal.poll_recv(&mut cx) {
             match internal {
-                Internal::Link(new) => self.open(new),
+                Internal::Link(new) => self.open(*new),
                 Internal::Query(question) => question(&self.router),
             }
         }
@@ -323,6 +323,11 @@ impl Driver {
     /// Takes a connection over.
     fn open(&mut self, new: NewLink) {
         let NewLink { link: id, stream, spec, peer, ended } = new;
+        let listed = |peer: &PeerUri| self.state.dialers.iter().any(|(known, _)| known.same_place(peer));
+        if !peer.as_ref().is_none_or(listed) {
+            // The neighbour was removed while it was being dialled.
+            return;
+        }
         let tcp = match TcpLink::new(stream) {
             Ok(tcp) => tcp,
             Err(error) => {
@@ -436,7 +441,7 @@ impl Driver {
         let Some(link) = self.state.links.get_mut(&id) else { return };
         link.node = Some(node);
         let (multicast, interface, remote) = (link.multicast, link.interface.clone(), link.remote.clone());
-        tracing::info!(peer = %node, remote, "link up");
+        tracing::debug!(peer = %node, remote, "link up");
         if multicast {
             self.shared.view().neighbours.insert(id, node);
         }
@@ -445,7 +450,7 @@ impl Driver {
 
     fn peer_down(&self, id: LinkId, node: NodeId) {
         let multicast = self.shared.view().neighbours.remove(&id).is_some();
-        tracing::info!(peer = %node, "link down");
+        tracing::debug!(peer = %node, "link down");
         self.tell(NodeEvent::PeerDown { node, link: id, multicast });
     }
 

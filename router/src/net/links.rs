@@ -19,7 +19,7 @@ pub(crate) const INTERNAL_MAX: usize = 16;
 
 /// What tasks tell the loop.
 pub(crate) enum Internal {
-    Link(NewLink),
+    Link(Box<NewLink>),
     Query(Box<dyn FnOnce(&Router) + Send>),
 }
 
@@ -71,7 +71,8 @@ impl LinkMaker {
         let link = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let (ended, end) = oneshot::channel();
         // A loop that has ended drops the connection, and with it `ended`.
-        let _ = self.internal.send(Internal::Link(NewLink { link, stream, spec, peer, ended })).await;
+        let _ =
+            self.internal.send(Internal::Link(Box::new(NewLink { link, stream, spec, peer, ended }))).await;
         (link, end)
     }
 

@@ -123,7 +123,14 @@ async fn prepare(config: NodeConfig, requests: mpsc::Receiver<Request>) -> Resul
     let maker = LinkMaker::new(Arc::clone(&shared), internal, seen.clone());
     let discovery = match multicast.interfaces {
         MulticastInterfaces::Off => None,
-        _ => Some(Discovery::open(multicast, maker.clone()).map_err(StartError::Multicast)?),
+        // A host without IPv6 has no interface that can; only those who named one want to hear of it.
+        MulticastInterfaces::All => match Discovery::open(multicast, maker.clone()) {
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
+            opened => Some(opened.map_err(StartError::Multicast)?),
+        },
+        MulticastInterfaces::Named(_) => {
+            Some(Discovery::open(multicast, maker.clone()).map_err(StartError::Multicast)?)
+        }
     };
 
     let state_error = |source| StartError::State { path: state_dir.clone().unwrap_or_default(), source };
