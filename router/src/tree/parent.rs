@@ -52,7 +52,7 @@ impl Trees {
         }
         visible.sort_unstable();
         visible.dedup();
-        let allowed = self.own[tree].tenure.allowed(&visible, now);
+        let allowed = self.own[tree].tenure.allowed(&visible, self.me, now);
         let best =
             candidates.into_iter().filter(|candidate| allowed.has(&self.known.id(candidate.root))).min();
 

@@ -69,8 +69,9 @@ impl Tenure {
         if *root == self.current { before + (now - self.since) } else { before }
     }
 
-    /// Which of the visible roots are candidates; all of them unless tokens have run out.
-    pub fn allowed(&mut self, visible: &[NodeId], now: Instant) -> Allowed {
+    /// Which of the visible roots are candidates; all of them unless tokens have run out. A root sees itself, too, but
+    /// only tenure counts for it: whoever has just lost its root must not stay alone for want of a token.
+    pub fn allowed(&mut self, visible: &[NodeId], me: NodeId, now: Instant) -> Allowed {
         self.fill(now);
         if self.tokens >= 1.0 || now - self.started < STARTING {
             return Allowed::All;
@@ -81,8 +82,13 @@ impl Tenure {
         let mut roots = long(TENURED);
         if roots.is_empty() {
             roots = long(KNOWN);
+            roots.retain(|root| *root != me);
         }
-        if !self.without_token && visible.contains(&self.current) && !roots.contains(&self.current) {
+        if !self.without_token
+            && self.current != me
+            && visible.contains(&self.current)
+            && !roots.contains(&self.current)
+        {
             roots.push(self.current);
         }
         if roots.is_empty() { Allowed::All } else { Allowed::Only(roots) }
@@ -149,17 +155,17 @@ mod tests {
         let mut taken = 0;
         let mut now = 400;
         for fresh in 2..20 {
-            if tenure.allowed(&[id(1), id(fresh)], at(now)).has(&id(fresh)) {
+            if tenure.allowed(&[id(1), id(fresh)], id(0), at(now)).has(&id(fresh)) {
                 taken += 1;
                 tenure.follow(id(fresh), id(0), at(now));
             }
             now += 5;
         }
         assert_eq!(taken, 3);
-        let allowed = tenure.allowed(&[id(1), id(50)], at(now));
+        let allowed = tenure.allowed(&[id(1), id(50)], id(0), at(now));
         assert_eq!(allowed, Allowed::Only(vec![id(1)]));
-        assert!(tenure.allowed(&[id(50)], at(now)).has(&id(50)), "nothing else is there");
-        assert!(tenure.allowed(&[id(1), id(50)], at(now + 130)).has(&id(50)), "a token came back");
+        assert!(tenure.allowed(&[id(50)], id(0), at(now)).has(&id(50)), "nothing else is there");
+        assert!(tenure.allowed(&[id(1), id(50)], id(0), at(now + 130)).has(&id(50)), "a token came back");
     }
 
     #[test]
@@ -168,7 +174,7 @@ mod tests {
         for n in 1..30 {
             tenure.follow(id(n), id(0), at(u64::from(n)));
         }
-        assert_eq!(tenure.allowed(&[id(99)], at(59)), Allowed::All);
+        assert_eq!(tenure.allowed(&[id(99)], id(0), at(59)), Allowed::All);
         assert!((tenure.tokens - 3.0).abs() < 1e-9);
         tenure.follow(id(100), id(0), Instant::from_micros(100_000_000));
         tenure.follow(id(101), id(0), Instant::from_micros(100_400_000));
@@ -182,13 +188,25 @@ mod tests {
         let mut taken = 0;
         for fresh in 1..20u8 {
             let now = 400 + 10 * u64::from(fresh);
-            if tenure.allowed(&[id(0), id(fresh)], at(now)).has(&id(fresh)) {
+            if tenure.allowed(&[id(0), id(fresh)], id(0), at(now)).has(&id(fresh)) {
                 taken += 1;
                 tenure.follow(id(fresh), id(0), at(now));
                 tenure.follow(id(0), id(0), at(now + 5));
             }
         }
         assert!((3..=5).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn who_lost_its_root_without_a_token_left_takes_what_there_is() {
+        let mut tenure = Tenure::new(id(0), at(0));
+        for (n, secs) in [(1, 100), (2, 105), (3, 110)] {
+            tenure.follow(id(n), id(0), at(secs));
+        }
+        tenure.follow(id(0), id(0), at(115));
+        for secs in [115, 120, 140, 200] {
+            assert_eq!(tenure.clone().allowed(&[id(0), id(9)], id(0), at(secs)), Allowed::All);
+        }
     }
 
     #[test]
@@ -199,6 +217,6 @@ mod tests {
             tenure.follow(id(n), id(0), at(secs));
         }
         assert!(tenure.without_token);
-        assert_eq!(tenure.allowed(&[id(1), id(5)], at(416)), Allowed::Only(vec![id(1)]));
+        assert_eq!(tenure.allowed(&[id(1), id(5)], id(0), at(416)), Allowed::Only(vec![id(1)]));
     }
 }
