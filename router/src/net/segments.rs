@@ -48,13 +48,14 @@ const SEGMENT_MIN: usize = 500;
 /// Flows that are joined at one time; a turn of the loop rarely brings more large ones.
 const FLOWS_MAX: usize = 4;
 
-/// Hands on each packet that one read of the TUN holds. False: it holds none that can be told.
-pub(crate) fn cut(read: &mut [u8], packet: impl FnMut(Bytes)) -> bool {
+/// Hands on each packet that one read of the TUN holds. False: it holds none that can be told. The packets are made in
+/// `room`, which is used again once they are gone.
+pub(crate) fn cut(read: &mut [u8], room: &mut BytesMut, packet: impl FnMut(Bytes)) -> bool {
     let Some((head, data)) = read.split_first_chunk_mut::<VNET_BYTES>() else { return false };
     let half = |at: usize| usize::from(u16::from_ne_bytes([head[at], head[at + 1]]));
     match head[1] & !KIND_ECN {
         KIND_ONE => one(data, (head[0] & NEEDS_CHECKSUM != 0).then(|| (half(6), half(8))), packet),
-        KIND_TCP6 => tcp(data, half(4), packet),
+        KIND_TCP6 => tcp(data, half(4), room, packet),
         _ => false,
     }
 }
@@ -78,14 +79,14 @@ fn one(data: &mut [u8], checksum: Option<(usize, usize)>, mut packet: impl FnMut
 }
 
 /// A super-segment of TCP, cut into packets with `size` bytes of payload.
-fn tcp(data: &[u8], size: usize, mut packet: impl FnMut(Bytes)) -> bool {
+fn tcp(data: &[u8], size: usize, room: &mut BytesMut, mut packet: impl FnMut(Bytes)) -> bool {
     let Some(headers) = tcp_headers(data).filter(|headers| size > 0 && *headers < data.len()) else {
         return false;
     };
     let payload = &data[headers..];
     let seq = u32::from_be_bytes(*data[AT_SEQ..].first_chunk().expect("within the headers"));
     let count = payload.len().div_ceil(size);
-    let mut room = BytesMut::with_capacity(count * headers + payload.len());
+    room.reserve(count * headers + payload.len());
     for (i, piece) in payload.chunks(size).enumerate() {
         room.extend_from_slice(&data[..headers]);
         room.extend_from_slice(piece);
@@ -310,7 +311,7 @@ mod tests {
 
     fn cut_all(mut read: Vec<u8>) -> Vec<Bytes> {
         let mut packets = Vec::new();
-        cut(&mut read, |packet| packets.push(packet));
+        cut(&mut read, &mut BytesMut::new(), |packet| packets.push(packet));
         packets
     }
 
@@ -416,7 +417,7 @@ mod tests {
                 read[1] = kind;
             }
             read.extend(bytes);
-            cut(&mut read, |_| ());
+            cut(&mut read, &mut BytesMut::new(), |_| ());
         }
 
         #[test]

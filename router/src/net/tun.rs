@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Ipv6Addr;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::unix::AsyncFd;
 
 use super::interfaces;
@@ -37,6 +37,8 @@ pub(crate) struct Tun {
     fd: AsyncFd<File>,
     own: Ipv6Addr,
     buffer: Box<[u8]>,
+    /// Where super-segments are cut.
+    room: BytesMut,
     joiner: Joiner,
 }
 
@@ -58,7 +60,7 @@ impl Tun {
         netlink.address(index, own, 128)?;
         netlink.route(index, OVERLAY, OVERLAY_PREFIX, own)?;
         let buffer = vec![0; READ_MAX].into_boxed_slice();
-        Ok(Self { fd: sys::watch(fd)?, own, buffer, joiner: Joiner::default() })
+        Ok(Self { fd: sys::watch(fd)?, own, buffer, room: BytesMut::new(), joiner: Joiner::default() })
     }
 
     /// Reads what there is, up to the bytes of a turn, and hands on what is for some key. True: there may be more.
@@ -85,7 +87,7 @@ impl Tun {
                     Ok(Err(e)) => return Err(e),
                     Ok(Ok(read)) => {
                         bytes += read;
-                        let told = cut(&mut self.buffer[..read], |one| {
+                        let told = cut(&mut self.buffer[..read], &mut self.room, |one| {
                             packets += 1;
                             match outbound(&one, self.own) {
                                 Some(to) => packet(to, one),
