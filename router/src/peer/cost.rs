@@ -49,7 +49,7 @@ impl Cost {
     }
 
     /// The smoothed round-trip time is now this. Says whether the cost changed: the first time at once, later only
-    /// if it was more than a quarter off for [`COST_HOLD`].
+    /// if it was more than a quarter off for 10 s.
     pub fn update(&mut self, rtt: Duration, now: Instant) -> bool {
         let wanted = quantise(rtt);
         if self.fixed.is_some() || wanted == self.current {

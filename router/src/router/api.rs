@@ -16,7 +16,7 @@ pub enum Command {
         to: NodeId,
         /// What it belongs to.
         channel: Channel,
-        /// The packet, at most [`Router::mtu`] bytes if it is to arrive over any path.
+        /// The packet, at most [`crate::Router::mtu`] bytes if it is to arrive over any path.
         payload: Bytes,
     },
     /// Sends an IPv6 packet ([`Channel::Ip`]) to whoever has the address.
