@@ -220,7 +220,7 @@ impl E2ee {
                 let Some(nid) = tx.lookup(Kind::User, user.as_str())? else {
                     return Err(E2eeError::UnknownUser(user));
                 };
-                let mut response = get_devices::Response::new(user.clone(), id(table::announced(tx, nid)?));
+                let mut response = get_devices::Response::new(user, id(table::announced(tx, nid)?));
                 for (device, json) in table::device_keys(tx, nid)? {
                     let Some(keys) = raw::<DeviceKeys>(json) else { continue };
                     let name = table::device_name(tx, nid, &device)?;

@@ -5,13 +5,13 @@
 //! user hears of each change of that user's devices before the next message.
 
 pub mod ask;
-mod cross_signing;
-mod device_keys;
+pub mod cross_signing;
+pub mod device_keys;
 pub mod device_lists;
-mod key_backup;
+pub mod key_backup;
 pub mod object;
-mod one_time_keys;
-mod to_device;
+pub mod one_time_keys;
+pub mod to_device;
 
 use std::sync::Arc;
 

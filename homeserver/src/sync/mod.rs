@@ -11,7 +11,7 @@
 //! is bounded by the position of the plan, so that all of a response tells of one moment.
 
 pub mod filter;
-mod filters;
+pub mod filters;
 mod json;
 mod lazy;
 pub mod token;

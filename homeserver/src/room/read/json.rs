@@ -6,7 +6,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     room::{ClientEvent, PduJson},
     store::{
-        Kind, Nid, ReadTx, StoreError,
+        Kind, Nid, ReadTx, Seq, StoreError,
         schema::{
             events::{self, EventRow, NO_ROOM_ID, REDACTED},
             state,
@@ -25,6 +25,8 @@ pub struct Viewer<'a> {
     pub room_id: bool,
     /// Now, for `unsigned.age`.
     pub now_ms: u64,
+    /// Since when the viewer has been in the room, if they are: events from then on say so in `unsigned.membership`.
+    pub joined: Option<Seq>,
 }
 
 /// The event as a client sees it. `unsigned` has `age`, the viewer's `transaction_id`, `prev_content` and `replaces_state`
@@ -37,6 +39,9 @@ pub fn client_event(
     let mut unsigned = Object::new();
     let age = i64::try_from(viewer.now_ms).unwrap_or(i64::MAX).saturating_sub(event.ts);
     unsigned.put("age", age.to_string().as_bytes());
+    if viewer.joined.is_some_and(|joined| event.seq.is_some_and(|seq| seq >= joined)) {
+        unsigned.put("membership", b"\"join\"");
+    }
     if let Some(device) = viewer.device
         && viewer.user == event.sender
         && let Some(device) = tx.lookup(Kind::Device, device.as_str())?

@@ -146,7 +146,7 @@ impl Rooms {
 }
 
 pub(super) fn viewer(access: &Access, now_ms: u64) -> Viewer<'static> {
-    Viewer { user: access.user, device: None, room_id: true, now_ms }
+    Viewer { user: access.user, device: None, room_id: true, now_ms, joined: None }
 }
 
 /// The event, if the user may see it.

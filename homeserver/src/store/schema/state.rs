@@ -9,13 +9,14 @@
 //! |---|---|
 //! | `state` | sid -> (room, base, chain depth, weight of the chain, size, hash, pairs) |
 //! | `state_delta` | (room, seq, skey) -> (event before, event after) of the RESOLVED current state |
-//! | `cur_state` | (room, skey) -> event, the resolved current state |
+//! | `cur_state` | (room, skey) -> event, the resolved current state; whether it is a member |
 
 use std::collections::BTreeMap;
 
 use crate::store::{
     Nid, ReadTx, Seq, StoreError, WriteTx,
     codec::{put_pairs, take_pairs},
+    ids::skey_split,
     tx::Counter,
 };
 
@@ -25,7 +26,9 @@ CREATE TABLE state(sid INTEGER PRIMARY KEY, room INTEGER NOT NULL, base INTEGER,
   weight INTEGER NOT NULL, size INTEGER NOT NULL, hash BLOB NOT NULL, pairs BLOB NOT NULL, UNIQUE(room, hash));
 CREATE TABLE state_delta(room INTEGER, seq INTEGER, skey INTEGER, old INTEGER, new INTEGER,
   PRIMARY KEY(room, seq, skey)) WITHOUT ROWID;
-CREATE TABLE cur_state(room INTEGER, skey INTEGER, nid INTEGER NOT NULL, PRIMARY KEY(room, skey)) WITHOUT ROWID;
+CREATE TABLE cur_state(room INTEGER, skey INTEGER, nid INTEGER NOT NULL, member INTEGER NOT NULL,
+  PRIMARY KEY(room, skey)) WITHOUT ROWID;
+CREATE INDEX cur_state_rest ON cur_state(room, skey, nid) WHERE member = 0;
 ";
 
 /// Differences between two full lists, at most.
@@ -259,6 +262,14 @@ pub fn current_all(tx: &ReadTx<'_>, room: Nid) -> Result<StateMap, StoreError> {
     Ok(rows.into_iter().collect())
 }
 
+/// The room's resolved current state but its members: what a client needs that loads members lazily.
+pub fn current_rest(tx: &ReadTx<'_>, room: Nid) -> Result<StateMap, StoreError> {
+    let rows = tx.rows("SELECT skey, nid FROM cur_state WHERE room = ?1 AND member = 0", [room], |row| {
+        Ok((row.get::<_, Nid>(0)?, row.get::<_, Nid>(1)?))
+    })?;
+    Ok(rows.into_iter().collect())
+}
+
 /// Changes the current state and notes how, at `seq` (none: a first state that nobody has to be told in steps).
 pub fn apply(
     tx: &mut WriteTx<'_>,
@@ -268,10 +279,13 @@ pub fn apply(
 ) -> Result<(), StoreError> {
     for change in changes {
         match change.new {
-            Some(new) => tx.execute(
-                "INSERT OR REPLACE INTO cur_state(room, skey, nid) VALUES(?1, ?2, ?3)",
-                (room, change.skey, new),
-            )?,
+            Some(new) => {
+                let member = skey_split(&tx.text(change.skey)?).0 == "m.room.member";
+                tx.execute(
+                    "INSERT OR REPLACE INTO cur_state(room, skey, nid, member) VALUES(?1, ?2, ?3, ?4)",
+                    (room, change.skey, new, member),
+                )?
+            }
             None => tx.execute("DELETE FROM cur_state WHERE room = ?1 AND skey = ?2", (room, change.skey))?,
         };
         if let Some(seq) = seq {

@@ -58,20 +58,6 @@ pub fn timeline(
     )
 }
 
-/// The current state of a room but its members: (pair, event).
-pub fn state_but_members(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    member_type: Nid,
-) -> Result<Vec<(Nid, Nid)>, StoreError> {
-    tx.rows(
-        "SELECT cur_state.skey, cur_state.nid FROM cur_state JOIN event ON event.nid = cur_state.nid
-         WHERE cur_state.room = ?1 AND event.type <> ?2",
-        (room, member_type),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
-}
-
 /// Events of a room's timeline that build on what is not here: before each is a gap.
 pub fn after_gaps(tx: &ReadTx<'_>, room: Nid, limit: u32) -> Result<Vec<Nid>, StoreError> {
     tx.rows("SELECT DISTINCT child FROM missing_prev WHERE room = ?1 LIMIT ?2", (room, limit), |row| {

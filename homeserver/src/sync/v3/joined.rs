@@ -36,7 +36,7 @@ pub(super) struct Room<'a> {
 
 impl Room<'_> {
     /// Writes the room as a member of `join`, unless there is nothing to say. Gives the members that lazy loading shows.
-    pub(super) fn write(&mut self, writer: &mut Writer) -> Result<StatePart, StoreError> {
+    pub(super) fn write(&self, writer: &mut Writer) -> Result<StatePart, StoreError> {
         let (tx, context, row) = (self.tx, self.context, self.row);
         let Some(room) = rooms::room(tx, row.room)? else { return Ok(StatePart::default()) };
         let since = context.since();
@@ -82,7 +82,7 @@ impl Room<'_> {
             return Ok(StatePart { members: std::mem::take(&mut part.members), ..StatePart::default() });
         }
         let unread = counts::unread(tx, context.user, row.room, row.seq)?;
-        let viewer = viewer(context);
+        let viewer = viewer(context, Some(row.seq));
         let timeline_events = render(tx, &timeline.events, &viewer)?;
         let state_events = render(tx, &part.events, &viewer)?;
         writer.key(self.id).object(|object| {
@@ -206,8 +206,9 @@ fn is_join(client: &[u8]) -> bool {
 }
 
 /// For whom events are put together.
-pub(super) fn viewer(context: &Context) -> Viewer<'_> {
-    Viewer { user: context.user, device: Some(&context.device), room_id: false, now_ms: context.now_ms }
+pub(super) fn viewer(context: &Context, joined: Option<Seq>) -> Viewer<'_> {
+    let now_ms = context.now_ms;
+    Viewer { user: context.user, device: Some(&context.device), room_id: false, now_ms, joined }
 }
 
 /// Events as the client sees them.

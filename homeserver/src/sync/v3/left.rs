@@ -25,7 +25,7 @@ pub(super) fn write(
     writer: &mut Writer,
 ) -> Result<(), StoreError> {
     let since = context.since();
-    let viewer = viewer(context);
+    let viewer = viewer(context, None);
     let Some(left) = row.left_seq else {
         // Never in it: the client only has to know that the invite is gone.
         let event = events::event(tx, row.nid)?;

@@ -15,7 +15,6 @@ use crate::{
         schema::{
             events::{self, EventRow},
             state::{self, Change},
-            sync as query,
         },
     },
     sync::{filter::Members, lazy::Member},
@@ -124,12 +123,10 @@ impl StateOf<'_> {
 
     /// The room's present state; without members if those are loaded lazily.
     fn present(&self) -> Result<BTreeMap<Nid, Nid>, StoreError> {
-        if !self.lazy() {
-            return state::current_all(self.tx, self.room);
-        }
-        match self.tx.lookup(Kind::Type, MEMBER)? {
-            Some(member) => Ok(query::state_but_members(self.tx, self.room, member)?.into_iter().collect()),
-            None => state::current_all(self.tx, self.room),
+        if self.lazy() {
+            state::current_rest(self.tx, self.room)
+        } else {
+            state::current_all(self.tx, self.room)
         }
     }
 
