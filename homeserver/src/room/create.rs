@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
     api::client::room::{Visibility, create_room},
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
@@ -27,6 +27,8 @@ use crate::store::{
 const INITIAL_STATE_MAX: usize = 256;
 /// Users invited while a room is made.
 const INVITES_MAX: usize = 100;
+/// Rooms that one user may make in one millisecond.
+const CREATE_TRIES: u32 = 100;
 
 /// Whether rooms of this version can be made here.
 pub fn can_create(version: &RoomVersionId) -> bool {
@@ -58,14 +60,52 @@ impl Rooms {
         };
         let profile = self.inner.profiles.profile(creator).await;
         let drafts = drafts(creator, &request, &id, &rules, alias.as_deref(), profile.content("join", None))?;
+        let listed = request.visibility == Visibility::Public;
+        let room = self.make_room(creator, &id, &rules, &drafts, alias, listed).await?;
+        for target in request.invite {
+            if let Err(error) = self.invite_as(creator, &room, &target, None, request.is_direct).await {
+                tracing::debug!(%room, %target, %error, "an invite to a new room failed");
+            }
+        }
+        Ok(room)
+    }
+
+    /// Stores a new room. Where its id is the hash of its create event, two rooms that a user makes in one millisecond
+    /// would be the same one: the later is dated a little later.
+    async fn make_room(
+        &self,
+        creator: &UserId,
+        id: &RoomVersionId,
+        rules: &RoomVersionRules,
+        drafts: &[Draft],
+        alias: Option<OwnedRoomAliasId>,
+        listed: bool,
+    ) -> Result<OwnedRoomId, RoomError> {
         let by_hash = rules.authorization.room_create_event_id_as_room_id;
-        let room = if by_hash { None } else { Some(random_room_id(self)?) };
-        let appends = self.build_all(creator, room, &id, rules, drafts)?;
+        let mut now = self.inner.clock.now_ms();
+        for _ in 0..CREATE_TRIES {
+            let room = if by_hash { None } else { Some(random_room_id(self)?) };
+            let appends = self.build_all(creator, room, id, rules, drafts, now)?;
+            match self.store_room(creator, appends, alias.clone(), listed).await {
+                // The room's id is taken.
+                Err(RoomError::Busy) => now += 1,
+                result => return result,
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    async fn store_room(
+        &self,
+        creator: &UserId,
+        appends: Vec<Append>,
+        alias: Option<OwnedRoomAliasId>,
+        listed: bool,
+    ) -> Result<OwnedRoomId, RoomError> {
         let room = match appends.first() {
             Some(first) => first.event.pdu.room.clone(),
             None => return Err(RoomError::Invalid("a room has at least its create event".into())),
         };
-        let listed = request.visibility == Visibility::Public;
         let (room_id, creator_id) = (room.clone(), creator.to_owned());
         self.inner
             .store
@@ -86,11 +126,6 @@ impl Rooms {
                 Ok(())
             })
             .await?;
-        for target in request.invite {
-            if let Err(error) = self.invite_as(creator, &room, &target, None, request.is_direct).await {
-                tracing::debug!(%room, %target, %error, "an invite to a new room failed");
-            }
-        }
         Ok(room)
     }
 
@@ -99,16 +134,16 @@ impl Rooms {
         creator: &UserId,
         room: Option<OwnedRoomId>,
         id: &RoomVersionId,
-        rules: RoomVersionRules,
-        drafts: Vec<Draft>,
+        rules: &RoomVersionRules,
+        drafts: &[Draft],
+        now: u64,
     ) -> Result<Vec<Append>, RoomError> {
         let version: Arc<str> = id.as_str().into();
-        let rules = Arc::new(rules);
+        let rules = Arc::new(rules.clone());
         let mut head = Head::empty(room, version.clone(), rules.clone());
-        let now = self.inner.clock.now_ms();
         let mut appends = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let event = head.build(creator, &draft, now, &self.inner.signer)?;
+            let event = head.build(creator, draft, now, &self.inner.signer)?;
             appends.push(Append {
                 event: event.clone(),
                 own: self.inner.signer.name.clone(),

@@ -4,7 +4,6 @@ use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
-    events::room::server_acl::RoomServerAclEventContent,
 };
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -169,11 +168,8 @@ impl Rooms {
         };
         let id = event.id.clone();
         let verified = async {
-            if !self.acl_allows(&room, origin).await? {
+            if !known.lets(origin) {
                 return Err(RoomError::Forbidden("the room does not let this server speak".into()));
-            }
-            if self.has(&id).await? {
-                return Ok(Prepared::Done);
             }
             let event = self.verify(&room, event, &known.rules).await?;
             if known.resident {
@@ -184,15 +180,6 @@ impl Rooms {
         };
         let verified = verified.await;
         (Some(id), verified)
-    }
-
-    /// Whether an event is here with a place.
-    async fn has(&self, id: &EventId) -> Result<bool, RoomError> {
-        let id = id.to_owned();
-        self.inner
-            .store
-            .read(move |tx| Ok(events::event_by_id(tx, &id)?.is_some_and(|event| event.flags & OUTLIER == 0)))
-            .await
     }
 
     /// Takes one PDU that joins the graph by a handshake (`send_join`, `send_leave`, `send_knock`, an invite of ours that
@@ -467,20 +454,7 @@ impl Rooms {
 
     /// Whether the room's `m.room.server_acl` lets this server speak. True if there is none.
     pub async fn acl_allows(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
-        let (room, server) = (room.to_owned(), server.to_owned());
-        self.inner
-            .store
-            .read(move |tx| {
-                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(true) };
-                let Some(nid) = state::current_of(tx, room, "m.room.server_acl", "")? else {
-                    return Ok(true);
-                };
-                let Some(acl) = load::pdu(tx, nid)? else { return Ok(true) };
-                // What cannot be read denies nobody, as the specification has it for missing fields' defaults.
-                let acl: Result<RoomServerAclEventContent, _> = serde_json::from_str(acl.content.get());
-                Ok(acl.map_or(true, |acl| acl.is_allowed(&server)))
-            })
-            .await
+        Ok(self.known(room).await?.is_none_or(|known| known.lets(server)))
     }
 
     /// Stripped state (create, join rules, name, alias, avatar, topic, encryption and the sender's membership), for an

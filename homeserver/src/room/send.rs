@@ -8,7 +8,7 @@ use super::{
     Draft, RoomError, Rooms, Txn,
     core::{
         auth::{self, Action},
-        pdu::REDACTION,
+        pdu::{MEMBER, REDACTION},
         version,
     },
     ingest::{
@@ -45,6 +45,15 @@ impl Rooms {
                 target.ok_or_else(|| RoomError::Invalid("a redaction names what it `redacts`".into()))?;
             self.check_redaction(sender, room, &target).await?;
             return self.submit(sender, room, Draft { redacts: Some(target), ..draft }, txn).await;
+        }
+        if draft.event_type == MEMBER
+            && let Some(target) = draft.state_key.clone()
+            && membership_in(&draft).as_deref() == Some("invite")
+        {
+            return self.invite_by_state(sender, room, &target, draft).await;
+        }
+        if draft.event_type == "m.room.canonical_alias" {
+            self.check_aliases(room, &draft).await?;
         }
         if let Some(same) = self.same_state(room, &draft).await? {
             return Ok(same);
@@ -91,6 +100,61 @@ impl Rooms {
             }
         }
         Ok(count)
+    }
+
+    /// An invite that comes as a state event goes the way of invites.
+    async fn invite_by_state(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        target: &str,
+        draft: Draft,
+    ) -> Result<OwnedEventId, RoomError> {
+        let target =
+            UserId::parse(target).map_err(|_| RoomError::Invalid("the state key is no user id".into()))?;
+        self.check_newcomer(room, target.server_name()).await?;
+        if self.is_local(&target) {
+            return self.submit(sender, room, draft, None).await;
+        }
+        self.remote_invite(sender, room, &target, draft).await?;
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let unknown = || RoomError::NotFound("the invite is gone again".into());
+                let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+                let nid = state::current_of(tx, room, MEMBER, target.as_str())?.ok_or_else(unknown)?;
+                Ok(events::id(tx, nid)?)
+            })
+            .await
+    }
+
+    /// Aliases of ours that a canonical alias names have to be the room's.
+    async fn check_aliases(&self, room: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+        let content: serde_json::Value = serde_json::from_str(draft.content.get()).unwrap_or_default();
+        let alt = content.get("alt_aliases").and_then(serde_json::Value::as_array);
+        let aliases = content.get("alias").into_iter().chain(alt.into_iter().flatten());
+        let own = format!(":{}", self.server_name());
+        let ours: Vec<String> = aliases
+            .filter_map(|alias| alias.as_str())
+            .filter(|alias| alias.ends_with(&own))
+            .map(ToOwned::to_owned)
+            .collect();
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let room = tx.lookup(Kind::Room, room.as_str())?;
+                for alias in ours {
+                    if rooms::alias(tx, &alias)?.map(|(of, _)| of) != room {
+                        return Err(RoomError::Invalid(format!(
+                            "{alias} is no alias of this room; make it first"
+                        )));
+                    }
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Our users redact their own events, and others' if their power is enough. (Between servers the rule is weaker: who
@@ -165,6 +229,12 @@ impl Rooms {
             })
             .await
     }
+}
+
+/// `membership` in the content of a membership event.
+fn membership_in(draft: &Draft) -> Option<String> {
+    let content: serde_json::Value = serde_json::from_str(draft.content.get()).ok()?;
+    Some(content.get("membership")?.as_str()?.to_owned())
 }
 
 /// `redacts` in the content of a redaction.

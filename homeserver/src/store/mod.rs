@@ -54,6 +54,8 @@ pub const GROUP_OPS_MAX: usize = 256;
 pub const GROUP_TIME_MAX: Duration = Duration::from_millis(2);
 /// Longest read: a longer one keeps the write-ahead log from being reset.
 pub const READ_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long SQLite waits for a lock. Only checkpoints ever make a connection wait.
+const BUSY: Duration = Duration::from_secs(5);
 /// Operations waiting for the writer before callers have to wait to queue more.
 const WRITE_QUEUE_MAX: usize = 4096;
 /// Prepared statements kept for each connection: all that the code has.
@@ -186,6 +188,8 @@ pub(crate) struct Shared {
     pub(crate) incarnation: u64,
     pub(crate) secret: [u8; 32],
     pub(crate) fault: Option<Arc<Fault>>,
+    /// True once the writer has ended without being told to.
+    pub(crate) failed: tokio::sync::watch::Sender<bool>,
 }
 
 impl Store {
@@ -213,6 +217,7 @@ impl Store {
             incarnation: meta.incarnation,
             secret: meta.secret,
             fault: options.fault,
+            failed: tokio::sync::watch::channel(false).0,
         });
         let mut threads = Vec::new();
         let (writes, write_queue) = tokio::sync::mpsc::channel(WRITE_QUEUE_MAX);
@@ -341,6 +346,15 @@ impl Store {
         &self.inner.shared.notify
     }
 
+    /// Waits until the writer has ended without being told to: nothing can be stored any more, and the node should stop.
+    pub async fn failed(&self) {
+        let mut failed = self.inner.shared.failed.subscribe();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            // The sender lives as long as this store.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Commits what is queued, checkpoints the log and ends the threads. Later operations fail with
     /// [`StoreError::Closed`].
     pub async fn close(&self) {
@@ -376,7 +390,7 @@ pub(crate) fn connect(path: &Path, read_only: bool) -> Result<Connection, StoreE
     let access = if read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
     let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.busy_timeout(BUSY)?;
     conn.pragma_update(None, "cache_size", -4096)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(conn)

@@ -111,3 +111,46 @@ async fn what_need_not_be_on_disk_keeps_its_order_and_is_there_after_a_close() {
         assert!(found.unwrap().is_some());
     }
 }
+
+#[tokio::test]
+async fn snapshots_are_found_again_and_read_back_whole() {
+    use crate::store::schema::state::{self, Change, StateMap};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), None);
+    store
+        .write(|tx| -> Result<(), StoreError> {
+            let room = tx.intern(Kind::Room, "!r:x")?;
+            let mut map = StateMap::new();
+            let mut sid = state::put(tx, room, &map)?;
+            let mut history = vec![(sid, map.clone())];
+            // Pseudo-random walk: changes, removals, and the way back to states that were there before.
+            let mut seed = 7_i64;
+            for _ in 0..600 {
+                seed = (seed * 48_271) % 2_147_483_647;
+                let (skey, event) = (Nid(seed % 97 + 1), Nid(seed % 1009 + 1));
+                let old = map.get(&skey).copied();
+                let new = (seed % 5 != 0).then_some(event);
+                if old == new {
+                    continue;
+                }
+                match new {
+                    Some(event) => map.insert(skey, event),
+                    None => map.remove(&skey),
+                };
+                sid = state::derive(tx, room, sid, &[Change { skey, old, new }])?;
+                history.push((sid, map.clone()));
+            }
+            for (sid, map) in &history {
+                assert_eq!(state::full(tx, *sid)?, *map);
+                assert_eq!(state::put(tx, room, map)?, *sid, "the same state is one snapshot");
+                for skey in 1..98 {
+                    assert_eq!(state::one(tx, *sid, Nid(skey))?, map.get(&Nid(skey)).copied());
+                }
+            }
+            let longest: i64 = tx.row("SELECT max(chain) FROM state", [], |row| row.get(0))?.unwrap();
+            assert!(longest < state::CHAIN_MAX);
+            Ok(())
+        })
+        .await
+        .unwrap();
+}

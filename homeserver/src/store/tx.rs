@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -17,12 +18,14 @@ pub struct ReadTx<'a> {
     position: Seq,
     /// What this group interned, told to the cache after the commit. `None` in a read, which fills the cache itself.
     pending: Option<&'a RefCell<Vec<(Kind, Arc<str>, Nid)>>>,
+    /// Entries of state snapshots that were looked up. Snapshots never change, so this cannot be wrong.
+    pub(super) entries: RefCell<HashMap<(i64, Nid), Option<Nid>>>,
 }
 
 impl<'a> ReadTx<'a> {
     pub(super) fn new(conn: &'a Connection, shared: &'a Shared) -> Self {
         let position = Seq(shared.position.load(Ordering::Acquire) as i64);
-        Self { conn, shared, position, pending: None }
+        Self { conn, shared, position, pending: None, entries: RefCell::default() }
     }
 
     /// The connection, for typed statements in `store/schema`.

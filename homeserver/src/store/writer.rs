@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -76,6 +76,10 @@ impl Op {
 
 /// Log size at which the checkpoint thread is asked to work.
 const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Log size at which the writer itself begins it anew, between two groups.
+const WAL_RESET_BYTES: u64 = 8 << 20;
+/// How long a reset waits for readers of the old log.
+const WAL_RESET_WAIT: Duration = Duration::from_millis(20);
 /// Commits between two looks at the log's size.
 const WAL_LOOK_COMMITS: u32 = 32;
 
@@ -101,6 +105,7 @@ pub(super) fn spawn(
     })?;
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
+    let mut end = End { shared: shared.clone(), told: false };
     let mut writer = Writer {
         conn,
         counters,
@@ -113,8 +118,19 @@ pub(super) fn spawn(
         syncs: full,
         held: None,
     };
-    let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
+    let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || {
+        end.told = writer.run();
+    })?;
     Ok(thread)
+}
+
+/// What comes after a group.
+enum Next {
+    Go,
+    /// It was told to end.
+    Stop,
+    /// A [`super::Fault`] struck.
+    Cut,
 }
 
 struct Writer {
@@ -133,20 +149,43 @@ struct Writer {
     held: Option<Op>,
 }
 
+/// Says so when the writer ends without being told to, also by a panic.
+struct End {
+    shared: Arc<Shared>,
+    told: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.told {
+            tracing::error!("the database's writer has ended; nothing can be stored any more");
+            self.shared.failed.send_replace(true);
+        }
+    }
+}
+
 impl Writer {
-    fn run(&mut self) {
+    /// True if it was told to end.
+    fn run(&mut self) -> bool {
+        let mut told = true;
         while let Some(first) = self.held.take().or_else(|| self.queue.blocking_recv()) {
-            if !self.group(first) {
-                break;
+            match self.group(first) {
+                Next::Go => {}
+                Next::Stop => break,
+                Next::Cut => {
+                    told = false;
+                    break;
+                }
             }
         }
         self.queue.close();
         // Whoever still waits is told by the dropped sender.
         while self.queue.try_recv().is_ok() {}
+        told
     }
 
-    /// One transaction. False when the writer has to end.
-    fn group(&mut self, first: Op) -> bool {
+    /// One transaction.
+    fn group(&mut self, first: Op) -> Next {
         let soon = first.soon;
         let begun =
             self.sync_commits(!soon).and_then(|()| self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]));
@@ -164,7 +203,7 @@ impl Writer {
             stop |= op.stop;
             match self.one(op, &mut group, &pending) {
                 Some(answer) => answers.push(answer),
-                None => return false,
+                None => return Next::Cut,
             }
             if !stop && answers.len() < GROUP_OPS_MAX && started.elapsed() < GROUP_TIME_MAX {
                 next = self.queue.try_recv().ok();
@@ -176,7 +215,7 @@ impl Writer {
         if let Some(fault) = &self.shared.fault
             && fault.strikes()
         {
-            return false;
+            return Next::Cut;
         }
         let result = self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         self.counters = group.counters;
@@ -204,7 +243,7 @@ impl Writer {
             answer(result.clone());
         }
         self.look_at_log();
-        !stop
+        if stop { Next::Stop } else { Next::Go }
     }
 
     /// One operation in its SAVEPOINT; `None` if the power was cut.
@@ -255,20 +294,35 @@ impl Writer {
     }
 
     /// The transaction could not even begin: this caller hears why, the writer goes on.
-    fn refuse(&mut self, op: Op, error: rusqlite::Error) -> bool {
+    fn refuse(&mut self, op: Op, error: rusqlite::Error) -> Next {
         tracing::warn!(%error, "the database cannot be written");
         let stop = op.stop;
         drop(op);
-        !stop
+        if stop { Next::Stop } else { Next::Go }
     }
 
     fn look_at_log(&mut self) {
         self.commits += 1;
-        if self.commits % WAL_LOOK_COMMITS == 0
-            && std::fs::metadata(&self.wal).is_ok_and(|log| log.len() > WAL_CHECKPOINT_BYTES)
-        {
+        if self.commits % WAL_LOOK_COMMITS != 0 {
+            return;
+        }
+        let bytes = std::fs::metadata(&self.wal).map_or(0, |log| log.len());
+        if bytes > WAL_RESET_BYTES {
+            // While commits never pause, the checkpointer never sees the log's end; only between two groups can it begin
+            // anew. Most of it has been carried over by then, so this is short; a reader in the way puts it off.
+            if let Err(error) = self.reset_log() {
+                tracing::debug!(%error, "the database's log could not be reset yet");
+            }
+        } else if bytes > WAL_CHECKPOINT_BYTES {
             // Full means that one is under way already.
             let _ = self.ask.try_send(());
         }
+    }
+
+    fn reset_log(&self) -> rusqlite::Result<()> {
+        self.conn.busy_timeout(WAL_RESET_WAIT)?;
+        let result = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.conn.busy_timeout(super::BUSY)?;
+        result
     }
 }

@@ -7,3 +7,6 @@ pub mod pdu;
 pub mod resolve;
 pub mod version;
 pub mod visibility;
+
+#[cfg(test)]
+mod tests;

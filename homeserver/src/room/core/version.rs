@@ -1,5 +1,7 @@
 //! Owns the one table of room versions.
 
+use std::sync::{Arc, LazyLock};
+
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
 /// The version of a new room.
@@ -30,4 +32,12 @@ pub const SUPPORTED: &[Entry] = &[
 pub fn rules(version: &str) -> Option<RoomVersionRules> {
     SUPPORTED.iter().find(|entry| entry.id == version)?;
     RoomVersionId::try_from(version).ok()?.rules()
+}
+
+/// [`rules`], made once.
+pub fn shared(version: &str) -> Option<Arc<RoomVersionRules>> {
+    static SHARED: LazyLock<Vec<(&str, Arc<RoomVersionRules>)>> = LazyLock::new(|| {
+        SUPPORTED.iter().filter_map(|entry| Some((entry.id, Arc::new(rules(entry.id)?)))).collect()
+    });
+    SHARED.iter().find(|(id, _)| *id == version).map(|(_, rules)| rules.clone())
 }

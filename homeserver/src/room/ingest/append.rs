@@ -243,10 +243,7 @@ fn place(
 ) -> Result<(), StoreError> {
     let mut depth = Some(0);
     for prev in &event.prev {
-        let known: Option<(i64, i64)> =
-            tx.row("SELECT depth, flags FROM event WHERE nid = ?1", [*prev], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?;
+        let known = events::standing(tx, *prev)?;
         depth = match (depth, known) {
             (Some(depth), Some((prev, flags))) if flags & OUTLIER == 0 => Some(depth.max(prev)),
             _ => None,
@@ -368,7 +365,7 @@ fn counts(kind: &str, content: &serde_json::Value) -> bool {
 fn link(tx: &mut WriteTx<'_>, row: &RoomRow, event: &EventRow) -> Result<(), StoreError> {
     for prev in &event.prev {
         events::put_edge(tx, *prev, event.nid)?;
-        if events::remove_forward(tx, row.room, *prev)? == 0 && !in_timeline(tx, *prev)? {
+        if events::remove_forward(tx, row.room, *prev)? == 0 && !events::is_placed(tx, *prev)? {
             events::put_missing(tx, row.room, *prev, event.nid)?;
         }
     }
@@ -378,11 +375,6 @@ fn link(tx: &mut WriteTx<'_>, row: &RoomRow, event: &EventRow) -> Result<(), Sto
         events::put_forward(tx, row.room, event.nid)?;
     }
     Ok(())
-}
-
-fn in_timeline(tx: &ReadTx<'_>, nid: Nid) -> Result<bool, StoreError> {
-    let flags: Option<i64> = tx.row("SELECT flags FROM event WHERE nid = ?1", [nid], |row| row.get(0))?;
-    Ok(flags.is_some_and(|flags| flags & OUTLIER == 0))
 }
 
 /// How the resolved state changes by this event, as projections read it.
@@ -560,7 +552,7 @@ pub(in crate::room) fn history(
         events::put_timeline(tx, room, event.depth, seq, event.nid)?;
         for prev in &event.prev {
             events::put_edge(tx, *prev, event.nid)?;
-            if !in_timeline(tx, *prev)? {
+            if !events::is_placed(tx, *prev)? {
                 events::put_missing(tx, room, *prev, event.nid)?;
             }
         }

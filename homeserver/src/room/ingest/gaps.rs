@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName, room_version_rules::RoomVersionRules};
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, ServerName, events::room::server_acl::RoomServerAclEventContent,
+    room_version_rules::RoomVersionRules,
+};
 use tokio::sync::oneshot;
 
 use super::{
-    append,
+    append, load,
     outliers::state_map,
     worker::{Job, PduJob, Taken},
 };
@@ -20,7 +23,7 @@ use crate::{
         schema::{
             events::{self, OUTLIER},
             membership, rooms,
-            state::StateMap,
+            state::{self, StateMap},
         },
     },
 };
@@ -42,18 +45,22 @@ pub(in crate::room) struct Known {
     pub(in crate::room) version: Arc<str>,
     pub(in crate::room) rules: Arc<RoomVersionRules>,
     pub(in crate::room) resident: bool,
+    /// Which servers may speak; all, if there is no list.
+    pub(in crate::room) acl: Option<Arc<RoomServerAclEventContent>>,
+}
+
+impl Known {
+    /// Whether the room lets a server speak.
+    pub(in crate::room) fn lets(&self, server: &ServerName) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.is_allowed(server))
+    }
 }
 
 impl Rooms {
     /// The room's version, if it is known here in any form.
     pub(in crate::room) async fn known(&self, room: &RoomId) -> Result<Option<Known>, RoomError> {
-        let row = self.row(room).await?;
-        row.map(|row| {
-            let rules = version::rules(&row.version)
-                .ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
-            Ok(Known { version: row.version.into(), rules: Arc::new(rules), resident: row.resident })
-        })
-        .transpose()
+        let room = room.to_owned();
+        self.inner.store.read(move |tx| known(tx, &room)).await
     }
 
     /// Hands a verified event to the room's worker.
@@ -221,7 +228,10 @@ impl Rooms {
             if auth.iter().any(|id| missing.contains(id)) {
                 let still = self.inner.store.read(move |tx| super::outliers::unknown(tx, &auth)).await?;
                 if still.iter().any(|id| missing.contains(id)) {
-                    self.fetch_auth(server, known, event).await?;
+                    // Without it those events are rejected, and the others are history all the same.
+                    if let Err(error) = self.fetch_auth(server, known, event).await {
+                        tracing::debug!(%server, %error, "auth events of history could not be had");
+                    }
                 }
             }
         }
@@ -241,6 +251,21 @@ impl Rooms {
             })
             .await
     }
+}
+
+/// What is known of a room, in one look.
+fn known(tx: &ReadTx<'_>, room: &RoomId) -> Result<Option<Known>, RoomError> {
+    let Some(nid) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(None) };
+    let Some(row) = rooms::room(tx, nid)? else { return Ok(None) };
+    let rules =
+        version::shared(&row.version).ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
+    let acl = match state::current_of(tx, nid, "m.room.server_acl", "")? {
+        Some(acl) => load::pdu(tx, acl)?,
+        None => None,
+    };
+    // What cannot be read denies nobody, as the specification has it for the fields' defaults.
+    let acl = acl.and_then(|acl| serde_json::from_str(acl.content.get()).ok());
+    Ok(Some(Known { version: row.version.into(), rules, resident: row.resident, acl: acl.map(Arc::new) }))
 }
 
 fn unreachable(error: crate::room::FetchError) -> RoomError {

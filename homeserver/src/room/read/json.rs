@@ -4,7 +4,10 @@ use ruma::DeviceId;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    room::{ClientEvent, PduJson},
+    room::{
+        ClientEvent, PduJson,
+        project::{content, text},
+    },
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
         schema::{
@@ -51,6 +54,9 @@ pub fn client_event(
         let id = txn.split_once(' ').map_or(&*txn, |(_, id)| id);
         unsigned.put("transaction_id", text_json(id).as_bytes());
     }
+    if let Some(membership) = membership_at(tx, event, viewer.user)? {
+        unsigned.put("membership", text_json(&membership).as_bytes());
+    }
     if event.flags & REDACTED != 0
         && let Some(by) = event.redacted_by
         && let Some(redaction) = events::event(tx, by)?
@@ -83,6 +89,21 @@ pub fn client_event(
     RawValue::from_string(json).map_err(|_| StoreError::Corrupt("a stored event is no JSON"))
 }
 
+/// The viewer's membership at the event, its own effect included.
+fn membership_at(tx: &ReadTx<'_>, event: &EventRow, user: Nid) -> Result<Option<String>, StoreError> {
+    if user == Nid(0) {
+        return Ok(None);
+    }
+    let Some(sid) = event.state_after else { return Ok(None) };
+    let Some(skey) = tx.lookup_skey("m.room.member", &tx.text(user)?)? else { return Ok(None) };
+    let membership = match state::one(tx, sid, skey)? {
+        Some(nid) if nid == event.nid => text(&content(&event.client), "membership"),
+        Some(nid) => events::event(tx, nid)?.and_then(|member| text(&content(&member.client), "membership")),
+        None => None,
+    };
+    Ok(Some(membership.unwrap_or_else(|| "leave".to_owned())))
+}
+
 /// The newest edit by the same sender and the thread's summary, if there are any.
 fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Option<String>, StoreError> {
     let mut relations = Object::new();
@@ -107,27 +128,14 @@ fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Opti
         }
     }
     if let Some(thread) = tx.lookup(Kind::Name, "m.thread")? {
-        let count: i64 = tx
-            .row(
-                "SELECT count(*) FROM relation WHERE parent = ?1 AND rel = ?2",
-                (event.nid, thread),
-                |row| row.get(0),
-            )?
-            .unwrap_or(0);
+        let (count, mine) = events::relation_count(tx, event.nid, thread, viewer.user)?;
         if count > 0
             && let Some((latest, _)) = events::relations(tx, event.nid, Some(thread), 1)?.first()
             && let Some(latest) = events::event(tx, *latest)?
         {
-            let mine: i64 = tx
-                .row(
-                    "SELECT EXISTS(SELECT 1 FROM relation WHERE parent = ?1 AND rel = ?2 AND sender = ?3)",
-                    (event.nid, thread, viewer.user),
-                    |row| row.get(0),
-                )?
-                .unwrap_or(0);
             let mut summary = Object::new();
             summary.put("count", count.to_string().as_bytes());
-            let mine = mine > 0 || event.sender == viewer.user;
+            let mine = mine || event.sender == viewer.user;
             summary.put("current_user_participated", mine.to_string().as_bytes());
             summary.put("latest_event", shape(tx, &latest, viewer.room_id, None)?.as_bytes());
             relations.put("m.thread", summary.close().as_bytes());

@@ -130,7 +130,7 @@ impl Rooms {
                 else {
                     return Ok(false);
                 };
-                Ok(share(tx, one, other)?)
+                Ok(membership::share(tx, one, other)?)
             })
             .await
     }
@@ -142,24 +142,10 @@ impl Rooms {
     }
 }
 
-fn share(tx: &ReadTx<'_>, one: Nid, other: Nid) -> Result<bool, StoreError> {
-    Ok(tx
-        .row(
-            "SELECT 1 FROM member AS a JOIN member AS b ON b.room = a.room AND b.user = ?2 AND b.membership = 1 \
-             WHERE a.user = ?1 AND a.membership = 1 LIMIT 1",
-            (one, other),
-            |_| Ok(()),
-        )?
-        .is_some())
-}
-
 /// The state after the last event before a token.
 fn state_at(tx: &ReadTx<'_>, room: Nid, at: Token) -> Result<Option<i64>, StoreError> {
-    let nid: Option<Nid> = tx.row(
-        "SELECT nid FROM timeline WHERE room = ?1 AND (depth, seq) < (?2, ?3) ORDER BY depth DESC, seq DESC LIMIT 1",
-        (room, at.depth, at.seq),
-        |row| row.get(0),
-    )?;
+    let last = events::places(tx, room, (at.depth, at.seq), true, 1)?;
+    let nid = last.first().map(|(_, _, nid)| *nid);
     Ok(match nid {
         Some(nid) => events::event(tx, nid)?.and_then(|event| event.state_after),
         None => None,

@@ -84,13 +84,22 @@ impl Rooms {
         loop {
             let (user_id, room_id, one) = (user.to_owned(), room.to_owned(), query.clone());
             let now_ms = self.inner.clock.now_ms();
-            let (messages, ended) =
+            let (messages, lacking) =
                 self.inner.store.read(move |tx| messages(tx, &user_id, &room_id, &one, now_ms)).await?;
             // The timeline may go on elsewhere.
-            let more = query.backwards && ended && rounds < BACKFILL_ROUNDS;
+            let more = query.backwards && lacking && rounds < BACKFILL_ROUNDS;
             rounds += 1;
-            if !more || !self.backfill(room).await? {
+            if !more {
                 return Ok(messages);
+            }
+            match self.backfill(room).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(messages),
+                // What is here is an answer all the same.
+                Err(error) => {
+                    tracing::debug!(%room, %error, "older events could not be had");
+                    return Ok(messages);
+                }
             }
         }
     }
@@ -179,9 +188,12 @@ fn messages(
     let viewer = viewer(&access, now_ms);
     let state = if query.lazy_members { senders(tx, &access, &events, &viewer)? } else { Vec::new() };
     let chunk = events.iter().map(|event| client_event(tx, event, &viewer)).collect::<Result<Vec<_>, _>>()?;
+    // A gap inside the page is as good a reason to ask others as the end.
+    let newest = start.depth.min(access.row.depth);
+    let gap = query.backwards && events::gap_between(tx, access.row.room, next.depth, newest)?;
     // A page that is not full because the viewer may see little goes on, one at the end does not.
     let end = if ended && chunk.len() < limit { None } else { Some(next) };
-    Ok((Messages { start, end, chunk, state }, ended))
+    Ok((Messages { start, end, chunk, state }, ended || gap))
 }
 
 /// Member events of the senders of `events`.

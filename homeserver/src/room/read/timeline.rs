@@ -53,17 +53,14 @@ impl FromStr for Token {
 /// The token just after everything that had happened in the room at stream position `seq` (for a client that pages from
 /// a sync token).
 pub fn token_at(tx: &ReadTx<'_>, room: Nid, seq: Seq) -> Result<Token, StoreError> {
-    let newest: Option<(i64, Seq)> = tx.row(
-        "SELECT event.depth, event.seq FROM stream JOIN event ON event.nid = stream.ref \
-         WHERE stream.room = ?1 AND stream.seq <= ?2 AND stream.kind = 1 ORDER BY stream.seq DESC LIMIT 1",
-        (room, seq),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let newest = events::newest_at(tx, room, seq)?;
     Ok(newest.map_or(Token::START, |(depth, seq)| Token { depth, seq: Seq(seq.0.saturating_add(1)) }))
 }
 
 /// Events that one page looks at, at most, however few of them the viewer may see.
 const SCAN_MAX: usize = 2000;
+/// Places read at a time.
+const LOOK: u32 = 50;
 
 /// A page of what the viewer may see.
 pub(in crate::room) struct Page {
@@ -88,7 +85,8 @@ pub(in crate::room) fn page(
     let mut page = Page { events: Vec::new(), next: from, ended: false };
     let mut scanned = 0;
     while page.events.len() < limit && scanned < SCAN_MAX {
-        let places = places(tx, access.row.room, page.next, backwards, limit.min(100))?;
+        let from = (page.next.depth, page.next.seq);
+        let places = events::places(tx, access.row.room, from, backwards, LOOK)?;
         if places.is_empty() {
             page.ended = true;
             break;
@@ -112,23 +110,4 @@ pub(in crate::room) fn page(
         }
     }
     Ok(page)
-}
-
-/// Places of the timeline from a token on, in the order of the direction.
-fn places(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    from: Token,
-    backwards: bool,
-    limit: usize,
-) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
-    let sql = if backwards {
-        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) < (?2, ?3) \
-         ORDER BY depth DESC, seq DESC LIMIT ?4"
-    } else {
-        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) >= (?2, ?3) \
-         ORDER BY depth, seq LIMIT ?4"
-    };
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    tx.rows(sql, (room, from.depth, from.seq, limit), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }

@@ -1,7 +1,9 @@
 //! Rooms by themselves: a node with its store, its identity and nobody else on the network.
 
+mod crash;
 mod federation;
 mod local;
+mod visibility;
 
 use std::{path::Path, sync::Arc};
 

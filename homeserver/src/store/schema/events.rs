@@ -213,6 +213,60 @@ pub fn auth(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<Vec<Nid>>, StoreError> {
     })
 }
 
+/// Depth and flags of an event, if it is here.
+pub fn standing(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<(i64, i64)>, StoreError> {
+    tx.row("SELECT depth, flags FROM event WHERE nid = ?1", [nid], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Whether an event is here with a place in the graph.
+pub fn is_placed(tx: &ReadTx<'_>, nid: Nid) -> Result<bool, StoreError> {
+    Ok(standing(tx, nid)?.is_some_and(|(_, flags)| flags & OUTLIER == 0))
+}
+
+/// Places of the timeline from (depth, seq) on, in the order of the direction: smaller ones backwards, equal or greater
+/// ones forwards.
+pub fn places(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    from: (i64, Seq),
+    backwards: bool,
+    limit: u32,
+) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
+    let sql = if backwards {
+        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) < (?2, ?3) \
+         ORDER BY depth DESC, seq DESC LIMIT ?4"
+    } else {
+        "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) >= (?2, ?3) \
+         ORDER BY depth, seq LIMIT ?4"
+    };
+    tx.rows(sql, (room, from.0, from.1, limit), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+}
+
+/// Depth and seq of the newest event of the stream at or before `seq`.
+pub fn newest_at(tx: &ReadTx<'_>, room: Nid, seq: Seq) -> Result<Option<(i64, Seq)>, StoreError> {
+    tx.row(
+        "SELECT event.depth, event.seq FROM stream JOIN event ON event.nid = stream.ref \
+         WHERE stream.room = ?1 AND stream.seq <= ?2 AND stream.kind = 1 ORDER BY stream.seq DESC LIMIT 1",
+        (room, seq),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Number of children of `parent` in the way `rel`, and whether one is by `sender`.
+pub fn relation_count(
+    tx: &ReadTx<'_>,
+    parent: Nid,
+    rel: Nid,
+    sender: Nid,
+) -> Result<(i64, bool), StoreError> {
+    let found = tx.row(
+        "SELECT count(*), coalesce(max(sender = ?3), 0) FROM relation WHERE parent = ?1 AND rel = ?2",
+        (parent, rel, sender),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
 /// Stores an event, or (an outlier that gets its place) stores it anew.
 pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
     let prev = put_list(event.prev.iter().map(|nid| nid.0));
@@ -367,6 +421,17 @@ pub fn backward(tx: &ReadTx<'_>, room: Nid, limit: u32) -> Result<Vec<(Nid, i64)
         (room, limit),
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
+}
+
+/// Whether an event of the timeline between two depths builds on something that is not here.
+pub fn gap_between(tx: &ReadTx<'_>, room: Nid, oldest: i64, newest: i64) -> Result<bool, StoreError> {
+    let found = tx.row(
+        "SELECT 1 FROM missing_prev JOIN event ON event.nid = missing_prev.child \
+         WHERE missing_prev.room = ?1 AND event.depth BETWEEN ?2 AND ?3 LIMIT 1",
+        (room, oldest, newest),
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
 }
 
 /// Notes that `child` relates to `parent` in the way `rel`.

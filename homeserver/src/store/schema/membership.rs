@@ -206,6 +206,17 @@ pub fn sharing_users(tx: &ReadTx<'_>, user: Nid) -> Result<Vec<Nid>, StoreError>
     )
 }
 
+/// Whether two users are joined to one room.
+pub fn share(tx: &ReadTx<'_>, one: Nid, other: Nid) -> Result<bool, StoreError> {
+    let found = tx.row(
+        "SELECT 1 FROM member AS a JOIN member AS b ON b.room = a.room AND b.user = ?2 AND b.membership = 1 \
+         WHERE a.user = ?1 AND a.membership = 1 LIMIT 1",
+        (one, other),
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
 /// Writes or removes a member.
 pub fn put_member(
     tx: &mut WriteTx<'_>,

@@ -103,8 +103,17 @@ fn snapshot(tx: &ReadTx<'_>, sid: i64) -> Result<Snapshot, StoreError> {
     found.ok_or(StoreError::Corrupt("state snapshot missing"))
 }
 
-/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] + 1 rows.
+/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] rows, and none if the transaction asked before.
 pub fn one(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
+    if let Some(known) = tx.entries.borrow().get(&(sid, skey)) {
+        return Ok(*known);
+    }
+    let found = look_up(tx, sid, skey)?;
+    tx.entries.borrow_mut().insert((sid, skey), found);
+    Ok(found)
+}
+
+fn look_up(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
     let mut sid = Some(sid);
     while let Some(at) = sid {
         let snapshot = snapshot(tx, at)?;
