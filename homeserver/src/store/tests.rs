@@ -60,7 +60,9 @@ async fn a_cut_leaves_whole_operations_only() {
     for writes in 0..12 {
         let fault = Fault::new();
         let store = open(dir.path(), Some(fault.clone()));
-        let before = store.read(|tx| count(tx)).await.unwrap();
+        let before = store.read(count).await.unwrap();
+        let failed = tokio::time::timeout(Duration::from_millis(20), store.failed());
+        assert!(failed.await.is_err(), "the writer lives");
         fault.arm(writes);
         let mut answered = 0;
         for n in 0.. {
@@ -76,9 +78,10 @@ async fn a_cut_leaves_whole_operations_only() {
             }
             answered += 1;
         }
+        store.failed().await;
         drop(store);
         let store = open(dir.path(), None);
-        assert_eq!(store.read(|tx| count(tx)).await.unwrap(), before + 2 * answered);
+        assert_eq!(store.read(count).await.unwrap(), before + 2 * answered);
     }
 }
 

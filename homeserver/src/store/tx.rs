@@ -10,6 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{Kind, Nid, Seq, Shared, StoreError, ids::skey_text};
 
+/// Texts that a group interned, for the cache after its commit.
+pub(super) type Pending = RefCell<Vec<(Kind, Arc<str>, Nid)>>;
+
 /// One snapshot of the database.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
@@ -17,7 +20,7 @@ pub struct ReadTx<'a> {
     /// Position published before the snapshot began: everything up to it is in the snapshot.
     position: Seq,
     /// What this group interned, told to the cache after the commit. `None` in a read, which fills the cache itself.
-    pending: Option<&'a RefCell<Vec<(Kind, Arc<str>, Nid)>>>,
+    pending: Option<&'a Pending>,
     /// Entries of state snapshots that were looked up. Snapshots never change, so this cannot be wrong.
     pub(super) entries: RefCell<HashMap<(i64, Nid), Option<Nid>>>,
 }
@@ -134,7 +137,7 @@ pub enum Touched {
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
     group: &'a mut Group,
-    pending: &'a RefCell<Vec<(Kind, Arc<str>, Nid)>>,
+    pending: &'a Pending,
 }
 
 impl<'a> std::ops::Deref for WriteTx<'a> {
@@ -150,7 +153,7 @@ impl<'a> WriteTx<'a> {
         conn: &'a Connection,
         shared: &'a Shared,
         group: &'a mut Group,
-        pending: &'a RefCell<Vec<(Kind, Arc<str>, Nid)>>,
+        pending: &'a Pending,
     ) -> Self {
         let read = ReadTx { pending: Some(pending), ..ReadTx::new(conn, shared) };
         Self { read, group, pending }

@@ -14,16 +14,19 @@ use tokio::sync::{mpsc::Receiver, oneshot};
 
 use super::{
     GROUP_OPS_MAX, GROUP_TIME_MAX, Shared, StoreError,
-    tx::{Counters, Group, WriteTx},
+    tx::{Counters, Group, Pending, WriteTx},
 };
 
 /// A queued operation.
 pub(super) struct Op {
-    run: Box<dyn FnOnce(&mut WriteTx<'_>) -> (bool, Answer) + Send>,
+    run: Run,
     stop: bool,
     /// Need not be on the disk when it is answered: see [`super::Store::write_soon`].
     soon: bool,
 }
+
+/// Does it, and says whether it is to be kept.
+type Run = Box<dyn FnOnce(&mut WriteTx<'_>) -> (bool, Answer) + Send>;
 
 /// Tells the caller how it went, once the group's fate is known.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -105,7 +108,7 @@ pub(super) fn spawn(
     })?;
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
-    let mut end = End { shared: shared.clone(), told: false };
+    let end = End { shared: shared.clone(), told: false };
     let mut writer = Writer {
         conn,
         counters,
@@ -119,7 +122,10 @@ pub(super) fn spawn(
         held: None,
     };
     let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || {
-        end.told = writer.run();
+        // Taken whole: the thread's end is its end.
+        let mut end = end;
+        let told = writer.run();
+        end.told = told;
     })?;
     Ok(thread)
 }
@@ -247,12 +253,7 @@ impl Writer {
     }
 
     /// One operation in its SAVEPOINT; `None` if the power was cut.
-    fn one(
-        &self,
-        op: Op,
-        group: &mut Group,
-        pending: &RefCell<Vec<(super::Kind, Arc<str>, super::Nid)>>,
-    ) -> Option<Answer> {
+    fn one(&self, op: Op, group: &mut Group, pending: &Pending) -> Option<Answer> {
         let counters = group.counters;
         let touched = group.touched.len();
         let interned = pending.borrow().len();
@@ -294,7 +295,7 @@ impl Writer {
     }
 
     /// The transaction could not even begin: this caller hears why, the writer goes on.
-    fn refuse(&mut self, op: Op, error: rusqlite::Error) -> Next {
+    fn refuse(&self, op: Op, error: rusqlite::Error) -> Next {
         tracing::warn!(%error, "the database cannot be written");
         let stop = op.stop;
         drop(op);
@@ -303,7 +304,7 @@ impl Writer {
 
     fn look_at_log(&mut self) {
         self.commits += 1;
-        if self.commits % WAL_LOOK_COMMITS != 0 {
+        if !self.commits.is_multiple_of(WAL_LOOK_COMMITS) {
             return;
         }
         let bytes = std::fs::metadata(&self.wal).map_or(0, |log| log.len());

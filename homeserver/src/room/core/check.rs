@@ -66,9 +66,8 @@ pub fn wanted_keys(
 ) -> Result<Vec<(OwnedServerName, Vec<String>)>, Malformed> {
     let servers = required_server_signatures_to_verify_event(object, &rules.signatures)
         .map_err(|error| Malformed(error.to_string()))?;
-    let signatures = match object.get("signatures") {
-        Some(CanonicalJsonValue::Object(signatures)) => signatures,
-        _ => return Err(Malformed("`signatures` is no object".into())),
+    let Some(CanonicalJsonValue::Object(signatures)) = object.get("signatures") else {
+        return Err(Malformed("`signatures` is no object".into()));
     };
     servers
         .into_iter()

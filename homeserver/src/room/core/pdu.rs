@@ -72,9 +72,8 @@ impl Pdu {
             return Err(Malformed("the event belongs to another room".into()));
         }
         let kind = string(object, "type")?;
-        let content = match object.get("content") {
-            Some(CanonicalJsonValue::Object(content)) => content,
-            _ => return Err(Malformed("`content` is no object".into())),
+        let Some(CanonicalJsonValue::Object(content)) = object.get("content") else {
+            return Err(Malformed("`content` is no object".into()));
         };
         let raw = serde_json::value::to_raw_value(content).map_err(|error| Malformed(error.to_string()))?;
         Ok(Self {

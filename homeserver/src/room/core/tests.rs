@@ -68,7 +68,7 @@ impl Room {
 
     /// The event on a state, not judged.
     fn event(
-        &mut self,
+        &self,
         state: &NumberMap,
         sender: &str,
         kind: &str,
@@ -261,7 +261,7 @@ proptest! {
                                                         acts in acts()) {
         let users = [ALICE, BOB, CAROL, DAVE];
         let (mut room, base) = Room::new(version);
-        let mut branches = vec![base.clone(), base.clone(), base];
+        let mut branches = [base.clone(), base.clone(), base];
         for act in acts {
             let (who, whom) = (users[act.who], users[act.whom]);
             let state = &mut branches[act.branch];
@@ -305,7 +305,7 @@ fn rules_by_version() {
         let (mut room, state) = Room::new(version.id);
         let mut closed = state.clone();
         room.must(&mut closed, BOB, "m.room.join_rules", "", json!({ "join_rule": "invite" }));
-        let mut ask = |state: &NumberMap, sender: &str, kind: &str, key: &str, content: Value| {
+        let ask = |state: &NumberMap, sender: &str, kind: &str, key: &str, content: Value| {
             let pdu = room.event(state, sender, kind, key, &content, 2);
             room.judge(state, &pdu).is_ok()
         };

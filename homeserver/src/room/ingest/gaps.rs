@@ -172,7 +172,7 @@ impl Rooms {
         let mut all = self.verify_all(&pdu.room, chain, &known.rules).await;
         all.extend(state);
         self.store_outliers(&known.rules, all).await?;
-        let map = self.inner.store.write(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
+        let map = self.inner.store.read(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
         if map.is_empty() {
             return Err(RoomError::Rejected(format!("{origin} told no usable state")));
         }

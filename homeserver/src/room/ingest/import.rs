@@ -59,7 +59,7 @@ impl Rooms {
         let all: Vec<FullEvent> = chain.chain(state.iter().cloned()).collect();
         drop(state);
         self.store_outliers(&rules, all).await?;
-        let map = self.inner.store.write(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
+        let map = self.inner.store.read(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
         let (for_check, pdu, checked) = (rules.clone(), join.pdu.clone(), map.clone());
         self.inner.store.read(move |tx| allowed(tx, &for_check, &pdu, &checked)).await?;
 
@@ -103,6 +103,7 @@ impl Rooms {
                 row.head = old.as_ref().map_or(0, |old| old.head + 1);
                 row.depth = depth.saturating_sub(1).max(0);
                 row.msgs = old.as_ref().map_or(0, |old| old.msgs);
+                row.public = old.as_ref().is_some_and(|old| old.public);
                 rooms::put_room(tx, &row)?;
                 Ok(row)
             })

@@ -18,7 +18,7 @@ use crate::{
         core::pdu::{CREATE, FullEvent, Pdu},
     },
     store::{
-        Nid, ReadTx, StoreError, WriteTx,
+        Nid, ReadTx, StoreError,
         schema::{
             events::{self, REJECTED},
             state::StateMap,
@@ -152,10 +152,7 @@ fn order(list: &[FullEvent]) -> Vec<usize> {
 }
 
 /// The state that a list of stored events makes. Rejected ones have no say.
-pub(in crate::room) fn state_map(
-    tx: &mut WriteTx<'_>,
-    list: &[OwnedEventId],
-) -> Result<StateMap, StoreError> {
+pub(in crate::room) fn state_map(tx: &ReadTx<'_>, list: &[OwnedEventId]) -> Result<StateMap, StoreError> {
     let mut map = StateMap::new();
     for id in list {
         if let Some(event) = events::event_by_id(tx, id)?

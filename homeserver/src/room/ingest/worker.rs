@@ -467,7 +467,7 @@ impl Worker {
         }
         // Not on the present head: everything on its way has to be decided first.
         self.drain().await;
-        let missing_prev = self.missing_prev(job).await?;
+        let missing_prev = missing_prev(&self.tools.store, job).await?;
         if !missing_auth.is_empty() || (job.state.is_none() && !missing_prev.is_empty()) {
             return Ok(Step::Answer(Taken::Missing { prev: missing_prev, auth: missing_auth }));
         }
@@ -476,11 +476,6 @@ impl Worker {
 
     fn known_auth(&self, id: &OwnedEventId) -> Option<Arc<Pdu>> {
         self.auth.get(id).cloned().or_else(|| self.head.as_ref()?.by_id(id))
-    }
-
-    async fn missing_prev(&mut self, job: &PduJob) -> Result<Vec<OwnedEventId>, RoomError> {
-        let prev = job.event.pdu.prev.clone();
-        Ok(self.tools.store.read(move |tx| place::missing(tx, &prev)).await?)
     }
 
     /// The event builds on the present state.
@@ -550,6 +545,11 @@ impl Worker {
 enum Step {
     Answer(Taken),
     Append { decided: Box<Append>, reason: String, linear: bool },
+}
+
+async fn missing_prev(store: &Store, job: &PduJob) -> Result<Vec<OwnedEventId>, RoomError> {
+    let prev = job.event.pdu.prev.clone();
+    Ok(store.read(move |tx| place::missing(tx, &prev)).await?)
 }
 
 fn forward(job: &PduJob) -> Forward {

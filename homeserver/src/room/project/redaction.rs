@@ -12,7 +12,7 @@ use super::{content, relations};
 use crate::{
     room::core::pdu,
     store::{
-        Nid, StoreError, WriteTx,
+        Nid, ReadTx, StoreError, WriteTx,
         schema::events::{self, EventRow, NO_ROOM_ID, REDACTED},
     },
 };
@@ -57,7 +57,7 @@ pub(in crate::room) fn apply(
 
 /// An event has come: prunes it in place if a redaction waits for it, and gives those that are to be shown now.
 pub(in crate::room) fn arrive(
-    tx: &mut WriteTx<'_>,
+    tx: &ReadTx<'_>,
     rules: &RoomVersionRules,
     room_id: &RoomId,
     event: &mut EventRow,
@@ -84,7 +84,7 @@ pub(in crate::room) fn arrive(
     Ok(shown)
 }
 
-fn allowed(tx: &WriteTx<'_>, target: &EventRow, sender: Nid, power: bool) -> Result<bool, StoreError> {
+fn allowed(tx: &ReadTx<'_>, target: &EventRow, sender: Nid, power: bool) -> Result<bool, StoreError> {
     if power || target.sender == sender {
         return Ok(true);
     }

@@ -29,7 +29,7 @@ pub(in crate::room) fn apply(room: &mut RoomRow, changes: &[StateChange]) {
             "m.room.history_visibility" => room.history = field("history_visibility"),
             "m.room.guest_access" => room.guest = field("guest_access"),
             // A room that was encrypted once stays so, whatever the state says later.
-            "m.room.encryption" => room.encryption = field("algorithm").or(room.encryption.take()),
+            "m.room.encryption" => room.encryption = field("algorithm").or_else(|| room.encryption.take()),
             "m.room.tombstone" => room.tombstone = field("replacement_room"),
             _ => {}
         }

@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::{Node, message, state};
+use super::{Node, state};
 use crate::{
     room::{
         Draft, Fetch, FetchError, PduJson, RoomError, Rooms, core::version, federation::JoinAnswer,
@@ -340,7 +340,7 @@ async fn forks_resolve_the_same_everywhere_and_projections_follow() {
             list.iter().map(|(pdu, _)| pdu.clone()).collect()
         };
         // Each hears of the others in another order.
-        let orders: [(&Node, Vec<(&Node, Vec<PduJson>)>); 3] = [
+        let orders = [
             (&a, vec![(&b, events(&from_b)), (&c, events(&from_c))]),
             (&b, vec![(&c, events(&from_c)), (&a, events(&from_a))]),
             (&c, vec![(&a, events(&from_a)), (&b, events(&from_b))]),
@@ -514,7 +514,6 @@ async fn a_redaction_that_comes_first_waits() {
         let event = a.rooms.event(&alice, &room, &target).await.unwrap();
         assert!(!event.get().contains("regretted") && event.get().contains("redacted_because"), "{event}");
     }
-    let _ = message("");
 }
 
 #[tokio::test]

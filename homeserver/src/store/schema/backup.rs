@@ -68,7 +68,12 @@ pub fn create(tx: &mut WriteTx<'_>, user: Nid, algorithm: &str) -> Result<i64, S
 }
 
 /// Changes what a backup's keys are encrypted to (its signatures, that is).
-pub fn set_algorithm(tx: &mut WriteTx<'_>, user: Nid, version: i64, algorithm: &str) -> Result<(), StoreError> {
+pub fn set_algorithm(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    version: i64,
+    algorithm: &str,
+) -> Result<(), StoreError> {
     tx.execute(
         "UPDATE backup SET algorithm = ?3 WHERE user = ?1 AND version = ?2",
         (user, version, algorithm),
@@ -78,7 +83,10 @@ pub fn set_algorithm(tx: &mut WriteTx<'_>, user: Nid, version: i64, algorithm: &
 
 /// Deletes a backup; its number stays used.
 pub fn delete(tx: &mut WriteTx<'_>, user: Nid, version: i64) -> Result<(), StoreError> {
-    tx.execute("UPDATE backup SET deleted = 1, algorithm = '' WHERE user = ?1 AND version = ?2", (user, version))?;
+    tx.execute(
+        "UPDATE backup SET deleted = 1, algorithm = '' WHERE user = ?1 AND version = ?2",
+        (user, version),
+    )?;
     tx.execute("DELETE FROM backup_key WHERE user = ?1 AND version = ?2", (user, version)).map(drop)
 }
 

@@ -507,8 +507,19 @@ pub fn put_txn(
         "INSERT INTO txn_id(user, device, txn, event, ts) VALUES(?1, ?2, ?3, ?4, ?5)",
         (user, device, txn, event, ts),
     )?;
+    if event.0 % TXN_SWEEP_EVERY == 0 {
+        tx.execute(
+            "DELETE FROM txn_id WHERE user = ?1 AND device = ?2 AND ts < ?3",
+            (user, device, ts - TXN_KEPT_MS),
+        )?;
+    }
     Ok(())
 }
+
+/// How long a transaction is known: far longer than a client repeats one.
+const TXN_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
+/// One event in so many sweeps its device's old transactions out.
+const TXN_SWEEP_EVERY: i64 = 256;
 
 /// The transaction id under which this device sent this event, for `unsigned.transaction_id`.
 pub fn txn_of_event(
