@@ -44,6 +44,8 @@ pub fn client_event(
     unsigned.put("age", age.to_string().as_bytes());
     if viewer.joined.is_some_and(|joined| event.seq.is_some_and(|seq| seq >= joined)) {
         unsigned.put("membership", b"\"join\"");
+    } else if let Some(membership) = membership_at(tx, event, viewer.user)? {
+        unsigned.put("membership", text_json(&membership).as_bytes());
     }
     if let Some(device) = viewer.device
         && viewer.user == event.sender
@@ -53,9 +55,6 @@ pub fn client_event(
         // Stored with the room before it: see `send`.
         let id = txn.split_once(' ').map_or(&*txn, |(_, id)| id);
         unsigned.put("transaction_id", text_json(id).as_bytes());
-    }
-    if let Some(membership) = membership_at(tx, event, viewer.user)? {
-        unsigned.put("membership", text_json(&membership).as_bytes());
     }
     if event.flags & REDACTED != 0
         && let Some(by) = event.redacted_by
