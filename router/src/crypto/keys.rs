@@ -1,5 +1,6 @@
 //! Owns a node's secret key: signatures under a domain, and its Diffie-Hellman form.
 use super::{Entropy, random};
+use crate::config::SignatureMemory;
 use crate::id::NodeId;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use std::fmt;
@@ -59,6 +60,28 @@ impl NodeId {
         let key = VerifyingKey::from_bytes(self.as_bytes()).map_err(|_| BadSignature)?;
         key.verify_strict(&signed_bytes(domain, message), &Signature::from_bytes(sig))
             .map_err(|_| BadSignature)
+    }
+
+    /// As [`Self::verify`], but a signature that `memory` knows is not checked again. Also says whether it was checked.
+    pub fn verify_remembering(
+        &self,
+        memory: Option<&dyn SignatureMemory>,
+        domain: &str,
+        message: &[u8],
+        sig: &[u8; 64],
+    ) -> (Result<(), BadSignature>, bool) {
+        let Some(memory) = memory else { return (self.verify(domain, message, sig), true) };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.as_bytes()).update(sig).update(domain.as_bytes()).update(&[0]).update(message);
+        let digest = *hasher.finalize().as_bytes();
+        if memory.is_known(&digest) {
+            return (Ok(()), false);
+        }
+        let result = self.verify(domain, message, sig);
+        if result.is_ok() {
+            memory.remember(digest);
+        }
+        (result, true)
     }
 
     /// The key on the Montgomery curve. Refuses what is no point, has another spelling, or is of small order, so that

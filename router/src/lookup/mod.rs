@@ -19,10 +19,11 @@ mod tests;
 pub use locator::{Coords, Hop, Locator, Position};
 pub use record::{AccountRecord, LocatorRecord};
 
-use crate::config::Config;
+use crate::config::{Config, SignatureMemory};
 use crate::crypto::{Entropy, SecretKey, hash, random};
 use crate::error::Unreachable;
 use crate::id::{NodeId, Port, Target};
+use crate::rate::Rate;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
 use crate::wire::body::find::{
@@ -36,6 +37,7 @@ use publish::{Due, Publication};
 use record::TTL_MAX;
 use search::{Goal, PATHS, Search};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use store::Store;
 
 /// A place in the key space of the lookup: BLAKE3 of a node's key or of an account. Distance is XOR.
@@ -133,6 +135,8 @@ pub struct LookupStats {
     pub refused: u64,
     /// Bodies that could not be read, or answer nothing that was asked.
     pub dropped_body: u64,
+    /// Questions of others dropped because too many came by one ingress.
+    pub dropped_budget: u64,
     /// Signatures checked.
     pub signatures_checked: u64,
 }
@@ -143,6 +147,7 @@ pub struct Lookup {
     me: NodeId,
     place: Place,
     verify_account: fn(&AccountRecord) -> bool,
+    checked: Option<Arc<dyn SignatureMemory>>,
     /// For tokens.
     boot_secret: [u8; 32],
     own: Position,
@@ -162,7 +167,7 @@ pub struct Lookup {
     questions: BTreeMap<u64, Question>,
     /// Searches that get us to know nodes far from our place: rounds done since when, and when the next is due.
     joining: Joining,
-    checks: Checks,
+    budgets: BTreeMap<Port, Budget>,
     out: VecDeque<Outbound>,
     events: VecDeque<LookupEvent>,
     wake: Option<Instant>,
@@ -209,6 +214,7 @@ impl Lookup {
             me,
             place,
             verify_account: config.verify_account,
+            checked: config.checked.clone(),
             boot_secret: random(entropy),
             own: Position::default(),
             own_record: None,
@@ -222,7 +228,7 @@ impl Lookup {
             publications: BTreeMap::from([(None, Publication::new(place, now))]),
             questions: BTreeMap::new(),
             joining: Joining::default(),
-            checks: Checks { left: CHECKS_BURST, refilled_at: now },
+            budgets: BTreeMap::new(),
             out: VecDeque::new(),
             events: VecDeque::new(),
             wake: None,
@@ -319,8 +325,13 @@ impl Lookup {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), FrameError> {
+        let asks = matches!(packet.first(), Some(&(body::FIND | body::STORE | body::REFRESH)));
+        if asks && !self.budget(ingress, now).answers.take(now) {
+            self.stats.dropped_budget += 1;
+            return Ok(());
+        }
         let result = match packet.first() {
-            Some(&body::FIND) => Find::decode(packet).map(|find| self.on_find(&find, way, packet.len(), now)),
+            Some(&body::FIND) => Find::decode(packet).map(|find| self.on_find(&find, ingress, way, packet.len(), now)),
             Some(&body::FOUND) => Found::decode(packet).map(|found| self.on_found(found, entropy, now)),
             Some(&body::STORE) => {
                 StoreBody::decode(packet).map(|store| self.on_store(store, ingress, way, now))
@@ -420,8 +431,9 @@ impl Lookup {
 
     // Questions of others.
 
-    fn on_find(&mut self, find: &Find, way: &[u8], len: usize, now: Instant) {
+    fn on_find(&mut self, find: &Find, ingress: Port, way: &[u8], len: usize, now: Instant) {
         self.stats.answers += 1;
+        self.on_asker(find.asker.as_ref(), ingress, now);
         let query = Query { what: find.what, place: find.place };
         let is_me = find.what != What::Account && self.place.starts_with(query.prefix());
         let mut more = false;
@@ -462,6 +474,23 @@ impl Lookup {
         self.answer(&found, way, len);
     }
 
+    /// Who asks, and says so, becomes a contact.
+    fn on_asker(&mut self, asker: Option<&LocatorRecord>, ingress: Port, now: Instant) {
+        let Some(asker) = asker else { return };
+        let known = self.contacts.get(&asker.node);
+        if known.is_some_and(|known| known.peer || known.position.seq >= asker.seq)
+            || !self.budget(ingress, now).checks.take(now)
+        {
+            return;
+        }
+        if self.is_genuine(asker) {
+            let position = Position { seq: asker.seq, locator: asker.locator.clone().into() };
+            self.meet(asker.node, position, false, now);
+        } else {
+            self.stats.refused += 1;
+        }
+    }
+
     fn on_store(&mut self, store: StoreBody, ingress: Port, way: &[u8], now: Instant) {
         let token = self.token(way);
         let stored = hash::equal(&token, &store.token) && self.keep(store.record, ingress, now);
@@ -474,14 +503,16 @@ impl Lookup {
             Record::Account(record) => (record.node, record.seq),
         };
         let outdated = self.store.seq(&record).is_some_and(|known| known > seq);
-        if node == self.me || outdated || !self.checks.allow(now) {
+        if node == self.me || outdated || !self.budget(ingress, now).checks.take(now) {
             self.stats.refused += 1;
             return false;
         }
-        self.stats.signatures_checked += 1;
         let genuine = match &record {
-            Record::Locator(record) => record.verify().is_ok(),
-            Record::Account(record) => record.verify().is_ok() && (self.verify_account)(record),
+            Record::Locator(record) => self.is_genuine(record),
+            Record::Account(record) => {
+                self.stats.signatures_checked += 1;
+                record.verify().is_ok() && (self.verify_account)(record)
+            }
         };
         if !genuine {
             self.stats.refused += 1;
@@ -513,9 +544,25 @@ impl Lookup {
         self.out.push_back(Outbound::back(&Bytes::copy_from_slice(way), 0, &body));
     }
 
+    fn budget(&mut self, ingress: Port, now: Instant) -> &mut Budget {
+        if self.budgets.len() >= INGRESSES_MAX && !self.budgets.contains_key(&ingress) {
+            self.budgets.clear();
+        }
+        self.budgets.entry(ingress).or_insert_with(|| Budget {
+            answers: Rate::new(ANSWERS_BURST, ANSWERS_PER_SECOND, now),
+            checks: Rate::new(CHECKS_BURST, CHECKS_PER_SECOND, now),
+        })
+    }
+
     /// Shows that whoever has it receives what is sent along that way.
     fn token(&self, way: &[u8]) -> [u8; 16] {
         hash::mac(&self.boot_secret, "store", &[way])
+    }
+
+    fn is_genuine(&mut self, record: &LocatorRecord) -> bool {
+        let (result, checked) = record.verify_remembering(self.checked.as_deref());
+        self.stats.signatures_checked += u64::from(checked);
+        result.is_ok()
     }
 
     fn own_record(&mut self) -> &LocatorRecord {
@@ -590,8 +637,7 @@ impl Lookup {
             if record.node == self.me {
                 continue;
             }
-            self.stats.signatures_checked += 1;
-            if record.verify().is_err() {
+            if !self.is_genuine(&record) {
                 self.stats.dropped_body += 1;
                 continue;
             }
@@ -760,6 +806,11 @@ impl Lookup {
     }
 
     fn drive(&mut self, id: u64, entropy: &mut dyn Entropy, now: Instant) {
+        let Some(running) = self.searches.get(&id) else { return };
+        let asker = match running.purpose {
+            Purpose::Answer(_) => None,
+            Purpose::Publish(_) | Purpose::Join => Some(self.own_record().clone()),
+        };
         let Some(running) = self.searches.get_mut(&id) else { return };
         let failed = running.search.on_time(now);
         while let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), now) {
@@ -775,6 +826,8 @@ impl Lookup {
                 place: running.search.place,
                 known,
                 skip: ask.skip,
+                // Who publishes or joins wants to be known; who only looks for somebody need not tell.
+                asker: asker.clone(),
             };
             self.stats.questions += 1;
             self.questions.insert(ask.nonce, Question::Search(id));
@@ -907,21 +960,10 @@ impl Joining {
     }
 }
 
-/// A budget for checking strangers' signatures.
-struct Checks {
-    left: u32,
-    refilled_at: Instant,
-}
-
-impl Checks {
-    fn allow(&mut self, now: Instant) -> bool {
-        let refill = now.since(self.refilled_at).as_millis() as u64 * u64::from(CHECKS_PER_SECOND) / 1000;
-        if refill > 0 {
-            self.left = (u64::from(self.left) + refill).min(CHECKS_BURST.into()) as u32;
-            self.refilled_at = now;
-        }
-        self.left.checked_sub(1).map(|left| self.left = left).is_some()
-    }
+/// What one ingress may cost us.
+struct Budget {
+    answers: Rate,
+    checks: Rate,
 }
 
 /// Our record goes out when so many trees have changed: the others still lead to us.
@@ -948,9 +990,15 @@ pub(crate) const ACCOUNTS_MAX: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// ... until so much time has gone.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
-/// Signatures of strangers checked in a second: about 3 % of a core.
-const CHECKS_PER_SECOND: u32 = 500;
-/// Signatures checked at once after a quiet time: a whole network that republishes.
-const CHECKS_BURST: u32 = 2000;
+/// Signatures that may be checked for one ingress in a second: about 1 % of a core.
+const CHECKS_PER_SECOND: u32 = 200;
+/// At once, after a quiet time: a network that republishes.
+const CHECKS_BURST: u32 = 500;
+/// Questions that are answered for one ingress in a second: 5 Mbit/s of answers.
+const ANSWERS_PER_SECOND: u32 = 500;
+/// At once, after a quiet time.
+const ANSWERS_BURST: u32 = 1000;
+/// Ingresses that are counted apart; there are no more peers.
+const INGRESSES_MAX: usize = 1024;
 /// Timers fire at least so far apart.
 const TICK: Duration = Duration::from_millis(1);

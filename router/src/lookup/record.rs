@@ -7,6 +7,7 @@
 //! The signature covers all that stands before it, under the domains "locator" and "account". No clock is shared:
 //! whoever holds a record counts its ttl from arrival.
 use super::locator::{LOCATOR_MAX, Locator};
+use crate::config::SignatureMemory;
 use crate::crypto::{BadSignature, SecretKey, domain};
 use crate::id::NodeId;
 use crate::time::Duration;
@@ -42,6 +43,14 @@ impl LocatorRecord {
     /// Does the signature hold? Costs about 30 microseconds.
     pub fn verify(&self) -> Result<(), BadSignature> {
         self.node.verify(domain::LOCATOR, &self.signed_bytes(), &self.sig)
+    }
+
+    /// As [`Self::verify`], with a memory of good signatures; also says whether it was checked.
+    pub fn verify_remembering(
+        &self,
+        memory: Option<&dyn SignatureMemory>,
+    ) -> (Result<(), BadSignature>, bool) {
+        self.node.verify_remembering(memory, domain::LOCATOR, &self.signed_bytes(), &self.sig)
     }
 
     /// Bytes that [`Self::encode`] writes.

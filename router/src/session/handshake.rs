@@ -12,7 +12,7 @@
 //! Each seal covers the hash of all that went before, and is made under a key of its own, so its nonce is 0. A HINT is
 //! sealed under a key that grows from the state after INIT.
 use crate::crypto::{
-    AeadKey, BadKey, DhPublic, DhSecret, Entropy, OpenError, SecretKey, Shared, TAG_LEN, hash,
+    AeadKey, BadKey, DhPublic, DhSecret, Entropy, OpenError, SecretKey, Shared, TAG_LEN, hash, random,
 };
 use crate::id::NodeId;
 use crate::wire::FrameError;
@@ -105,7 +105,7 @@ impl Initiator {
     /// Opens the answer to an old INIT: the counter that the responder has seen.
     pub fn open_hint(&self, hint: &Hint) -> Result<u64, OpenError> {
         let mut sealed = hint.sealed;
-        let key = self.state.hint_key();
+        let key = self.state.hint_key(&hint.salt);
         let text = AeadKey::new(&key).open(0, &self.state.hash, &mut sealed)?;
         let counter = text.first_chunk().copied().ok_or(OpenError)?;
         Ok(u64::from_be_bytes(counter))
@@ -162,14 +162,15 @@ impl Responder {
     }
 
     /// Tells the initiator which counter of its we have seen; the bytes are the HINT.
-    pub fn hint(&self, counter: u64) -> Vec<u8> {
+    pub fn hint(&self, counter: u64, entropy: &mut dyn Entropy) -> Vec<u8> {
         let mut sealed = [0; 8 + TAG_LEN];
         sealed[..8].copy_from_slice(&counter.to_be_bytes());
-        let key = self.state.hint_key();
+        let salt = random(entropy);
+        let key = self.state.hint_key(&salt);
         let (text, tag) = sealed.split_at_mut(8);
         tag.copy_from_slice(&AeadKey::new(&key).seal(0, &self.state.hash, text));
         let mut body = Vec::with_capacity(1 + 8 + sealed.len());
-        Hint { echo: echo(&self.peer_ephemeral.0), sealed }.encode(&mut body);
+        Hint { echo: echo(&self.peer_ephemeral.0), salt, sealed }.encode(&mut body);
         body
     }
 }
@@ -237,8 +238,9 @@ impl Symmetric {
         hash::split(&self.chain, b"transport")
     }
 
-    fn hint_key(&self) -> Zeroizing<[u8; 32]> {
-        hash::split(&self.chain, b"hint").0
+    /// The same INIT may be hinted at twice, with different counters: each time under a key of its own.
+    fn hint_key(&self, salt: &[u8; 8]) -> Zeroizing<[u8; 32]> {
+        hash::split(&self.chain, &[&b"hint"[..], salt].concat()).0
     }
 }
 
@@ -316,7 +318,7 @@ mod tests {
         let (initiator, init) = Initiator::begin(&a, &b.id, &init_payload(), &mut entropy).unwrap();
         let (other, _) = Initiator::begin(&a, &b.id, &init_payload(), &mut entropy).unwrap();
         let responder = Responder::open(&b, &Init::decode(&init).unwrap()).unwrap();
-        let hint = Hint::decode(&responder.hint(99)).unwrap();
+        let hint = Hint::decode(&responder.hint(99, &mut entropy)).unwrap();
         assert_eq!(hint.echo, echo(initiator.ephemeral()));
         assert_eq!(initiator.open_hint(&hint), Ok(99));
         assert_eq!(other.open_hint(&hint), Err(OpenError));

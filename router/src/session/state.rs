@@ -295,7 +295,7 @@ impl Session {
             }
             if counter <= heard.counter {
                 ctx.stats.inits_old += 1;
-                ctx.out.push_back(Outbound::back(&way, 0, &responder.hint(heard.counter)));
+                ctx.out.push_back(Outbound::back(&way, 0, &responder.hint(heard.counter, ctx.entropy)));
                 return;
             }
         }
@@ -322,8 +322,9 @@ impl Session {
             resend_at: ctx.now + RETRY_FIRST,
             ends_at: ctx.now + WAITING_MAX,
         });
+        // Others hear of it only once the keys were used: an INIT alone may be a replay.
         if self.place.as_ref().is_none_or(|place| said.seq > place.seq) {
-            self.learn(Position { seq: said.seq, locator: Arc::new(said.locator) }, ctx);
+            self.place = Some(Position { seq: said.seq, locator: Arc::new(said.locator) });
         }
     }
 
@@ -440,6 +441,9 @@ impl Session {
             // The peer has used the keys, so it has them.
             let waiting = self.waiting.take().expect("just seen");
             self.told.confirmed = self.told.confirmed.max(waiting.seq);
+            if let Some(place) = self.place.clone() {
+                ctx.events.push_back(SessionEvent::Located { node: self.node, place });
+            }
             self.end_attempt(ctx);
             self.install(waiting.keys, ctx);
         }

@@ -274,7 +274,7 @@ fn a_find_for_ones_own_key_is_answered_with_the_record() {
     world.run(100);
     world.tape = Some(Vec::new());
     let mut body = Vec::new();
-    Find { nonce: 3, what: What::Node, place: world.id(0).hash(), known: u64::MAX, skip: 0 }
+    Find { nonce: 3, what: What::Node, place: world.id(0).hash(), known: u64::MAX, skip: 0, asker: None }
         .encode(&mut body);
     world.arrive(Flight { from: 1, to: 0, index: 0, body });
     let answer = world.taped(0, 1, body::FOUND).pop().unwrap();

@@ -1,13 +1,14 @@
 //! Owns the bytes of lookup: FIND, FOUND, STORE, REFRESH.
 //!
 //! ```text
-//! FIND    = 08  nonce:8  what:1  place:32  known:8  skip:1  zeros  nonce:8
+//! FIND    = 08  nonce:8  what:1  place:32  known:8  skip:1  flags:1  [asker's record]  zeros  nonce:8
 //! FOUND   = 09  nonce:8  token:16  flags:1  [own record]  count:1 values  count:1 x (key:32 locator)
 //! STORE   = 0a  nonce:8  token:16  what:1  record
 //! REFRESH = 0b  nonce:8  token:16  what:1  [acct:32]  key:32  seq:8
 //! what    = 0 a node, place is BLAKE3(key)   1 a node, the first 15 bytes of it (its IPv6 address)
 //!           2 an account, place is BLAKE3(acct)
-//! flags   = 1 the record of STORE or REFRESH is kept   2 own record follows   4 there are more values: ask with
+//! flags   of FIND: 1 the asker's locator record follows
+//!           of FOUND: 1 the record of STORE or REFRESH is kept   2 own record follows   4 there are more values: ask with
 //!           skip + count   8 values are account records
 //! ```
 //! `known` is the newest seq of the responder's own record that the asker has; an older one is not sent. A FOUND is at
@@ -56,6 +57,8 @@ pub struct Find {
     pub known: u64,
     /// How many values to leave out, for an account with more than fit into an answer.
     pub skip: u8,
+    /// Where the asker is, if it wants to be known.
+    pub asker: Option<LocatorRecord>,
 }
 
 impl Find {
@@ -68,10 +71,14 @@ impl Find {
             place: reader.array()?,
             known: reader.u64()?,
             skip: reader.u8()?,
+            asker: match reader.u8()? & ASKER {
+                0 => None,
+                _ => Some(LocatorRecord::decode(&mut reader)?),
+            },
         })
     }
 
-    /// Writes the body, padded to [`FIND_LEN`].
+    /// Writes the body, padded to at least [`FIND_LEN`].
     pub fn encode(&self, out: &mut impl Writer) {
         out.put_byte(FIND);
         out.put_eight(self.nonce);
@@ -79,7 +86,14 @@ impl Find {
         out.put(&self.place);
         out.put_eight(self.known);
         out.put_byte(self.skip);
-        out.put(&[0; FIND_LEN - 59]);
+        out.put_byte(if self.asker.is_some() { ASKER } else { 0 });
+        let mut record = [0; FIND_LEN - 60].to_vec();
+        if let Some(asker) = &self.asker {
+            record.clear();
+            asker.encode(&mut record);
+            record.resize(record.len().max(FIND_LEN - 60), 0);
+        }
+        out.put(&record);
         out.put_eight(self.nonce);
     }
 }
@@ -318,6 +332,8 @@ pub const RECEIPT_LEN: usize = 1 + 8 + 16 + 1 + 1 + 1;
 
 /// Most values, and most contacts, in one answer: a bucket's worth.
 const COUNT_MAX: u8 = 8;
+/// Of FIND.
+const ASKER: u8 = 1;
 const STORED: u8 = 1;
 const OWN: u8 = 2;
 const MORE: u8 = 4;
@@ -406,11 +422,18 @@ mod tests {
 
     #[test]
     fn questions_round_trip() {
-        let find = Find { nonce: 1, what: What::Address, place: [3; 32], known: 9, skip: 2 };
+        let find = Find { nonce: 1, what: What::Address, place: [3; 32], known: 9, skip: 2, asker: None };
         let mut body = Vec::new();
         find.encode(&mut body);
         assert_eq!(body.len(), FIND_LEN);
-        assert_eq!(Find::decode(&body), Ok(find));
+        assert_eq!(Find::decode(&body).as_ref(), Ok(&find));
+        for depth in [0, 5, 60] {
+            let asking = Find { asker: Some(record(3, depth)), ..find.clone() };
+            let mut body = Vec::new();
+            asking.encode(&mut body);
+            assert!((FIND_LEN..=FOUND_MAX).contains(&body.len()));
+            assert_eq!(Find::decode(&body), Ok(asking));
+        }
         let node = SecretKey::from_seed([1; 32]).id();
         for acct in [None, Some([5; 32])] {
             let refresh = Refresh { nonce: 8, token: [1; 16], acct, node, seq: 4 };

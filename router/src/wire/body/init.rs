@@ -4,7 +4,7 @@
 //! INIT     = 02  cookie:16  ephemeral:32  sealed(key:32)  sealed(counter:8 index:4 seq:8 locator)
 //! INIT_ACK = 03  ephemeral:32  sealed(index:4 seq:8 locator)
 //! COOKIE   = 04  echo:8  cookie:16
-//! HINT     = 05  echo:8  sealed(counter:8)
+//! HINT     = 05  echo:8  salt:8  sealed(counter:8)
 //! sealed(x) = x encrypted, tag:16     echo = the first 8 bytes of INIT's ephemeral
 //! ```
 //! The cookie is all zero in a first INIT; it stands outside of what the handshake hashes. Locator and its seq say
@@ -187,6 +187,8 @@ impl Cookie {
 pub struct Hint {
     /// Names the INIT that it answers.
     pub echo: [u8; 8],
+    /// Makes the key of this HINT another one than that of the next.
+    pub salt: [u8; 8],
     /// The highest counter seen, sealed.
     pub sealed: [u8; 8 + TAG_LEN],
 }
@@ -195,13 +197,14 @@ impl Hint {
     /// Reads the body, kind included.
     pub fn decode(body: &[u8]) -> Result<Self, FrameError> {
         let mut reader = of_kind(body, HINT)?;
-        Ok(Self { echo: reader.array()?, sealed: reader.array()? })
+        Ok(Self { echo: reader.array()?, salt: reader.array()?, sealed: reader.array()? })
     }
 
     /// Writes the body.
     pub fn encode(&self, out: &mut impl Writer) {
         out.put_byte(HINT);
         out.put(&self.echo);
+        out.put(&self.salt);
         out.put(&self.sealed);
     }
 }
