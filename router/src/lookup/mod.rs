@@ -243,7 +243,11 @@ impl Lookup {
         self.own_record = None;
         let trees = locator.iter().count().max(self.published.iter().count());
         if locator.changes(&self.published) >= trees.min(TREES_CHANGED) {
-            self.publications.values_mut().for_each(|publication| publication.want(now));
+            let roots = |of: &Locator| of.iter().map(|(tree, coords)| (tree, coords.root)).collect::<Vec<_>>();
+            let fresh = roots(&locator) != roots(&self.published);
+            // An account's record says nothing of where we are.
+            let concerned = self.publications.iter_mut().filter(|(key, _)| fresh || key.is_none());
+            concerned.for_each(|(_, publication)| publication.want(fresh, now));
         }
         self.settle(entropy, now);
     }
@@ -306,7 +310,7 @@ impl Lookup {
         let place = account_place(&record.acct);
         let publication = self.publications.entry(key).or_insert_with(|| Publication::new(place, now));
         publication.record = Some(Record::Account(record));
-        publication.want(now);
+        publication.want(true, now);
         self.settle(entropy, now);
         true
     }
@@ -861,7 +865,7 @@ impl Lookup {
                     Some(record) if !replicas.is_empty() => {
                         publication.on_keepers(replicas, record, jitter, now);
                     }
-                    _ => publication.want(now),
+                    _ => publication.want(true, now),
                 }
             }
         }
@@ -924,7 +928,7 @@ impl Lookup {
         let place = node.hash();
         for publication in self.publications.values_mut() {
             if publication.is_nearer(&place) {
-                publication.want(now);
+                publication.want(true, now);
             }
         }
         if peer {

@@ -20,6 +20,8 @@ pub(super) struct Publication {
     tokens: u32,
     refilled_at: Instant,
     due_at: Option<Instant>,
+    /// The next time keepers are to be looked for.
+    fresh: bool,
     refresh_at: Option<Instant>,
     refreshes: u32,
 }
@@ -68,13 +70,16 @@ impl Publication {
             tokens: BURST,
             refilled_at: now,
             due_at: None,
+            fresh: true,
             refresh_at: None,
             refreshes: 0,
         }
     }
 
-    /// The record should go out (again), as soon as the rate allows.
-    pub(super) fn want(&mut self, now: Instant) {
+    /// The record should go out (again), as soon as the rate allows. `fresh` says that other nodes than before may be the
+    /// nearest now; otherwise those that keep it get it without a search.
+    pub(super) fn want(&mut self, fresh: bool, now: Instant) {
+        self.fresh |= fresh;
         self.refill(now);
         let at = match self.tokens {
             0 => self.refilled_at + TOKEN_EVERY,
@@ -99,7 +104,8 @@ impl Publication {
         if self.search.is_none() && self.due_at.is_some_and(|at| at <= now) {
             self.due_at = None;
             self.tokens = self.tokens.saturating_sub(1);
-            return Some(Due::Publish);
+            let fresh = std::mem::take(&mut self.fresh) || self.kept_by() < BUCKET / 2;
+            return Some(if fresh { Due::Publish } else { Due::Refresh });
         }
         if self.refresh_at.is_some_and(|at| at <= now) && self.search.is_none() {
             self.refreshes += 1;
@@ -116,6 +122,7 @@ impl Publication {
     /// Nobody could be asked: the next contact brings it up again.
     pub(super) fn postpone(&mut self) {
         self.tokens = (self.tokens + 1).min(BURST);
+        self.fresh = true;
         self.search = None;
     }
 
@@ -164,7 +171,7 @@ impl Publication {
                 > self.keepers.len();
         if lost {
             self.keepers.retain(|keeper| keeper.state != State::Failed);
-            self.want(now);
+            self.want(true, now);
         }
         due
     }
@@ -262,7 +269,7 @@ mod tests {
         let mut published = Vec::new();
         for ms in (0..200_000u64).step_by(50) {
             let now = Instant::from_micros(ms * 1000);
-            publication.want(now);
+            publication.want(true, now);
             if publication.due(now) == Some(Due::Publish) {
                 published.push(ms);
             }

@@ -304,3 +304,18 @@ fn a_node_that_just_came_up_is_found_within_milliseconds() {
     world.run(100);
     assert_eq!(world.received(2), [b"welcome".to_vec()]);
 }
+
+#[test]
+fn an_idle_network_is_silent_and_a_move_costs_a_few_packets() {
+    let mut world = mesh(20);
+    world.run(60_000);
+    world.sent.clear();
+    world.run(120_000);
+    assert!(world.sent.is_empty(), "{:?}", world.sent);
+    // A parent changes, the roots stay: whoever keeps the record gets the new one, nobody is searched for.
+    world.place(7, 99);
+    world.run(5000);
+    assert_eq!(world.sent(body::FIND), 0);
+    assert!((7..=9).contains(&world.sent(body::STORE)), "{:?}", world.sent);
+    assert_eq!(missed(&mut world, 9), 0);
+}
