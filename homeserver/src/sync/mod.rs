@@ -132,11 +132,12 @@ impl Sync {
 }
 
 impl Inner {
-    /// A token of this node in this life of the database, not of the future.
+    /// A token of this node in this life of the database. Whether it is of the future is asked of a snapshot: one that
+    /// was made of another may be ahead of the position that is published.
     fn token(&self, text: &str) -> Option<Token> {
         let token: Token = text.parse().ok()?;
         let ours = token.incarnation == self.store.incarnation() && token.node == self.node;
-        (ours && Seq(token.seq) <= self.store.position() && token.to_device <= token.seq).then_some(token)
+        (ours && token.to_device <= token.seq).then_some(token)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Context, Inner, SyncError, SyncRequest, TIMEOUT_MAX, v3};
 use crate::{
     e2ee,
-    store::{Kind, Seq, StoreError},
+    store::{Kind, Seq, StoreError, schema::sync as query},
 };
 
 /// See [`super::Sync::sync`].
@@ -16,7 +16,11 @@ pub(super) async fn sync(inner: &Arc<Inner>, request: SyncRequest) -> Result<Byt
     let until = Instant::now() + request.timeout.min(TIMEOUT_MAX);
     let since = request.since.as_deref().and_then(|text| inner.token(text));
     let id = request.user.clone();
-    let user = inner.store.read(move |tx| tx.lookup(Kind::User, id.as_str())).await?;
+    let (user, end) = inner
+        .store
+        .read(move |tx| Ok::<_, StoreError>((tx.lookup(Kind::User, id.as_str())?, query::end(tx)?)))
+        .await?;
+    let since = since.filter(|token| Seq(token.seq) <= end);
     // An account has its number from the day it was made.
     let user = user.ok_or(StoreError::Corrupt("an account without its number"))?;
     let context = Arc::new(Context {
