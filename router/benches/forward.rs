@@ -56,7 +56,7 @@ fn choice(c: &mut Criterion) {
     c.bench_function("forward/next_hop, 4 trees of depth 11, 8 peers", |b| {
         b.iter(|| {
             destination.read(black_box(&bytes)).expect("coordinates of our own");
-            next_hop(Sid::from_bytes([7; 8]), &destination, fresh, &table)
+            next_hop(Sid::from_bytes([7; 8]), Port::SELF, &destination, fresh, &table)
         });
     });
 }

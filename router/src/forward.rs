@@ -4,7 +4,8 @@
 //! generations of x's coordinates. A packet goes to the peer with the least link cost + phi(peer) among those with
 //! phi(peer) < phi(me). If there is none, the tree that gave phi(me) is given up. What I believe of a peer's
 //! coordinates is not what it has, so the packet carries the least phi it was sent with, and a budget of hops that may
-//! fail to lower it: so it can neither circle nor run on.
+//! fail to lower it: so it can neither circle nor run on. Nor does it go back to the peer that just sent it here by the
+//! same trees: that one believes me nearer, I believe it nearer, and it would only come again.
 use crate::id::{LinkId, NodeId, Port, Sid};
 use crate::tree::generations::{Generations, Way};
 use crate::wire::FrameError;
@@ -165,19 +166,20 @@ pub enum Hop {
     NoRoute,
 }
 
-/// Chooses the next hop. O(peers x trees x depth), no allocation.
-pub fn next_hop(sid: Sid, destination: &Destination, course: Course, table: &Table) -> Hop {
+/// Chooses the next hop of a packet that came `from` that port ([`Port::SELF`]: it is our own). O(peers x trees x
+/// depth), no allocation.
+pub fn next_hop(sid: Sid, from: Port, destination: &Destination, course: Course, table: &Table) -> Hop {
     if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late) {
         return Hop::Send { index, course };
     }
-    match descend(destination, course, table, false) {
+    match descend(destination, from, course, table, false) {
         send @ Hop::Send { .. } => send,
         // With nobody else left, a late peer is better than none.
         hop if table.peers.iter().any(|peer| peer.late) => {
             if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid) {
                 return Hop::Send { index, course };
             }
-            match descend(destination, course, table, true) {
+            match descend(destination, from, course, table, true) {
                 send @ Hop::Send { .. } => send,
                 _ => hop,
             }
@@ -186,8 +188,9 @@ pub fn next_hop(sid: Sid, destination: &Destination, course: Course, table: &Tab
     }
 }
 
-fn descend(destination: &Destination, mut course: Course, table: &Table, late_too: bool) -> Hop {
+fn descend(destination: &Destination, from: Port, mut course: Course, table: &Table, late_too: bool) -> Hop {
     let mut arrived = false;
+    let mut turning = false;
     course.mask &= destination.present;
     while course.mask != 0 {
         let mine = destination.phi(&table.me, course.mask);
@@ -196,7 +199,7 @@ fn descend(destination: &Destination, mut course: Course, table: &Table, late_to
 
         let mut best: Option<(u32, u32, usize)> = None;
         for (index, peer) in table.peers.iter().enumerate() {
-            if peer.late && !late_too {
+            if peer.late && !late_too || peer.port == from && !turning {
                 continue;
             }
             let Some((phi, _)) = destination.phi(&peer.trees, course.mask) else { continue };
@@ -222,6 +225,7 @@ fn descend(destination: &Destination, mut course: Course, table: &Table, late_to
         course.mask &= !(1 << tree);
         course.phi_min = PHI_NONE;
         course.budget = BUDGET;
+        turning = true;
     }
     if arrived { Hop::Stale } else { Hop::NoRoute }
 }
@@ -238,6 +242,7 @@ pub struct Memory {
 struct Kept {
     version: u64,
     dst: Sid,
+    from: Port,
     coords: Vec<u8>,
     before: Course,
     index: usize,
@@ -251,18 +256,21 @@ impl Memory {
     }
 
     /// What was chosen for a packet just like this one: the peer's place in [`Table::peers`], and the course.
-    pub fn recall(&self, dst: Sid, coords: &[u8], course: Course) -> Option<(usize, Course)> {
+    pub fn recall(&self, dst: Sid, from: Port, coords: &[u8], course: Course) -> Option<(usize, Course)> {
         let kept = self.kept.get(Self::slot(dst))?;
-        let same =
-            kept.version == self.version && kept.dst == dst && kept.before == course && kept.coords == coords;
+        let same = kept.version == self.version
+            && kept.dst == dst
+            && kept.from == from
+            && kept.before == course
+            && kept.coords == coords;
         same.then_some((kept.index, kept.after))
     }
 
     /// Keeps a choice, in the place of the one that was there.
-    pub fn keep(&mut self, dst: Sid, coords: &[u8], before: Course, index: usize, after: Course) {
+    pub fn keep(&mut self, dst: Sid, from: Port, coords: &[u8], before: Course, index: usize, after: Course) {
         if self.kept.is_empty() {
             let nothing =
-                Kept { version: u64::MAX, dst, coords: Vec::new(), before, index: 0, after: before };
+                Kept { version: u64::MAX, dst, from, coords: Vec::new(), before, index: 0, after: before };
             self.kept.resize(FLOWS_KEPT, nothing);
         }
         let kept = &mut self.kept[Self::slot(dst)];
@@ -271,6 +279,7 @@ impl Memory {
         *kept = Kept {
             version: self.version,
             dst,
+            from,
             coords: std::mem::take(&mut kept.coords),
             before,
             index,
@@ -334,13 +343,19 @@ mod tests {
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
         let destination = to(&[Some(coords(1, &[2, 5, 7]))]);
-        let Hop::Send { index, course } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        let Hop::Send { index, course } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table) else {
+            panic!()
+        };
         assert_eq!((table.peers[index].port, course.phi_min, course.budget), (Port(2), 2, BUDGET));
         table.peer_mut(Port(2)).unwrap().late = true;
-        let Hop::Send { index, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        let Hop::Send { index, .. } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table) else {
+            panic!()
+        };
         assert_eq!(table.peers[index].port, Port(1));
         table.remove(Port(1));
-        let Hop::Send { index, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        let Hop::Send { index, .. } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table) else {
+            panic!()
+        };
         assert_eq!(table.peers[index].port, Port(2), "a late peer is better than none");
     }
 
@@ -348,7 +363,8 @@ mod tests {
     fn a_peer_is_reached_straight_without_coordinates() {
         let mut table = Table::default();
         table.insert(peer(3, &[]));
-        let hop = next_hop(NodeId::from_bytes([3; 32]).sid(), &Destination::default(), FRESH, &table);
+        let hop =
+            next_hop(NodeId::from_bytes([3; 32]).sid(), Port::SELF, &Destination::default(), FRESH, &table);
         assert!(matches!(hop, Hop::Send { index: 0, .. }));
     }
 
@@ -359,12 +375,29 @@ mod tests {
         table.me[1].set(Some(&coords(2, &[4])), None, Instant::ZERO);
         table.insert(peer(1, &[Some(coords(1, &[1, 9])), Some(coords(2, &[]))]));
         let destination = to(&[Some(coords(1, &[1])), Some(coords(2, &[7]))]);
-        let Hop::Send { course, .. } = next_hop(NOBODY, &destination, FRESH, &table) else { panic!() };
+        let Hop::Send { course, .. } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table) else {
+            panic!()
+        };
         assert_eq!(course.mask, 0b10, "phi is 0 here in the first tree");
         let only_first = to(&[Some(coords(1, &[1]))]);
-        assert_eq!(next_hop(NOBODY, &only_first, FRESH, &table), Hop::Stale);
+        assert_eq!(next_hop(NOBODY, Port::SELF, &only_first, FRESH, &table), Hop::Stale);
         let foreign = to(&[Some(coords(9, &[1]))]);
-        assert_eq!(next_hop(NOBODY, &foreign, FRESH, &table), Hop::NoRoute);
+        assert_eq!(next_hop(NOBODY, Port::SELF, &foreign, FRESH, &table), Hop::NoRoute);
+    }
+
+    #[test]
+    fn a_packet_does_not_go_back_by_the_tree_it_came_by() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1, 1])), None, Instant::ZERO);
+        table.me[1].set(Some(&coords(2, &[4, 4])), None, Instant::ZERO);
+        table.insert(peer(1, &[Some(coords(1, &[1])), Some(coords(2, &[4]))]));
+        let destination = to(&[Some(coords(1, &[]))]);
+        assert_eq!(next_hop(NOBODY, Port(1), &destination, FRESH, &table), Hop::NoRoute);
+        let destination = to(&[Some(coords(1, &[])), Some(coords(2, &[]))]);
+        let Hop::Send { course, .. } = next_hop(NOBODY, Port(1), &destination, FRESH, &table) else {
+            panic!()
+        };
+        assert_eq!(course.mask.count_ones(), 1, "but by another one it does");
     }
 
     #[test]
@@ -374,23 +407,26 @@ mod tests {
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         let destination = to(&[Some(coords(1, &[]))]);
         let astray = Course { phi_min: 1, budget: 1, ..FRESH };
-        let Hop::Send { course, .. } = next_hop(NOBODY, &destination, astray, &table) else { panic!() };
+        let Hop::Send { course, .. } = next_hop(NOBODY, Port::SELF, &destination, astray, &table) else {
+            panic!()
+        };
         assert_eq!((course.phi_min, course.budget), (1, 0));
-        assert_eq!(next_hop(NOBODY, &destination, course, &table), Hop::NoRoute);
+        assert_eq!(next_hop(NOBODY, Port::SELF, &destination, course, &table), Hop::NoRoute);
     }
 
     #[test]
     fn a_choice_is_recalled_for_the_same_packet_until_something_moves() {
         let mut memory = Memory::default();
-        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), None);
+        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), None);
         let after = Course { phi_min: 3, ..FRESH };
-        memory.keep(NOBODY, b"coords", FRESH, 2, after);
-        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), Some((2, after)));
-        assert_eq!(memory.recall(NOBODY, b"others", FRESH), None);
-        assert_eq!(memory.recall(NOBODY, b"coords", after), None);
-        assert_eq!(memory.recall(Sid::from_bytes([64; 8]), b"coords", FRESH), None, "same place");
+        memory.keep(NOBODY, Port(1), b"coords", FRESH, 2, after);
+        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), Some((2, after)));
+        assert_eq!(memory.recall(NOBODY, Port(1), b"others", FRESH), None);
+        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", after), None);
+        assert_eq!(memory.recall(Sid::from_bytes([64; 8]), Port(1), b"coords", FRESH), None, "same place");
+        assert_eq!(memory.recall(NOBODY, Port(2), b"coords", FRESH), None);
         memory.forget();
-        assert_eq!(memory.recall(NOBODY, b"coords", FRESH), None);
+        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), None);
     }
 
     #[test]
@@ -401,6 +437,9 @@ mod tests {
         moved.trees[0].set(Some(&coords(5, &[3])), None, Instant::from_micros(10_000_000));
         table.insert(moved);
         let destination = to(&[Some(coords(1, &[2]))]);
-        assert!(matches!(next_hop(NOBODY, &destination, FRESH, &table), Hop::Send { index: 0, .. }));
+        assert!(matches!(
+            next_hop(NOBODY, Port::SELF, &destination, FRESH, &table),
+            Hop::Send { index: 0, .. }
+        ));
     }
 }

@@ -4,7 +4,12 @@ mod harness;
 
 use harness::{Net, Wire, grid, line, ring};
 use router::time::Duration;
+use router::wire::DataT;
+use router::wire::data::TTL;
 use router::{Channel, Command, Event, LinkKind, Target, Unreachable};
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -153,4 +158,26 @@ fn a_packet_too_large_for_a_link_on_the_way_is_told() {
     assert_eq!(sizes, [5, 1280]);
     assert_eq!(net.node(1).stats().dropped_too_large, 1);
     assert_eq!(net.node(0).stats().notices_received, 1);
+}
+
+#[test]
+fn packets_do_not_go_to_and_fro_after_a_crash() {
+    let longest = Rc::new(Cell::new(0));
+    let seen = longest.clone();
+    let mut net = Net::new(25, 2);
+    net.tap = Box::new(move |_, _, frame| {
+        if let Ok(packet) = DataT::decode(frame) {
+            seen.set(seen.get().max(TTL - packet.ttl));
+        }
+        true
+    });
+    grid(&mut net, 5);
+    net.run(3 * SECOND);
+    net.talk(2, 3 * SECOND);
+    for node in [12, 7, 16] {
+        net.crash(node);
+        net.talk(3, SECOND);
+    }
+    println!("the longest way had {} hops", longest.get());
+    assert!(longest.get() <= 30, "{}", longest.get());
 }

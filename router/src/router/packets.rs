@@ -39,13 +39,13 @@ impl Router {
             return Ok(());
         }
         let course = Course { mask: packet.mask, phi_min: packet.phi_min, budget: packet.budget };
-        let hop = match self.choices.recall(packet.dst, packet.coords, course) {
+        let hop = match self.choices.recall(packet.dst, from, packet.coords, course) {
             Some((index, course)) => Hop::Send { index, course },
             None => {
                 self.destination.read(packet.coords)?;
-                let hop = next_hop(packet.dst, &self.destination, course, &self.table);
+                let hop = next_hop(packet.dst, from, &self.destination, course, &self.table);
                 if let Hop::Send { index, course: after, .. } = hop {
-                    self.choices.keep(packet.dst, packet.coords, course, index, after);
+                    self.choices.keep(packet.dst, from, packet.coords, course, index, after);
                 }
                 hop
             }
@@ -194,7 +194,7 @@ impl Router {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
         let fresh = Course { mask: u8::MAX, phi_min: PHI_NONE, budget: BUDGET };
-        let hop = next_hop(dst, &self.aim.destination, fresh, &self.table);
+        let hop = next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table);
         let Hop::Send { index: at, course, .. } = hop else {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         };
