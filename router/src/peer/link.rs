@@ -352,7 +352,8 @@ impl Link {
 
     /// Asks for a sign of life now, unless that was just done.
     pub fn ping(&mut self, now: Instant) {
-        if !self.is_up() || self.life.ping.is_some_and(|(_, sent)| now - sent < self.ping_again()) {
+        // Compared as the deadline is made: instants have whole microseconds, durations have not.
+        if !self.is_up() || self.life.ping.is_some_and(|(_, sent)| now < sent + self.ping_again()) {
             return;
         }
         self.life.nonce = self.life.nonce.wrapping_add(1);
