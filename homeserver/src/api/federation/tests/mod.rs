@@ -3,5 +3,6 @@
 mod auth;
 mod edus;
 mod harness;
+mod nonsense;
 mod overlay;
 mod rooms;
