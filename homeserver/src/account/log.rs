@@ -108,19 +108,22 @@ impl Log {
     /// The fork rule: `Greater` if `self` is in force rather than `other`, of the same account.
     ///
     /// At the first entry where they differ the branch signed by the lower rank wins, then the
-    /// smaller hash; a log wins over its own beginning. The order is total and does not depend on
+    /// smaller hash, then the smaller signer (the same words in two hands); a log wins over its own beginning. The order is total and does not depend on
     /// who is asked about which pair first: whoever knows the same branches ends with the same one.
     /// (Counting the length of a branch before the hash, which suggests itself, makes a circle of
     /// three branches possible in which each beats the next.)
     pub fn compare(&self, other: &Self) -> Ordering {
         for (at, (mine, theirs)) in self.entries.iter().zip(&other.entries).enumerate() {
-            if mine.hash() == theirs.hash() {
-                continue;
-            }
-            let rank = |entry: &Entry| {
-                at.checked_sub(1).and_then(|before| rank_of(&self.entries[before], &entry.signer()))
+            // Up to here both are the same, so either one's keys tell the rank.
+            let key = |entry: &Entry| {
+                let before = at.checked_sub(1).map(|before| &self.entries[before]);
+                let rank = before.and_then(|before| rank_of(before, &entry.signer()));
+                (rank, entry.hash(), entry.signer())
             };
-            return rank(theirs).cmp(&rank(mine)).then_with(|| theirs.hash().cmp(&mine.hash()));
+            let order = key(theirs).cmp(&key(mine));
+            if order.is_ne() {
+                return order;
+            }
         }
         self.entries.len().cmp(&other.entries.len())
     }

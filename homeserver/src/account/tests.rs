@@ -254,6 +254,17 @@ fn records_prove_their_own_account_only() {
     }
 }
 
+#[test]
+fn the_same_entry_in_two_hands_counts_by_its_hand() {
+    let start = Log::new(inception()).unwrap();
+    let by = |key: &SigningKey, hlc: u64| extended(&start, key, |fields| fields.hlc += hlc).unwrap();
+    let (recovery, laptop, phone) = (by(&words().key(0), 0), by(&rot(2), 0), by(&rot(1), 1));
+    assert_eq!(recovery.last().hash(), laptop.last().hash());
+    assert!(recovery.compare(&phone).is_gt());
+    assert!(phone.compare(&laptop).is_gt());
+    assert!(recovery.compare(&laptop).is_gt());
+}
+
 /// A tree of branches: each step extends an earlier branch, signed by a key of some rank.
 fn branches(steps: &[(usize, u8, u8)]) -> Vec<Log> {
     let mut all = vec![Log::new(inception()).unwrap()];

@@ -266,11 +266,10 @@ impl Keyring {
         }
         let options = Options { limit: DOCUMENT_LEN_MAX, timeout: FETCH_TIMEOUT, ..Options::default() };
         let request = remote.sign_request(server, get_server_keys::v2::Request::new())?;
+        // Whoever speaks for a server can show its keys. Only the node that asks is asked, or a stranger who claims
+        // many names would have us search the overlay for each.
         let (body, from) = match hint {
-            Some(node) => match remote.carry_to(server, node, request.clone(), options).await {
-                Ok(response) => (response.into_body(), Some(node)),
-                Err(_) => (remote.carry(server, request, options).await?.into_body(), None),
-            },
+            Some(node) => (remote.carry_to(server, node, request, options).await?.into_body(), Some(node)),
             None => (remote.carry(server, request, options).await?.into_body(), None),
         };
         let now = self.clock.now_ms();

@@ -105,15 +105,6 @@ impl Resolver {
         self.lock().remove(name);
     }
 
-    /// The nodes of a name, if they are known without asking anybody.
-    pub(super) fn nodes_known(&self, name: &ServerName) -> Vec<NodeId> {
-        let known = self.lock();
-        known
-            .get(name)
-            .and_then(|known| known.place.as_ref())
-            .map_or_else(Vec::new, |place| place.nodes.clone())
-    }
-
     /// The names that are known to live on a node.
     pub(super) fn names_of(&self, node: &NodeId) -> Vec<OwnedServerName> {
         let known = self.lock();

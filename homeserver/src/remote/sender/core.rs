@@ -43,6 +43,9 @@ pub const WAIT_MAX: Duration = Duration::from_secs(30);
 pub const SAVE_DELAY: Duration = Duration::from_millis(500);
 /// A transaction that the other side calls malformed is given up after so many attempts.
 pub const POISON_TRIES: u32 = 5;
+/// How far a destination may fall behind, in places of the commit order (weeks of a busy device), before its rows are
+/// given up: a server that never comes back must not fill the disk. Events it finds by the gaps they leave.
+pub const BEHIND_MAX: i64 = 2_000_000;
 /// Destinations greeted at once after a start; the others follow one every [`GREET_STEP`].
 pub const GREET_AT_ONCE: usize = 8;
 /// See [`GREET_AT_ONCE`]. At most 60 s are spread.
@@ -204,6 +207,18 @@ impl Dest {
         }
         self.queue.push_back(item);
         self.taken = item.seq;
+    }
+
+    /// Gives up what is too old.
+    fn give_up(&mut self, seen: Seq) {
+        let sending = self.flight.as_ref().is_some_and(|flight| flight.state != FlightState::Ready);
+        if sending || self.loading || seen.0 - self.cursor(seen).0 <= BEHIND_MAX {
+            return;
+        }
+        self.stale_flight |= self.flight.take().is_some();
+        self.queue.clear();
+        self.taken = seen;
+        self.cut = false;
     }
 
     fn is_idle(&self) -> bool {
@@ -463,6 +478,10 @@ impl Core {
 
     fn look(&mut self, now: Duration) {
         let mut ranges = Vec::new();
+        let due = self.dirty_at.is_some_and(|at| at <= now);
+        if due {
+            self.dests.values_mut().for_each(|dest| dest.give_up(self.seen));
+        }
         for (server, dest) in &mut self.dests {
             if dest.cut && !dest.loading && dest.queue.is_empty() {
                 dest.loading = true;
@@ -507,7 +526,6 @@ impl Core {
                 None => {}
             }
         }
-        let due = self.dirty_at.is_some_and(|at| at <= now);
         if self.saving.is_none() && (due || !ranges.is_empty()) {
             let save = self.save(ranges);
             self.dirty_at = None;

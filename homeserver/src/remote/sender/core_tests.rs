@@ -139,6 +139,22 @@ fn one_that_is_away_does_not_hold_up_the_mark() {
 }
 
 #[test]
+fn one_that_never_comes_back_is_given_up() {
+    let mut core = core();
+    core.handle_row(item(1), &[A], at(0));
+    let range = sent(&settle(&mut core, at(0)).1).remove(0);
+    core.handle_sent(A, &range.txn, Outcome::Away { retry_after: None }, at(0));
+    core.handle_row(item(2 + BEHIND_MAX), &[B], at(0));
+    let (saves, rest) = settle(&mut core, SAVE_DELAY);
+    let last = saves.last().unwrap();
+    assert!(last.done.contains(&A) && last.remove_upto > Seq(1), "{last:?}");
+    assert!(sent(&rest).iter().all(|range| range.server == B));
+    // It still is somebody to send to.
+    core.handle_row(item(3 + BEHIND_MAX), &[A], WAIT_MAX);
+    assert!(sent(&settle(&mut core, WAIT_MAX * 2).1).iter().any(|range| range.server == A));
+}
+
+#[test]
 fn a_malformed_transaction_is_given_up() {
     let mut core = core();
     core.handle_row(item(1), &[A], at(0));
