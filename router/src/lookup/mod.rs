@@ -243,7 +243,8 @@ impl Lookup {
         self.own_record = None;
         let trees = locator.iter().count().max(self.published.iter().count());
         if locator.changes(&self.published) >= trees.min(TREES_CHANGED) {
-            let roots = |of: &Locator| of.iter().map(|(tree, coords)| (tree, coords.root)).collect::<Vec<_>>();
+            let roots =
+                |of: &Locator| of.iter().map(|(tree, coords)| (tree, coords.root)).collect::<Vec<_>>();
             let fresh = roots(&locator) != roots(&self.published);
             // An account's record says nothing of where we are.
             let concerned = self.publications.iter_mut().filter(|(key, _)| fresh || key.is_none());
@@ -335,7 +336,9 @@ impl Lookup {
             return Ok(());
         }
         let result = match packet.first() {
-            Some(&body::FIND) => Find::decode(packet).map(|find| self.on_find(&find, ingress, way, packet.len(), now)),
+            Some(&body::FIND) => {
+                Find::decode(packet).map(|find| self.on_find(&find, ingress, way, packet.len(), now))
+            }
             Some(&body::FOUND) => Found::decode(packet).map(|found| self.on_found(found, entropy, now)),
             Some(&body::STORE) => {
                 StoreBody::decode(packet).map(|store| self.on_store(store, ingress, way, now))

@@ -5,11 +5,15 @@ use crate::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rtt {
     smoothed: Option<Duration>,
+    recent: [Duration; RECENT],
+    samples: usize,
 }
 
 impl Rtt {
     /// One more measurement.
     pub fn sample(&mut self, rtt: Duration) {
+        self.recent[self.samples % RECENT] = rtt;
+        self.samples += 1;
         self.smoothed = Some(match self.smoothed {
             None => rtt,
             Some(old) => old - old / 8 + rtt / 8,
@@ -19,6 +23,15 @@ impl Rtt {
     /// The smoothed time, once there is one.
     pub const fn smoothed(&self) -> Option<Duration> {
         self.smoothed
+    }
+
+    /// The median of the latest: what the link takes when nothing goes wrong. A frame that TCP had to send again, or
+    /// that waited behind a burst, does not move it, but a link on which most go wrong does.
+    pub fn typical(&self) -> Option<Duration> {
+        let mut recent = self.recent;
+        let known = &mut recent[..self.samples.min(RECENT)];
+        known.sort_unstable();
+        known.get(known.len().saturating_sub(1) / 2).copied()
     }
 
     /// The smoothed time, or a guess that suits most links.
@@ -48,7 +61,7 @@ impl Cost {
         self.current
     }
 
-    /// The smoothed round-trip time is now this. Says whether the cost changed: the first time at once, later only
+    /// The [`Rtt::typical`] round-trip time is now this. Says whether the cost changed: the first time at once, later only
     /// if it was more than a quarter off for 10 s.
     pub fn update(&mut self, rtt: Duration, now: Instant) -> bool {
         let wanted = quantise(rtt);
@@ -86,6 +99,8 @@ fn quantise(rtt: Duration) -> u8 {
 
 /// Steps of about a quarter: a change of one step is what a change of more than 25 % needs at least.
 const GRID: [u8; 22] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 48, 60, 75, 94, 118, 148, 185, 231];
+/// Measurements that the median is of: an idle link makes two a minute.
+const RECENT: usize = 5;
 /// A change must last that long: routes that move with every burst of traffic help nobody.
 const COST_HOLD: Duration = Duration::from_secs(10);
 /// Before the first measurement.
@@ -107,6 +122,24 @@ mod tests {
         assert!(!cost.update(Duration::from_millis(60), at(15_000)));
         assert!(cost.update(Duration::from_millis(60), at(16_000)));
         assert_eq!(cost.get(), 30);
+    }
+
+    #[test]
+    fn a_few_late_answers_do_not_move_the_cost() {
+        let (mut rtt, mut cost) = (Rtt::default(), Cost::new(None));
+        assert_eq!(rtt.typical(), None);
+        let mut changes = 0;
+        for n in 0..100u64 {
+            rtt.sample(Duration::from_millis(if n % 5 == 3 || n % 7 == 2 { 400 } else { 8 }));
+            let now = Instant::from_micros(n * 28_000_000);
+            changes += u32::from(cost.update(rtt.typical().unwrap(), now));
+        }
+        assert_eq!((changes, cost.get()), (1, 4));
+        for n in 100..110u64 {
+            rtt.sample(Duration::from_millis(400));
+            cost.update(rtt.typical().unwrap(), Instant::from_micros(n * 28_000_000));
+        }
+        assert_eq!(cost.get(), 185);
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl Link {
                 {
                     self.life.ping = None;
                     self.rtt.sample(now - sent);
-                    if self.cost.update(self.rtt.or_guess(), now) {
+                    if self.rtt.typical().is_some_and(|rtt| self.cost.update(rtt, now)) {
                         return Ok(Incoming::CostChanged);
                     }
                 }
