@@ -37,7 +37,16 @@ fn code(path: &Path) -> String {
 
 #[test]
 fn cores_have_no_clock_socket_thread_or_generator() {
-    let never = ["std::time::Instant", "SystemTime", "tokio::", "std::net::Tcp", "std::net::Udp", "std::thread", "getrandom", "Mutex"];
+    let never = [
+        "std::time::Instant",
+        "SystemTime",
+        "tokio::",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::thread",
+        "getrandom",
+        "Mutex",
+    ];
     let mut cores = sources("router/src", &["net", "testing.rs"]);
     cores.extend(sources("homeserver/src/room/core", &[]));
     for path in cores {
@@ -53,7 +62,11 @@ fn sql_stays_in_the_store() {
     for path in sources("homeserver/src", &["store"]) {
         let code = code(&path);
         for word in ["SELECT ", "INSERT INTO", "DELETE FROM", "prepare_cached"] {
-            assert!(!code.contains(word), "{} has SQL ({word}); it belongs into homeserver/src/store", path.display());
+            assert!(
+                !code.contains(word),
+                "{} has SQL ({word}); it belongs into homeserver/src/store",
+                path.display()
+            );
         }
     }
 }

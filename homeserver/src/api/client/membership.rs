@@ -183,7 +183,7 @@ async fn members(
     args: Args<get_member_events::v3::Request>,
 ) -> Result<Json<Members>, Error> {
     let at = match &args.at {
-        Some(token) => Some(super::room_token(&server, &args.room_id, token).await?),
+        Some(token) => Some(super::room_token(&server, token)?),
         None => None,
     };
     let chunk = server

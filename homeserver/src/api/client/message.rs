@@ -68,11 +68,11 @@ async fn messages(
     args: Args<get_message_events::v3::Request>,
 ) -> Result<Json<Page>, Error> {
     let from = match &args.from {
-        Some(token) => Some(super::room_token(&server, &args.room_id, token).await?),
+        Some(token) => Some(super::room_token(&server, token)?),
         None => None,
     };
     let to = match &args.to {
-        Some(token) => Some(super::room_token(&server, &args.room_id, token).await?),
+        Some(token) => Some(super::room_token(&server, token)?),
         None => None,
     };
     let query = MessagesQuery {

@@ -67,15 +67,7 @@ impl Room {
     }
 
     /// The event on a state, not judged.
-    fn event(
-        &self,
-        state: &NumberMap,
-        sender: &str,
-        kind: &str,
-        key: &str,
-        content: &Value,
-        ts: u64,
-    ) -> Pdu {
+    fn event(&self, state: &NumberMap, sender: &str, kind: &str, key: &str, content: &Value, ts: u64) -> Pdu {
         let number = self.events.len() as u64;
         let create = kind == "m.room.create";
         let says_room = !(create && self.rules.authorization.room_create_event_id_as_room_id);

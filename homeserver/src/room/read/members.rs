@@ -144,9 +144,7 @@ impl Rooms {
 
 /// The state after the last event before a token.
 fn state_at(tx: &ReadTx<'_>, room: Nid, at: Token) -> Result<Option<i64>, StoreError> {
-    let last = events::places(tx, room, (at.depth, at.seq), true, 1)?;
-    let nid = last.first().map(|(_, _, nid)| *nid);
-    Ok(match nid {
+    Ok(match at.newest_before(tx, room)? {
         Some(nid) => events::event(tx, nid)?.and_then(|event| event.state_after),
         None => None,
     })

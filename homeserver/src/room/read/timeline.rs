@@ -9,35 +9,116 @@ use crate::store::{
 };
 
 /// A place between two events of a timeline: backwards from it come events with a smaller (depth, seq), forwards those
-/// with an equal or greater one. Text form `t<depth>_<seq>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// with an equal or greater one.
+///
+/// An event that comes late has a small depth and a great seq: it lies among events that a client already has. So a place
+/// that comes from `/sync` is one of the stream ([`Token::stream`]): paging back from it gives all that the stream had
+/// before, in the timeline's order, and nothing that the client was given after it; `part` keeps to that over the pages.
+///
+/// Text forms: `t<depth>_<seq>`, the same with `_b<seq>` or `_f<seq>`, and `p<seq>` for a place of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
     /// Depth in our timeline.
-    pub depth: i64,
+    pub(super) depth: i64,
     /// Position in the stream, negative if backfilled.
-    pub seq: Seq,
+    seq: Seq,
+    part: Part,
+}
+
+/// Which events of the timeline count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Backwards: those that the stream has before a position.
+    Before(Seq),
+    /// Forwards: those that the stream has from a position on.
+    From(Seq),
 }
 
 impl Token {
     /// After everything.
-    pub const END: Self = Self { depth: i64::MAX, seq: Seq(i64::MAX) };
+    pub const END: Self = Self { depth: i64::MAX, seq: Seq(i64::MAX), part: Part::All };
     /// Before everything.
-    pub const START: Self = Self { depth: i64::MIN, seq: Seq(i64::MIN) };
+    pub const START: Self = Self { depth: i64::MIN, seq: Seq(i64::MIN), part: Part::All };
 
-    /// Just before an event of the timeline: the `prev_batch` of a timeline that begins with it.
+    /// Just before an event of the timeline, among all events.
     pub fn before(event: &EventRow) -> Option<Self> {
-        event.seq.map(|seq| Self { depth: event.depth, seq })
+        event.seq.map(|seq| Self::place(event.depth, seq))
     }
 
-    /// Just after an event of the timeline.
+    /// Just after an event of the timeline, among all events.
     pub fn after(event: &EventRow) -> Option<Self> {
-        event.seq.map(|seq| Self { depth: event.depth, seq: Seq(seq.0.saturating_add(1)) })
+        event.seq.map(|seq| Self::place(event.depth, next(seq)))
     }
+
+    /// Just before position `seq` of the stream: the `prev_batch` of a timeline whose first event has it.
+    pub fn stream(seq: Seq) -> Self {
+        Self { part: Part::Before(seq), ..Self::END }
+    }
+
+    fn place(depth: i64, seq: Seq) -> Self {
+        Self { depth, seq, part: Part::All }
+    }
+
+    /// The position, if this is a place of the stream.
+    fn as_stream(self) -> Option<Seq> {
+        match self.part {
+            Part::Before(seq) if self.depth == i64::MAX => Some(seq),
+            _ => None,
+        }
+    }
+
+    /// As a start for paging in a direction; a part of the other direction does not count.
+    fn facing(self, backwards: bool) -> Self {
+        match (self.part, self.as_stream()) {
+            (_, Some(seq)) if !backwards => Self { part: Part::From(seq), ..Self::START },
+            (Part::Before(_), _) if backwards => self,
+            (Part::From(_), _) if !backwards => self,
+            _ => Self { part: Part::All, ..self },
+        }
+    }
+
+    /// The greatest and least seq that count.
+    fn range(self) -> (Seq, Seq) {
+        match self.part {
+            Part::All => (Seq(i64::MIN), Seq(i64::MAX)),
+            Part::Before(seq) => (Seq(i64::MIN), Seq(seq.0.saturating_sub(1))),
+            Part::From(seq) => (seq, Seq(i64::MAX)),
+        }
+    }
+
+    /// The newest event before this place.
+    pub(super) fn newest_before(self, tx: &ReadTx<'_>, room: Nid) -> Result<Option<Nid>, StoreError> {
+        Ok(self.facing(true).places(tx, room, true, 1)?.first().map(|(_, _, nid)| *nid))
+    }
+
+    /// Places from this one on, in the order of the direction.
+    fn places(
+        self,
+        tx: &ReadTx<'_>,
+        room: Nid,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
+        events::places(tx, room, (self.depth, self.seq), self.range(), backwards, limit)
+    }
+}
+
+fn next(seq: Seq) -> Seq {
+    Seq(seq.0.saturating_add(1))
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "t{}_{}", self.depth, self.seq.0)
+        if let Some(seq) = self.as_stream() {
+            return write!(f, "p{}", seq.0);
+        }
+        write!(f, "t{}_{}", self.depth, self.seq.0)?;
+        match self.part {
+            Part::All => Ok(()),
+            Part::Before(seq) => write!(f, "_b{}", seq.0),
+            Part::From(seq) => write!(f, "_f{}", seq.0),
+        }
     }
 }
 
@@ -45,16 +126,21 @@ impl FromStr for Token {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (depth, seq) = text.strip_prefix('t').and_then(|rest| rest.split_once('_')).ok_or(())?;
-        Ok(Self { depth: depth.parse().map_err(|_| ())?, seq: Seq(seq.parse().map_err(|_| ())?) })
+        let number = |text: &str| text.parse().map_err(|_| ());
+        if let Some(seq) = text.strip_prefix('p') {
+            return Ok(Self::stream(Seq(number(seq)?)));
+        }
+        let mut parts = text.strip_prefix('t').ok_or(())?.split('_');
+        let depth = number(parts.next().ok_or(())?)?;
+        let seq = Seq(number(parts.next().ok_or(())?)?);
+        let part = match parts.next().map(|part| part.split_at_checked(1).ok_or(())).transpose()? {
+            None => Part::All,
+            Some(("b", seq)) => Part::Before(Seq(number(seq)?)),
+            Some(("f", seq)) => Part::From(Seq(number(seq)?)),
+            Some(_) => return Err(()),
+        };
+        if parts.next().is_some() { Err(()) } else { Ok(Self { depth, seq, part }) }
     }
-}
-
-/// The token just after everything that had happened in the room at stream position `seq` (for a client that pages from
-/// a sync token).
-pub fn token_at(tx: &ReadTx<'_>, room: Nid, seq: Seq) -> Result<Token, StoreError> {
-    let newest = events::newest_at(tx, room, seq)?;
-    Ok(newest.map_or(Token::START, |(depth, seq)| Token { depth, seq: Seq(seq.0.saturating_add(1)) }))
 }
 
 /// Events that one page looks at, at most, however few of them the viewer may see.
@@ -82,24 +168,31 @@ pub(in crate::room) fn page(
     limit: usize,
     mut wanted: impl FnMut(&EventRow) -> Result<bool, StoreError>,
 ) -> Result<Page, StoreError> {
+    let from = from.facing(backwards);
     let mut page = Page { events: Vec::new(), next: from, ended: false };
+    let until = to.and_then(Token::as_stream);
     let mut scanned = 0;
     while page.events.len() < limit && scanned < SCAN_MAX {
-        let from = (page.next.depth, page.next.seq);
-        let places = events::places(tx, access.row.room, from, backwards, LOOK)?;
+        let places = page.next.places(tx, access.row.room, backwards, LOOK)?;
         if places.is_empty() {
             page.ended = true;
             break;
         }
         for (depth, seq, nid) in places {
-            let place = Token { depth, seq };
-            let next = if backwards { place } else { Token { depth, seq: Seq(seq.0.saturating_add(1)) } };
-            if to.is_some_and(|to| if backwards { place < to } else { place >= to }) {
+            let ended = match (to, until) {
+                (Some(to), None) if backwards => (depth, seq) < (to.depth, to.seq),
+                (Some(to), None) => (depth, seq) >= (to.depth, to.seq),
+                _ => false,
+            };
+            if ended {
                 page.ended = true;
                 return Ok(page);
             }
             scanned += 1;
-            page.next = next;
+            page.next = Token { depth, seq: if backwards { seq } else { next(seq) }, part: from.part };
+            if until.is_some_and(|until| if backwards { seq < until } else { seq >= until }) {
+                continue;
+            }
             let Some(event) = events::event(tx, nid)? else { continue };
             if access.may_see(tx, &event)? && wanted(&event)? {
                 page.events.push(event);
@@ -110,4 +203,38 @@ pub(in crate::room) fn page(
         }
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_read_as_they_are_written() {
+        let place = Token { depth: 7, seq: Seq(-3), part: Part::All };
+        let tokens = [
+            Token::END,
+            Token::START,
+            Token::stream(Seq(12)),
+            place,
+            Token { part: Part::Before(Seq(9)), ..place },
+            Token { part: Part::From(Seq(9)), ..place },
+        ];
+        for token in tokens {
+            assert_eq!(token.to_string().parse(), Ok(token), "{token}");
+        }
+        for bad in ["", "p", "t1", "t1_2_x3", "t1_2_b", "t1_2_b3_4", "t1_2_é3", "q1", "t_1"] {
+            assert!(bad.parse::<Token>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_place_of_the_stream_faces_both_ways() {
+        let token = Token::stream(Seq(5));
+        assert_eq!(token.facing(true).range(), (Seq(i64::MIN), Seq(4)));
+        assert_eq!(token.facing(false), Token { part: Part::From(Seq(5)), ..Token::START });
+        // A page's end, turned around, is a place among all events.
+        let turned = Token { depth: 3, seq: Seq(4), part: Part::Before(Seq(9)) }.facing(false);
+        assert_eq!(turned.part, Part::All);
+    }
 }

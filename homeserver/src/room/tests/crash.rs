@@ -10,6 +10,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::json;
 
 use super::{Node, message, state};
+use crate::store::Seq;
 use crate::{
     room::Txn,
     store::{
@@ -63,7 +64,14 @@ pub(super) fn check(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
         assert_eq!(members, seen, "members follow the resolved state");
         let joined = members.values().filter(|(is, _)| *is == Membership::Join).count() as i64;
         assert_eq!(row.joined, joined);
-        let places = events::places(tx, room, (i64::MAX, crate::store::Seq(i64::MAX)), true, 10_000)?;
+        let places = events::places(
+            tx,
+            room,
+            (i64::MAX, Seq(i64::MAX)),
+            (Seq(i64::MIN), Seq(i64::MAX)),
+            true,
+            10_000,
+        )?;
         for (depth, seq, nid) in &places {
             let event = events::event(tx, *nid)?.expect("the timeline's events are here");
             assert_eq!((event.depth, event.seq), (*depth, Some(*seq)));

@@ -229,27 +229,20 @@ pub fn places(
     tx: &ReadTx<'_>,
     room: Nid,
     from: (i64, Seq),
+    seqs: (Seq, Seq),
     backwards: bool,
     limit: u32,
 ) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
     let sql = if backwards {
         "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) < (?2, ?3) \
-         ORDER BY depth DESC, seq DESC LIMIT ?4"
+         AND seq BETWEEN ?4 AND ?5 ORDER BY depth DESC, seq DESC LIMIT ?6"
     } else {
         "SELECT depth, seq, nid FROM timeline WHERE room = ?1 AND (depth, seq) >= (?2, ?3) \
-         ORDER BY depth, seq LIMIT ?4"
+         AND seq BETWEEN ?4 AND ?5 ORDER BY depth, seq LIMIT ?6"
     };
-    tx.rows(sql, (room, from.0, from.1, limit), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-}
-
-/// Depth and seq of the newest event of the stream at or before `seq`.
-pub fn newest_at(tx: &ReadTx<'_>, room: Nid, seq: Seq) -> Result<Option<(i64, Seq)>, StoreError> {
-    tx.row(
-        "SELECT event.depth, event.seq FROM stream JOIN event ON event.nid = stream.ref \
-         WHERE stream.room = ?1 AND stream.seq <= ?2 AND stream.kind = 1 ORDER BY stream.seq DESC LIMIT 1",
-        (room, seq),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
+    tx.rows(sql, (room, from.0, from.1, seqs.0, seqs.1, limit), |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })
 }
 
 /// Number of children of `parent` in the way `rel`, and whether one is by `sender`.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Context, Plan};
 use crate::{
-    room::read::timeline::{Token, token_at},
+    room::read::timeline::Token,
     store::{
         Nid, ReadTx, Seq, StoreError,
         schema::{
@@ -65,10 +65,8 @@ impl Timeline {
             timeline.fill(tx, context, plan, window, limit)?;
         }
         timeline.events.reverse();
-        timeline.prev_batch = match timeline.events.first().and_then(Token::before) {
-            Some(token) => token,
-            None => token_at(tx, window.room, window.upto)?,
-        };
+        let first = timeline.events.first().and_then(|event| event.seq);
+        timeline.prev_batch = Token::stream(first.unwrap_or(Seq(window.upto.0.saturating_add(1))));
         Ok(timeline)
     }
 
