@@ -104,7 +104,7 @@ pub struct Delivery {
 /// Means over all nodes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PerNode {
-    /// Bytes of control frames in a minute in which nothing happens.
+    /// Bytes sent in a minute in which no application sends anything: control frames, lookups, records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_bytes_min: Option<f64>,
     /// Control frames from the cold start until all is settled.

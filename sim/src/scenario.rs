@@ -80,14 +80,15 @@ pub struct Violation {
 const TICK: Duration = Duration::from_millis(50);
 /// How often bounds of tables are looked at.
 const BOUNDS_EVERY: Duration = Duration::from_secs(5);
-/// After settling it is left alone for so long before idle traffic is counted: records are published, costs measured.
-const CALM: Duration = Duration::from_secs(10);
+/// After settling it is left alone for so long before idle traffic is counted: nodes publish, look for others, measure costs.
+const CALM: Duration = Duration::from_secs(45);
 /// A network without faults must have settled by then, whatever the seed.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Of what did not arrive, so many are named.
 const MISSING_SHOWN: usize = 8;
 /// And after a crash.
-const HEAL_MAX: Duration = Duration::from_secs(30);
+/// (A silent neighbour on an idle link is noticed after half a minute only.)
+const HEAL_MAX: Duration = Duration::from_secs(45);
 
 /// Runs it to its end or to the first violation. `progress` hears the share that is done and the virtual time.
 pub fn run(scenario: &Scenario, mut progress: impl FnMut(f64, Instant)) -> Result<Report, Violation> {
@@ -315,8 +316,9 @@ impl Run {
         }
     }
 
+    /// All bytes so far. While no application sends anything all of them keep the network up.
     fn control_bytes(&self) -> u64 {
-        self.world.stats().iter().map(|stats| stats.control_bytes_out).sum()
+        self.world.stats().iter().map(|stats| stats.bytes_out).sum()
     }
 
     fn violation(&self, scenario: &Scenario, what: String) -> Violation {

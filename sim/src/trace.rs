@@ -17,6 +17,8 @@ pub struct Way {
     pub latency: Duration,
     /// When it was seen first.
     since: Instant,
+    /// Hops that it had left; more again is a repeat by its sender. 0 where packets do not count them.
+    ttl: u8,
 }
 
 /// The packets under way.
@@ -48,17 +50,18 @@ impl Traces {
         frame: &[u8],
         now: Instant,
     ) -> Option<&Way> {
-        let key = key(frame)?;
+        let (key, ttl) = key(frame)?;
         if self.ways.len() >= WAYS_MAX {
             self.ways.retain(|_, way| now.since(way.since) < FORGET);
         }
         let (from, to) = (from as u32, to as u32);
-        let fresh = || Way { nodes: vec![from], latency: Duration::ZERO, since: now };
+        let fresh = || Way { nodes: vec![from], latency: Duration::ZERO, since: now, ttl };
         let way = self.ways.entry(key).or_insert_with(fresh);
         // Its sender sent it again, or it went two ways.
-        if way.nodes.last() != Some(&from) {
+        if way.nodes.last() != Some(&from) || ttl > way.ttl {
             *way = fresh();
         }
+        way.ttl = ttl;
         way.nodes.push(to);
         let visits = way.nodes.iter().filter(|&&node| node == to).count();
         self.revisits += u64::from(visits > 1);
@@ -70,14 +73,14 @@ impl Traces {
 }
 
 /// What names a packet on all its hops; `None` for frames that are no packet.
-fn key(frame: &[u8]) -> Option<Key> {
+fn key(frame: &[u8]) -> Option<(Key, u8)> {
     let frame = match *frame.first()? {
         kind::GUARDED => frame.get(GUARD..)?,
         _ => frame,
     };
-    let (index, body) = match *frame.first()? {
-        kind::DATA_T => DataT::decode(frame).ok().map(|packet| (packet.index, packet.body))?,
-        kind::DATA_S => DataS::decode(frame).ok().map(|packet| (packet.index, packet.body))?,
+    let (index, body, ttl) = match *frame.first()? {
+        kind::DATA_T => DataT::decode(frame).ok().map(|packet| (packet.index, packet.body, packet.ttl))?,
+        kind::DATA_S => DataS::decode(frame).ok().map(|packet| (packet.index, packet.body, 0))?,
         _ => return None,
     };
     let mut key = [0; 40];
@@ -86,7 +89,7 @@ fn key(frame: &[u8]) -> Option<Key> {
     let head = body.len().min(16);
     key[8..8 + head].copy_from_slice(&body[..head]);
     key[24..24 + head].copy_from_slice(&body[body.len() - head..]);
-    Some(key)
+    Some((key, ttl))
 }
 
 /// Bytes before the packet in a guarded frame: kind, counter, MAC.

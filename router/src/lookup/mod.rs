@@ -242,13 +242,19 @@ impl Lookup {
         self.own = own;
         self.own_record = None;
         let trees = locator.iter().count().max(self.published.iter().count());
-        if locator.changes(&self.published) >= trees.min(TREES_CHANGED) {
+        let changes = locator.changes(&self.published);
+        if changes >= trees.min(TREES_CHANGED) {
             let roots =
                 |of: &Locator| of.iter().map(|(tree, coords)| (tree, coords.root)).collect::<Vec<_>>();
             let fresh = roots(&locator) != roots(&self.published);
             // An account's record says nothing of where we are.
             let concerned = self.publications.iter_mut().filter(|(key, _)| fresh || key.is_none());
             concerned.for_each(|(_, publication)| publication.want(fresh, now));
+        }
+        if changes >= trees
+            && let Some(publication) = self.publications.get_mut(&None)
+        {
+            publication.want_urgently(now);
         }
         self.settle(entropy, now);
     }

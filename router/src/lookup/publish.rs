@@ -24,6 +24,7 @@ pub(super) struct Publication {
     fresh: bool,
     refresh_at: Option<Instant>,
     refreshes: u32,
+    last_at: Option<Instant>,
 }
 
 struct Keeper {
@@ -73,6 +74,7 @@ impl Publication {
             fresh: true,
             refresh_at: None,
             refreshes: 0,
+            last_at: None,
         }
     }
 
@@ -85,6 +87,12 @@ impl Publication {
             0 => self.refilled_at + TOKEN_EVERY,
             tokens => now + DELAYS[(BURST - tokens) as usize],
         };
+        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// Nothing of what the record says holds any more: it goes out soon, whatever the rate.
+    pub(super) fn want_urgently(&mut self, now: Instant) {
+        let at = self.last_at.map_or(now, |last| now.max(last + URGENT_EVERY));
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 
@@ -103,6 +111,7 @@ impl Publication {
         self.refill(now);
         if self.search.is_none() && self.due_at.is_some_and(|at| at <= now) {
             self.due_at = None;
+            self.last_at = Some(now);
             self.tokens = self.tokens.saturating_sub(1);
             let fresh = std::mem::take(&mut self.fresh) || self.kept_by() < BUCKET / 2;
             return Some(if fresh { Due::Publish } else { Due::Refresh });
@@ -246,6 +255,8 @@ const DELAYS: [Duration; BURST as usize] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1000), Duration::from_millis(3000)];
 /// After the burst.
 const TOKEN_EVERY: Duration = Duration::from_secs(60);
+/// While nobody could find this node by its record.
+const URGENT_EVERY: Duration = Duration::from_secs(5);
 /// A third of a record's ttl.
 pub(super) const REFRESH_AFTER: Duration = Duration::from_secs(600);
 /// Every so many refreshes keepers are looked for afresh.
