@@ -34,6 +34,11 @@ impl Rtt {
         known.get(known.len().saturating_sub(1) / 2).copied()
     }
 
+    /// Are there as many measurements as the median is of?
+    pub const fn is_known(&self) -> bool {
+        self.samples >= RECENT
+    }
+
     /// The smoothed time, or a guess that suits most links.
     pub fn or_guess(&self) -> Duration {
         self.smoothed.unwrap_or(RTT_GUESS)
@@ -45,7 +50,6 @@ impl Rtt {
 pub struct Cost {
     fixed: Option<u8>,
     current: u8,
-    measured: bool,
     moved_since: Option<Instant>,
 }
 
@@ -53,7 +57,7 @@ impl Cost {
     /// `fixed` by the operator, or measured.
     pub fn new(fixed: Option<u8>) -> Self {
         let fixed = fixed.map(|cost| cost.max(1));
-        Self { fixed, current: fixed.unwrap_or(1), measured: false, moved_since: None }
+        Self { fixed, current: fixed.unwrap_or(1), moved_since: None }
     }
 
     /// The cost that counts, 1..=255.
@@ -61,27 +65,18 @@ impl Cost {
         self.current
     }
 
-    /// The [`Rtt::typical`] round-trip time is now this. Says whether the cost changed: the first time at once, later only
-    /// if it was more than a quarter off for 10 s.
-    pub fn update(&mut self, rtt: Duration, now: Instant) -> bool {
+    /// The [`Rtt::typical`] round-trip time is now this. Says whether the cost changed: at once while the link is not yet
+    /// `known`, later only if it was off by more than a quarter and more than [`NOISE`] for [`HOLD`].
+    pub fn update(&mut self, rtt: Duration, known: bool, now: Instant) -> bool {
         let wanted = quantise(rtt);
-        if self.fixed.is_some() || wanted == self.current {
-            self.measured = true;
-            self.moved_since = None;
-            return false;
-        }
-        if !self.measured {
-            self.measured = true;
-            self.current = wanted;
-            return true;
-        }
         let (old, new) = (u32::from(self.current), u32::from(wanted));
-        if 4 * new <= 5 * old && 4 * old <= 5 * new {
+        let still = 4 * new <= 5 * old && 4 * old <= 5 * new || old.abs_diff(new) <= u32::from(NOISE);
+        if self.fixed.is_some() || wanted == self.current || known && still {
             self.moved_since = None;
             return false;
         }
         let since = *self.moved_since.get_or_insert(now);
-        if now - since < COST_HOLD {
+        if known && now - since < HOLD {
             return false;
         }
         self.moved_since = None;
@@ -102,7 +97,9 @@ const GRID: [u8; 22] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 48, 60,
 /// Measurements that the median is of: an idle link makes two a minute.
 const RECENT: usize = 5;
 /// A change must last that long: routes that move with every burst of traffic help nobody.
-const COST_HOLD: Duration = Duration::from_secs(10);
+pub const HOLD: Duration = Duration::from_secs(10);
+/// Milliseconds that a busy machine adds and takes away: among near neighbours no reason to move.
+pub const NOISE: u8 = 2;
 /// Before the first measurement.
 const RTT_GUESS: Duration = Duration::from_millis(100);
 
@@ -111,17 +108,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_measurement_counts_at_once_and_later_ones_must_last() {
+    fn the_first_measurements_count_at_once_and_later_ones_must_last() {
         let mut cost = Cost::new(None);
         let at = |ms: u64| Instant::from_micros(ms * 1000);
-        assert!(cost.update(Duration::from_millis(20), at(0)));
+        assert!(cost.update(Duration::from_millis(40), false, at(0)));
+        assert!(cost.update(Duration::from_millis(20), false, at(100)));
         assert_eq!(cost.get(), 10);
-        assert!(!cost.update(Duration::from_millis(60), at(1_000)));
-        assert!(!cost.update(Duration::from_millis(22), at(5_000)), "jitter ends the waiting");
-        assert!(!cost.update(Duration::from_millis(60), at(6_000)));
-        assert!(!cost.update(Duration::from_millis(60), at(15_000)));
-        assert!(cost.update(Duration::from_millis(60), at(16_000)));
+        let mut update = |millis, ms| cost.update(Duration::from_millis(millis), true, at(ms));
+        assert!(!update(60, 1_000));
+        assert!(!update(22, 5_000), "jitter ends the waiting");
+        assert!(!update(60, 6_000));
+        assert!(!update(60, 15_000));
+        assert!(update(60, 16_000));
         assert_eq!(cost.get(), 30);
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_a_longer_way() {
+        let mut cost = Cost::new(None);
+        for n in 0..100 {
+            let busy = Duration::from_micros(if n % 20 < 10 { 300 } else { 5_900 });
+            assert!(!cost.update(busy, true, Instant::from_micros(n * 28_000_000)));
+        }
+        assert_eq!(cost.get(), 1);
     }
 
     #[test]
@@ -132,12 +141,12 @@ mod tests {
         for n in 0..100u64 {
             rtt.sample(Duration::from_millis(if n % 5 == 3 || n % 7 == 2 { 400 } else { 8 }));
             let now = Instant::from_micros(n * 28_000_000);
-            changes += u32::from(cost.update(rtt.typical().unwrap(), now));
+            changes += u32::from(cost.update(rtt.typical().unwrap(), rtt.is_known(), now));
         }
         assert_eq!((changes, cost.get()), (1, 4));
         for n in 100..110u64 {
             rtt.sample(Duration::from_millis(400));
-            cost.update(rtt.typical().unwrap(), Instant::from_micros(n * 28_000_000));
+            cost.update(rtt.typical().unwrap(), true, Instant::from_micros(n * 28_000_000));
         }
         assert_eq!(cost.get(), 185);
     }
@@ -146,7 +155,7 @@ mod tests {
     fn the_operators_cost_stays() {
         let mut cost = Cost::new(Some(0));
         assert_eq!(cost.get(), 1);
-        assert!(!cost.update(Duration::from_secs(1), Instant::ZERO));
+        assert!(!cost.update(Duration::from_secs(1), true, Instant::ZERO));
         assert_eq!(cost.get(), 1);
     }
 

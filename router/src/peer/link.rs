@@ -69,6 +69,8 @@ struct Life {
     ping: Option<(u32, Instant)>,
     nonce: u32,
     largest: usize,
+    /// A new link is measured some times at once.
+    probe: Option<Instant>,
 }
 
 /// What a frame was.
@@ -125,7 +127,7 @@ impl Link {
             late: false,
             state: State::Opening { handshake, repeated: now },
             queue,
-            life: Life { last_in: now, owed_since: None, ping: None, nonce: 0, largest: 0 },
+            life: Life { last_in: now, owed_since: None, ping: None, nonce: 0, largest: 0, probe: None },
             frame_max: spec.mtu,
             spec,
         }
@@ -195,10 +197,11 @@ impl Link {
                 let started = handshake.started;
                 let done = handshake.on_ack(frame, &self.spec, &secret.id())?;
                 self.rtt.sample(now - started);
-                self.cost.update(now - started, now);
+                self.cost.update(now - started, false, now);
                 self.frame_max = self.spec.mtu.min(done.proof.mtu as usize);
                 self.since = now;
                 self.life.last_in = now;
+                self.life.probe = Some(now + PROBE_EVERY);
                 self.state = State::Up(Box::new(Up {
                     keys: done.keys,
                     sent: 0,
@@ -207,6 +210,8 @@ impl Link {
                     arq: Arq::default(),
                     repeat: done.repeat,
                 }));
+                // The handshake's time holds both sides' work: measure before anything is published.
+                self.ping(now);
                 Ok(Incoming::Established(done.proof))
             }
             // Others may overtake the handshake where frames can, and only there.
@@ -292,7 +297,8 @@ impl Link {
                 {
                     self.life.ping = None;
                     self.rtt.sample(now - sent);
-                    if self.rtt.typical().is_some_and(|rtt| self.cost.update(rtt, now)) {
+                    self.life.probe = (!self.rtt.is_known()).then_some(now + PROBE_EVERY);
+                    if self.rtt.typical().is_some_and(|rtt| self.cost.update(rtt, self.rtt.is_known(), now)) {
                         return Ok(Incoming::CostChanged);
                     }
                 }
@@ -409,6 +415,7 @@ impl Link {
                         (since + late).min(asked.unwrap_or(since).max(since + PING_AFTER))
                     }
                 };
+                let life = self.life.probe.map_or(life, |probe| probe.min(life));
                 // While the queue is full nothing is repeated; what leaves it sets the clock again.
                 let arq = up.arq.deadline(self.rtt.or_guess()).filter(|_| self.queue.control_has_room());
                 arq.map_or(life, |arq| arq.min(life))
@@ -434,6 +441,9 @@ impl Link {
             }
             State::Up(_) => {
                 self.pump_arq(now);
+                if self.life.probe.take_if(|probe| now >= *probe).is_some() {
+                    self.ping(now);
+                }
                 match self.life.owed_since {
                     Some(since) => {
                         if now >= since + self.dead_after() {
@@ -529,6 +539,8 @@ const IDLE_MAX: Duration = Duration::from_secs(28);
 const IDLE_MAX_ACCEPTOR: Duration = Duration::from_secs(32);
 /// A ping that the driver cannot even send.
 const STUCK_MAX: Duration = Duration::from_secs(10);
+/// A new link is measured that often until the median has all it wants.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// A peer that owes a frame for that long is asked.
 const PING_AFTER: Duration = Duration::from_millis(100);
 /// And again.
