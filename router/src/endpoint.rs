@@ -5,13 +5,13 @@
 use crate::config::Config;
 use crate::crypto::{Entropy, SecretKey};
 use crate::error::Unreachable;
-use crate::id::{NodeId, Port, Target};
+use crate::id::{NodeId, Target};
 use crate::lookup::{Locator, Lookup, LookupEvent, LookupStats, Position, Query};
 use crate::router::{Channel, Command, Event, SessionInfo};
 use crate::session::{Refused, SessionEvent, SessionStats, Sessions};
 use crate::time::{Duration, Instant};
 use crate::wire::body::{self, sealed};
-pub use crate::wire::body::{Body, Destination, Outbound};
+pub use crate::wire::body::{Body, Destination, Inbound, Outbound};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
@@ -32,21 +32,6 @@ pub struct Endpoint {
     waiters: BTreeMap<Query, Vec<Waiter>>,
     events: VecDeque<Event>,
     stats: EndpointStats,
-}
-
-/// A packet that was addressed to this node.
-#[derive(Clone, Debug)]
-pub struct Inbound<'a> {
-    /// The peer it came from; quotas are by ingress, since keys are free.
-    pub ingress: Port,
-    /// The ports that lead back to the sender, to be sent along as they are.
-    pub way: &'a [u8],
-    /// From the frame's header.
-    pub index: u32,
-    /// From the frame's header: the fullest queue on the way.
-    pub load: u8,
-    /// What the header stands before.
-    pub body: &'a [u8],
 }
 
 /// Why a packet for this node was not taken, if its sender should hear of it.
@@ -121,10 +106,10 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let Inbound { ingress, way, index, load, body } = packet;
+        let Inbound { ingress, way, body, .. } = packet;
         let result = match body.first() {
             Some(&(body::DATA | body::INIT | body::INIT_ACK | body::COOKIE | body::HINT)) => {
-                self.sessions.handle_packet(ingress, way, index, load, body, entropy, now)
+                self.sessions.handle_packet(&packet, entropy, now)
             }
             Some(&(body::FIND | body::FOUND | body::STORE | body::REFRESH)) => {
                 // What is wrong with it is counted there.

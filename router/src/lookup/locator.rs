@@ -30,7 +30,7 @@ pub struct Coords {
 
 impl Coords {
     /// Bytes that [`Self::encode`] writes.
-    pub fn len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         9 + self.hops.iter().map(|hop| port_bytes(hop.port).1 + 1).sum::<usize>()
     }
 
@@ -86,25 +86,25 @@ impl Locator {
     }
 
     /// Bytes that [`Self::encode`] writes.
-    pub fn len(&self) -> usize {
-        1 + self.iter().map(|(_, coords)| coords.len()).sum::<usize>()
+    pub fn encoded_len(&self) -> usize {
+        1 + self.iter().map(|(_, coords)| coords.encoded_len()).sum::<usize>()
     }
 
     /// [`Self::fit`], but the shortest tree stays in even if it alone is longer.
     pub fn fit_or_one(&self, bytes: usize) -> Self {
-        let shortest = self.iter().map(|(_, coords)| coords.len()).min().unwrap_or(0);
+        let shortest = self.iter().map(|(_, coords)| coords.encoded_len()).min().unwrap_or(0);
         self.fit(bytes.max(1 + shortest))
     }
 
     /// The same with as many trees as fit into `bytes`, the shortest coordinates first.
     pub fn fit(&self, bytes: usize) -> Self {
         let mut order: Vec<usize> = (0..TREES_MAX).filter(|&t| self.trees[t].is_some()).collect();
-        order.sort_by_key(|&tree| self.trees[tree].as_ref().map(Coords::len));
+        order.sort_by_key(|&tree| self.trees[tree].as_ref().map(Coords::encoded_len));
         let mut fitting = Self::default();
         let mut left = bytes.saturating_sub(1);
         for tree in order {
             let coords = self.trees[tree].as_ref().expect("only trees with coordinates are in the order");
-            match left.checked_sub(coords.len()) {
+            match left.checked_sub(coords.encoded_len()) {
                 Some(rest) if coords.hops.len() <= DEPTH_MAX => {
                     left = rest;
                     fitting.trees[tree] = Some(coords.clone());
@@ -175,7 +175,7 @@ mod tests {
         fn round_trip(locator in any_locator()) {
             let mut bytes = Vec::new();
             locator.encode(&mut bytes);
-            prop_assert_eq!(bytes.len(), locator.len());
+            prop_assert_eq!(bytes.len(), locator.encoded_len());
             let mut reader = Reader::new(&bytes);
             prop_assert_eq!(Locator::decode(&mut reader), Ok(locator));
             prop_assert!(reader.is_empty());
@@ -194,7 +194,7 @@ mod tests {
         #[test]
         fn what_is_made_to_fit_fits(locator in any_locator(), bytes in 1usize..700) {
             let fitting = locator.fit(bytes);
-            prop_assert!(fitting.len() <= bytes);
+            prop_assert!(fitting.encoded_len() <= bytes);
             for (tree, coords) in fitting.iter() {
                 prop_assert_eq!(Some(coords), locator.trees[usize::from(tree)].as_ref());
             }

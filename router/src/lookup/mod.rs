@@ -630,10 +630,11 @@ impl Lookup {
                         continue;
                     }
                     self.stats.signatures_checked += 1;
-                    if record.verify().is_ok() && (self.verify_account)(&record) {
-                        if let Some(running) = self.searches.get_mut(&id) {
-                            running.search.on_account(record, now);
-                        }
+                    if record.verify().is_ok()
+                        && (self.verify_account)(&record)
+                        && let Some(running) = self.searches.get_mut(&id)
+                    {
+                        running.search.on_account(record, now);
                     }
                 }
             }
@@ -819,36 +820,31 @@ impl Lookup {
     }
 
     fn drive(&mut self, id: u64, entropy: &mut dyn Entropy, now: Instant) {
-        let Some(running) = self.searches.get(&id) else { return };
-        let asker = match running.purpose {
-            Purpose::Answer(_) => None,
-            Purpose::Publish(_) | Purpose::Join => Some(self.own_record().clone()),
-        };
         let Some(running) = self.searches.get_mut(&id) else { return };
         let failed = running.search.on_time(now);
+        let mut asks = Vec::new();
         while let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), now) {
-            let contact = self.contacts.get(&ask.node);
-            let known = match contact {
+            asks.push(ask);
+        }
+        let over = running.search.is_over(now);
+        let (what, place, purpose) = (running.search.what, running.search.place, running.purpose);
+        for ask in asks {
+            let known = match self.contacts.get(&ask.node) {
                 Some(contact) if contact.peer => u64::MAX,
                 Some(contact) => contact.position.seq,
                 None => 0,
             };
-            let find = Find {
-                nonce: ask.nonce,
-                what: running.search.what,
-                place: running.search.place,
-                known,
-                skip: ask.skip,
-                // Who publishes or joins wants to be known; who only looks for somebody need not tell.
-                asker: asker.clone(),
+            // Who publishes or joins wants to be known; who only looks for somebody need not tell.
+            let asker = match purpose {
+                Purpose::Answer(_) => None,
+                Purpose::Publish(_) | Purpose::Join => Some(self.own_record().clone()),
             };
             self.stats.questions += 1;
             self.questions.insert(ask.nonce, Question::Search(id));
             let mut body = Body::with_capacity(body::find::FIND_LEN);
-            find.encode(&mut body);
+            Find { nonce: ask.nonce, what, place, known, skip: ask.skip, asker }.encode(&mut body);
             self.out.push_back(Outbound::node(ask.node.sid(), &ask.position, 0, body));
         }
-        let over = running.search.is_over(now);
         for node in failed {
             self.contacts.fail(&node);
         }

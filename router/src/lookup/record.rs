@@ -54,8 +54,8 @@ impl LocatorRecord {
     }
 
     /// Bytes that [`Self::encode`] writes.
-    pub fn len(&self) -> usize {
-        32 + 8 + 2 + self.locator.len() + 64
+    pub fn encoded_len(&self) -> usize {
+        32 + 8 + 2 + self.locator.encoded_len() + 64
     }
 
     /// Writes the record.
@@ -76,7 +76,7 @@ impl LocatorRecord {
     }
 
     fn signed_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
+        let mut bytes = Vec::with_capacity(self.encoded_len());
         self.encode_signed(&mut bytes);
         bytes
     }

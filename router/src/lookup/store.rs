@@ -46,7 +46,7 @@ impl Store {
         let (place, account, node) = key(&record);
         let id = (place, account, node);
         let (bytes, ttl) = match &record {
-            Record::Locator(record) => (record.len() + RECORD_OVERHEAD, record.ttl),
+            Record::Locator(record) => (record.encoded_len() + RECORD_OVERHEAD, record.ttl),
             Record::Account(record) => (record.encoded_len() + RECORD_OVERHEAD, TTL_MAX),
         };
         if self.records.get(&id).is_some_and(|kept| seq(&kept.record) > seq(&record)) {

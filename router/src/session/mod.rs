@@ -15,13 +15,13 @@ mod window;
 
 use crate::crypto::{Entropy, SecretKey, random};
 use crate::error::Unreachable;
-use crate::id::{NodeId, Port};
+use crate::id::NodeId;
 use crate::lookup::Position;
 use crate::router::SessionInfo;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
 use crate::wire::body::init::{Cookie, Hint, Init, InitAck};
-use crate::wire::body::{self, Outbound};
+use crate::wire::body::{self, Inbound, Outbound};
 use bytes::Bytes;
 use handshake::{Identity, Responder};
 use intake::{Intake, Verdict};
@@ -217,15 +217,11 @@ impl Sessions {
     /// A packet for this node of kind DATA, INIT, INIT_ACK, COOKIE or HINT.
     pub fn handle_packet(
         &mut self,
-        ingress: Port,
-        way: &[u8],
-        index: u32,
-        load: u8,
-        packet: &[u8],
+        packet: &Inbound<'_>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), Refused> {
-        let result = self.dispatch(ingress, way, index, load, packet, entropy, now);
+        let result = self.dispatch(packet, entropy, now);
         match result {
             Err(Refused::Bad) => self.stats.dropped_body += 1,
             Err(Refused::Repeated) => self.stats.repeated += 1,
@@ -325,14 +321,11 @@ impl Sessions {
 
     fn dispatch(
         &mut self,
-        ingress: Port,
-        way: &[u8],
-        index: u32,
-        load: u8,
-        packet: &[u8],
+        packet: &Inbound<'_>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), Refused> {
+        let &Inbound { ingress, way, index, load, body: packet } = packet;
         match *packet.first().ok_or(Refused::Bad)? {
             body::DATA => {
                 let slot = *self.indexes.get(&index).ok_or(Refused::NoSession)?;

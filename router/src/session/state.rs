@@ -348,12 +348,9 @@ impl Session {
             }
             return Err(Refused::Late);
         };
-        let (keys, said) = match attempt.initiator.finish(ctx.me, ack) {
-            Ok(finished) => finished,
-            Err(_) => {
-                self.attempt = Some(attempt);
-                return Err(Refused::Bad);
-            }
+        let Ok((keys, said)) = attempt.initiator.finish(ctx.me, ack) else {
+            self.attempt = Some(attempt);
+            return Err(Refused::Bad);
         };
         ctx.echoes.remove(&echo(attempt.initiator.ephemeral()));
         if attempt.tries == 1 {

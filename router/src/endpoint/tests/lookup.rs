@@ -229,14 +229,13 @@ fn nothing_is_stored_without_a_token_of_the_same_way() {
     let ttl = Duration::from_secs(600);
     let record = crate::lookup::LocatorRecord::sign(&secret, 5, ttl, &locator(9));
     world.tape = Some(Vec::new());
-    let mut store =
-        |world: &mut World, from: usize, token: [u8; 16], record: &crate::lookup::LocatorRecord| {
-            let mut body = Vec::new();
-            Store { nonce: 1, token, record: Record::Locator(record.clone()) }.encode(&mut body);
-            world.arrive(Flight { from, to: 0, index: 0, body });
-            let receipt = world.taped(0, from, body::FOUND).pop().unwrap();
-            Found::decode(&receipt.body).unwrap()
-        };
+    let store = |world: &mut World, from: usize, token: [u8; 16], record: &crate::lookup::LocatorRecord| {
+        let mut body = Vec::new();
+        Store { nonce: 1, token, record: Record::Locator(record.clone()) }.encode(&mut body);
+        world.arrive(Flight { from, to: 0, index: 0, body });
+        let receipt = world.taped(0, from, body::FOUND).pop().unwrap();
+        Found::decode(&receipt.body).unwrap()
+    };
     let refused = store(&mut world, 2, [0; 16], &record);
     assert!(!refused.stored);
     assert!(!store(&mut world, 1, refused.token, &record).stored, "a token of another way");

@@ -5,7 +5,7 @@ mod lookup;
 mod sessions;
 
 use super::*;
-use crate::id::Sid;
+use crate::id::{Port, Sid};
 use crate::lookup::{Coords, Hop};
 use crate::session::tests::TestEntropy;
 use std::collections::BTreeMap;

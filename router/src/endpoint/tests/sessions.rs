@@ -23,7 +23,7 @@ fn two_peers_talk_in_one_round_trip() {
     assert_eq!(world.received(0), [b"back".to_vec()]);
 }
 
-fn up(world: &mut World, at: usize) -> usize {
+fn up(world: &World, at: usize) -> usize {
     world.nodes[at].events.iter().filter(|event| matches!(event, Event::SessionUp { .. })).count()
 }
 
@@ -61,7 +61,7 @@ fn a_lost_ack_comes_again_and_is_the_same() {
     let acks = world.taped(1, 0, body::INIT_ACK);
     assert_eq!(acks.len(), 2);
     assert_eq!(acks[0].body, acks[1].body);
-    assert_eq!((up(&mut world, 0), up(&mut world, 1)), (1, 1));
+    assert_eq!((up(&world, 0), up(&world, 1)), (1, 1));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_replayed_init_changes_nothing_and_is_answered_with_a_hint() {
     assert_eq!(world.stats(1).sessions.inits_old, 1);
     world.send(1, 0, b"z");
     world.run(100);
-    assert_eq!((world.received(0).len(), up(&mut world, 0), up(&mut world, 1)), (1, 1, 1));
+    assert_eq!((world.received(0).len(), up(&world, 0), up(&world, 1)), (1, 1, 1));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn an_init_replayed_to_a_restarted_node_gives_its_sender_nothing() {
     world.restart(1, 5000);
     world.run(100);
     world.arrive(init[0].clone());
-    assert_eq!(up(&mut world, 1), 1, "that of before");
+    assert_eq!(up(&world, 1), 1, "that of before");
     world.run(60_000);
     assert!(world.nodes[1].endpoint.sessions().is_empty());
     // The genuine initiator comes through meanwhile and later.
@@ -162,7 +162,7 @@ fn two_inits_that_cross_end_in_one_session() {
             (world.received(a), world.received(b)),
             (vec![b"from b".to_vec()], vec![b"from a".to_vec()])
         );
-        assert_eq!((up(&mut world, a), up(&mut world, b)), (1, 1));
+        assert_eq!((up(&world, a), up(&world, b)), (1, 1));
         // Long after the other keys are gone both still talk, without another handshake.
         world.sent.clear();
         for second in 0..90u8 {
@@ -194,7 +194,7 @@ fn crossing_works_whatever_single_packet_is_lost() {
         }
         let (at_0, at_1) = (world.received(0).len(), world.received(1).len());
         assert!(at_0 >= 100 && at_1 >= 100, "packet {lost} lost: {at_0} {at_1}");
-        assert_eq!((up(&mut world, 0), up(&mut world, 1)), (1, 1));
+        assert_eq!((up(&world, 0), up(&world, 1)), (1, 1));
     }
 }
 
@@ -402,12 +402,7 @@ fn strangers_that_never_finish_do_not_push_out_sessions() {
         let mut seed = [9; 32];
         seed[..4].copy_from_slice(&(at as u32).to_le_bytes());
         let stranger = crate::session::handshake::Identity::new(&SecretKey::from_seed(seed));
-        let payload = crate::wire::body::init::InitPayload {
-            counter: 1,
-            index: 1,
-            seq: 1,
-            locator: Locator::default(),
-        };
+        let payload = body::init::InitPayload { counter: 1, index: 1, seq: 1, locator: Locator::default() };
         let (_, body) =
             crate::session::handshake::Initiator::begin(&stranger, &target, &payload, &mut entropy).unwrap();
         world.arrive(Flight { from: 0, to: 1, index: 0, body });

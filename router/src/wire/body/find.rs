@@ -192,7 +192,7 @@ impl Found {
         };
         let accounts = match &self.values {
             Values::Locators(records) => {
-                records.iter().for_each(|record| add(record.len(), &|out| record.encode(out)));
+                records.iter().for_each(|record| add(record.encoded_len(), &|out| record.encode(out)));
                 0
             }
             Values::Accounts(records) => {
@@ -200,12 +200,12 @@ impl Found {
                 ACCOUNTS
             }
         };
-        let own = self.own.as_ref().filter(|own| take(own.len()));
+        let own = self.own.as_ref().filter(|own| take(own.encoded_len()));
         let fitting: Vec<&Contact> = self
             .contacts
             .iter()
             .take(usize::from(COUNT_MAX))
-            .filter(|contact| take(32 + contact.locator.len()))
+            .filter(|contact| take(32 + contact.locator.encoded_len()))
             .collect();
         out.put_byte(FOUND);
         out.put_eight(self.nonce);
@@ -228,6 +228,7 @@ impl Found {
 
 /// A record of either kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all records are locators")]
 pub enum Record {
     /// Where a node is.
     Locator(LocatorRecord),

@@ -7,7 +7,7 @@ pub mod init;
 pub mod sealed;
 
 use crate::config::H_MAX;
-use crate::id::Sid;
+use crate::id::{Port, Sid};
 use crate::lookup::{Locator, Position};
 use bytes::{Buf, Bytes, BytesMut};
 use std::sync::Arc;
@@ -38,6 +38,21 @@ pub const MAP: u8 = 0x0d;
 /// The last 8 bytes of a body: what a NOTICE names the refused packet by. Zero-filled if it is shorter.
 pub fn tail(body: &[u8]) -> [u8; 8] {
     body.last_chunk().copied().unwrap_or_default()
+}
+
+/// A packet that was addressed to this node.
+#[derive(Clone, Debug)]
+pub struct Inbound<'a> {
+    /// The peer it came from; quotas are by ingress, since keys are free.
+    pub ingress: Port,
+    /// The ports that lead back to the sender, to be sent along as they are.
+    pub way: &'a [u8],
+    /// From the frame's header.
+    pub index: u32,
+    /// From the frame's header: the fullest queue on the way.
+    pub load: u8,
+    /// What the header stands before.
+    pub body: &'a [u8],
 }
 
 /// A packet to be sent.
