@@ -7,13 +7,18 @@ pub struct Rtt {
     smoothed: Option<Duration>,
     recent: [Duration; RECENT],
     samples: usize,
+    kept: Instant,
 }
 
 impl Rtt {
     /// One more measurement.
-    pub fn sample(&mut self, rtt: Duration) {
-        self.recent[self.samples % RECENT] = rtt;
-        self.samples += 1;
+    pub fn sample(&mut self, rtt: Duration, now: Instant) {
+        // One stall of a stream delays all that is asked meanwhile: it counts once.
+        if !self.is_known() || now - self.kept >= APART {
+            self.recent[self.samples % RECENT] = rtt;
+            self.samples += 1;
+            self.kept = now;
+        }
         self.smoothed = Some(match self.smoothed {
             None => rtt,
             Some(old) => old - old / 8 + rtt / 8,
@@ -25,16 +30,16 @@ impl Rtt {
         self.smoothed
     }
 
-    /// The median of the latest: what the link takes when nothing goes wrong. A frame that TCP had to send again, or
-    /// that waited behind a burst, does not move it, but a link on which most go wrong does.
+    /// The second least of the latest: what the link takes when nothing goes wrong. A frame that TCP had to send again,
+    /// or that waited behind a burst, does not move it, but a link on which most go wrong does.
     pub fn typical(&self) -> Option<Duration> {
         let mut recent = self.recent;
         let known = &mut recent[..self.samples.min(RECENT)];
         known.sort_unstable();
-        known.get(known.len().saturating_sub(1) / 2).copied()
+        known.get(usize::from(known.len() == RECENT)).copied()
     }
 
-    /// Are there as many measurements as the median is of?
+    /// Are there as many measurements as [`Self::typical`] wants?
     pub const fn is_known(&self) -> bool {
         self.samples >= RECENT
     }
@@ -94,7 +99,9 @@ fn quantise(rtt: Duration) -> u8 {
 
 /// Steps of about a quarter: a change of one step is what a change of more than 25 % needs at least.
 const GRID: [u8; 22] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 48, 60, 75, 94, 118, 148, 185, 231];
-/// Measurements that the median is of: an idle link makes two a minute.
+/// Once there are enough measurements, only those so far apart count.
+const APART: Duration = Duration::from_secs(1);
+/// Measurements that are looked at: an idle link makes two a minute.
 const RECENT: usize = 5;
 /// A change must last that long: routes that move with every burst of traffic help nobody.
 pub const HOLD: Duration = Duration::from_secs(10);
@@ -139,14 +146,17 @@ mod tests {
         assert_eq!(rtt.typical(), None);
         let mut changes = 0;
         for n in 0..100u64 {
-            rtt.sample(Duration::from_millis(if n % 5 == 3 || n % 7 == 2 { 400 } else { 8 }));
             let now = Instant::from_micros(n * 28_000_000);
+            rtt.sample(Duration::from_millis(if n % 3 == 2 || n % 7 == 2 { 400 } else { 8 }), now);
+            // What else is asked during the stall.
+            rtt.sample(Duration::from_millis(300), now + Duration::from_millis(100));
             changes += u32::from(cost.update(rtt.typical().unwrap(), rtt.is_known(), now));
         }
         assert_eq!((changes, cost.get()), (1, 4));
         for n in 100..110u64 {
-            rtt.sample(Duration::from_millis(400));
-            cost.update(rtt.typical().unwrap(), true, Instant::from_micros(n * 28_000_000));
+            let now = Instant::from_micros(n * 28_000_000);
+            rtt.sample(Duration::from_millis(400), now);
+            cost.update(rtt.typical().unwrap(), true, now);
         }
         assert_eq!(cost.get(), 185);
     }

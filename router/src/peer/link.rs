@@ -71,6 +71,8 @@ struct Life {
     largest: usize,
     /// A new link is measured some times at once.
     probe: Option<Instant>,
+    /// We sent the latest ping, not they.
+    asked_last: bool,
 }
 
 /// What a frame was.
@@ -127,7 +129,15 @@ impl Link {
             late: false,
             state: State::Opening { handshake, repeated: now },
             queue,
-            life: Life { last_in: now, owed_since: None, ping: None, nonce: 0, largest: 0, probe: None },
+            life: Life {
+                last_in: now,
+                owed_since: None,
+                ping: None,
+                nonce: 0,
+                largest: 0,
+                probe: None,
+                asked_last: spec.role == Role::Acceptor,
+            },
             frame_max: spec.mtu,
             spec,
         }
@@ -196,7 +206,7 @@ impl Link {
                 }
                 let started = handshake.started;
                 let done = handshake.on_ack(frame, &self.spec, &secret.id())?;
-                self.rtt.sample(now - started);
+                self.rtt.sample(now - started, now);
                 self.cost.update(now - started, false, now);
                 self.frame_max = self.spec.mtu.min(done.proof.mtu as usize);
                 self.since = now;
@@ -289,6 +299,7 @@ impl Link {
         let State::Up(up) = &mut self.state else { return Ok(Incoming::Nothing) };
         match control {
             Control::Ping { nonce } => {
+                self.life.asked_last = false;
                 self.queue.push_urgent(Waiting::Control(Control::Pong { nonce }.encode()));
             }
             Control::Pong { nonce } => {
@@ -296,7 +307,7 @@ impl Link {
                     && asked == nonce
                 {
                     self.life.ping = None;
-                    self.rtt.sample(now - sent);
+                    self.rtt.sample(now - sent, now);
                     self.life.probe = (!self.rtt.is_known()).then_some(now + PROBE_EVERY);
                     if self.rtt.typical().is_some_and(|rtt| self.cost.update(rtt, self.rtt.is_known(), now)) {
                         return Ok(Incoming::CostChanged);
@@ -364,6 +375,7 @@ impl Link {
         }
         self.life.nonce = self.life.nonce.wrapping_add(1);
         self.life.ping = Some((self.life.nonce, now));
+        self.life.asked_last = true;
         let ping = Control::Ping { nonce: self.life.nonce };
         self.queue.push_urgent(Waiting::Control(ping.encode()));
     }
@@ -466,12 +478,9 @@ impl Link {
         }
     }
 
-    /// The side that was called waits a little longer, so that one of the two asks and not both.
+    /// Who asked last waits a little longer, so that one of the two asks and not both, and each measures in turn.
     const fn idle_max(&self) -> Duration {
-        match self.spec.role {
-            Role::Dialer => IDLE_MAX,
-            Role::Acceptor => IDLE_MAX_ACCEPTOR,
-        }
+        if self.life.asked_last { IDLE_MAX_AGAIN } else { IDLE_MAX }
     }
 
     fn ping_again(&self) -> Duration {
@@ -536,10 +545,10 @@ const HELLO_AGAIN: Duration = Duration::from_millis(250);
 /// An idle link is asked for a sign of life: two exchanges a minute, some 450 bytes with TCP and IPv6 around them.
 const IDLE_MAX: Duration = Duration::from_secs(28);
 /// See [`Link::idle_max`].
-const IDLE_MAX_ACCEPTOR: Duration = Duration::from_secs(32);
+const IDLE_MAX_AGAIN: Duration = Duration::from_secs(32);
 /// A ping that the driver cannot even send.
 const STUCK_MAX: Duration = Duration::from_secs(10);
-/// A new link is measured that often until the median has all it wants.
+/// A new link is measured that often until there are as many measurements as are looked at.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// A peer that owes a frame for that long is asked.
 const PING_AFTER: Duration = Duration::from_millis(100);

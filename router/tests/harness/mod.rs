@@ -51,6 +51,8 @@ struct End {
     link: LinkId,
     latency: Duration,
     loss: f64,
+    kind: LinkKind,
+    last: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +67,9 @@ impl Default for Wire {
         Self { kind: LinkKind::Stream, latency: Duration::from_millis(1), loss: 0.0 }
     }
 }
+
+/// The least time after which TCP sends again.
+const RETRANSMIT: Duration = Duration::from_millis(200);
 
 impl Net {
     pub fn new(nodes: usize, seed: u64) -> Self {
@@ -145,7 +150,8 @@ impl Net {
     ) -> (LinkId, LinkId) {
         let (link_a, link_b) = (LinkId(self.next_link), LinkId(self.next_link + 1));
         self.next_link += 2;
-        let end = |node, link| End { node, link, latency: wire.latency, loss: wire.loss };
+        let (latency, loss, kind) = (wire.latency, wire.loss, wire.kind);
+        let end = |node, link| End { node, link, latency, loss, kind, last: Instant::ZERO };
         self.ends.insert((a, link_a), end(b, link_b));
         self.ends.insert((b, link_b), end(a, link_a));
         let now = self.now;
@@ -222,11 +228,19 @@ impl Net {
         }
         while let Some(link) = router.poll_link() {
             while let Some(frame) = router.poll_transmit(link, now) {
-                let Some(end) = self.ends.get(&(node, link)) else { continue };
-                let lost = end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
-                if (self.tap)(node, end.node, &frame) && !lost {
+                let Some(end) = self.ends.get_mut(&(node, link)) else { continue };
+                let unlucky =
+                    end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
+                let mut at = now + end.latency;
+                if end.kind == LinkKind::Stream && end.loss < 1.0 {
+                    // It is sent again, and what comes behind it waits.
+                    at = (at + if unlucky { RETRANSMIT } else { Duration::ZERO }).max(end.last);
+                    end.last = at;
+                } else if unlucky {
+                    continue;
+                }
+                if (self.tap)(node, end.node, &frame) {
                     self.sent += 1;
-                    let at = now + end.latency;
                     self.flying.push(Reverse((at, self.sent, end.node, end.link, frame.to_vec())));
                 }
             }
