@@ -8,7 +8,7 @@ use crate::time::Instant;
 use crate::timer::Timer;
 use crate::wire::codec::port_bytes;
 use crate::wire::data::{
-    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, PHI_NONE, PORTS_BYTES_MAX, TTL, split_port,
+    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, PHI_NONE, PORTS_BYTES_MAX, TTL, TURNS, split_port,
 };
 use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, kind};
 use bytes::Bytes;
@@ -89,8 +89,11 @@ impl Router {
             self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
             return Ok(());
         };
-        if port == from || packet.rev.len() + 3 > PORTS_BYTES_MAX {
-            return Err(FrameError::Value); // a way that turns back, or never ends, is none
+        // The way of a packet that was led astray in one tree and turned back with the next turns there too; one that turns
+        // more often than that is none.
+        let turns = (packet.flags & TURNS) + u8::from(port == from);
+        if turns > TURNS || packet.rev.len() + 3 > PORTS_BYTES_MAX {
+            return Err(FrameError::Value);
         }
         let link = self.table.peer(port).and_then(|peer| self.links.get_mut(&peer.link));
         let Some(link) = link else {
@@ -98,7 +101,8 @@ impl Router {
             self.refuse(from, packet.rev, NoticeCode::BrokenPort, 0, packet.body, now);
             return Ok(());
         };
-        let packet = DataS { ports, load: packet.load.max(link.level()), ..packet };
+        let flags = packet.flags & !TURNS | turns;
+        let packet = DataS { flags, ports, load: packet.load.max(link.level()), ..packet };
         let len = packet.encoded_len(Some(from));
         if len > link.packet_max() {
             let size = largest_body(link.packet_max(), len, packet.body.len());

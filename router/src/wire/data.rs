@@ -13,6 +13,10 @@ pub const FLAG_NO_VICINITY: u8 = 0x40;
 /// Somebody on the way found the destination in its vicinity (not built yet): passed on unchanged.
 pub const FLAG_VICINITY: u8 = 0x20;
 
+/// Of DATA_S: how often it has gone out where it came in. A tree that is given up may turn a packet back, once each but the last
+/// of four; a list of ports that turns for ever would keep a link busy for the price of one packet.
+pub const TURNS: u8 = 0x03;
+
 /// Hops a packet may take. The longest shortest paths that wireless meshes of 10 000 nodes showed are near 100.
 pub const TTL: u8 = 255;
 /// Hops that may fail to come nearer before a tree is given up.
@@ -110,7 +114,7 @@ impl<'a> DataT<'a> {
 /// A packet that finds its way by a list of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataS<'a> {
-    /// None are known; passed on.
+    /// [`TURNS`]; others are passed on.
     pub flags: u8,
     /// Highest queue level met.
     pub load: u8,
