@@ -63,7 +63,11 @@ fn loss_on_datagram_links() {
     let mut scenario = scenario(Topology::Grid, 25, 5);
     scenario.loss = 0.05;
     scenario.kind = LinkKind::Datagram;
-    assert_delivered(&run(&scenario), 0.6);
+    // Nothing repeats what an application sends: on a way of eight links one try in three is lost.
+    let report = run(&scenario);
+    let delivery = report.delivery.as_ref().expect("there were probes");
+    assert!(delivery.first_try >= 0.6 && delivery.with_retries >= 0.95, "{report}");
+    assert_eq!(report.lookup.expect("there were lookups").success, 1.0, "{report}");
 }
 
 #[test]
@@ -97,7 +101,7 @@ fn churn_heals() {
         scenario.duration = Duration::from_secs(120);
         scenario.fault = Some(Fault::Churn);
         let report = run(&scenario);
-        assert!(report.faults.as_ref().is_some_and(|faults| faults.faults > 10), "{report}");
+        assert!(report.faults.as_ref().is_some_and(|faults| faults.faults >= 5), "{report}");
         assert_delivered(&report, 0.9);
     }
 }
