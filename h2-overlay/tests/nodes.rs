@@ -64,7 +64,7 @@ async fn through_a_third_node_and_after_a_restart() {
     let (asking, serving) = (Overlay::of(&left, Config::default()), serve(&right));
     assert_eq!(ask_until_answered(&asking, right.id()).await, left.id().to_string());
 
-    let sent = bytes::Bytes::from(vec![42; 2_000_000]);
+    let sent = Bytes::from(vec![42; 2_000_000]);
     let request = Request::post("/echo").body(Full::new(sent.clone())).unwrap();
     let answer = tokio::time::timeout(PATIENCE, asking.request(right.id(), Class::Bulk, request)).await;
     let echoed = answer.expect("in time").unwrap().into_body().bytes(usize::MAX).await.unwrap();
