@@ -57,7 +57,7 @@ pub struct Flags {
     /// Accept overlay links here, e.g. tcp://0.0.0.0:9001?password=.. (repeatable)
     #[arg(long, value_name = "URI", env = "MANGROVE_LISTEN", value_delimiter = ' ')]
     pub listen: Vec<String>,
-    /// Keep an overlay link to this node, e.g. tcp://host:9001?key=<hex>&password=..&cost=.. (repeatable)
+    /// Keep an overlay link to this node, e.g. tcp://host:9001?key=HEX&password=..&cost=.. (repeatable)
     #[arg(long, value_name = "URI", env = "MANGROVE_PEER", value_delimiter = ' ')]
     pub peer: Vec<String>,
     /// Find neighbours by multicast on this interface (repeatable) [default: every interface that can]
@@ -335,8 +335,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, file).unwrap();
-        Config::load(&Flags { config: Some(path), data: flags.data.clone().or(Some("d".into())), ..flags })
-            .map_err(|error| error.to_string())
+        Config::load(&Flags {
+            config: Some(path),
+            data: flags.data.clone().or_else(|| Some("d".into())),
+            ..flags
+        })
+        .map_err(|error| error.to_string())
     }
 
     #[test]

@@ -76,7 +76,7 @@ class Agent:
     async def do_sync(self):
         """Starts to sync, and goes on until the end."""
         if self.task is None:
-            check(await self.client.sync(timeout=0, full_state=True))
+            await self.on_sync(check(await self.client.sync(timeout=0, full_state=True)))
             self.task = asyncio.create_task(self.client.sync_forever(timeout=20000, loop_sleep_time=0))
         return True
 

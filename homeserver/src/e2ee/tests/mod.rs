@@ -48,10 +48,13 @@ use crate::{
 /// Our server's name in these tests.
 pub(crate) const OURS: &str = "ours.test";
 
+/// A user's devices, with the stream id of the list.
+type DeviceList = (u32, BTreeMap<String, Value>);
+
 /// Other servers.
 #[derive(Default)]
 pub(crate) struct Servers {
-    pub(crate) lists: Mutex<HashMap<OwnedUserId, (u32, BTreeMap<String, Value>)>>,
+    pub(crate) lists: Mutex<HashMap<OwnedUserId, DeviceList>>,
     pub(crate) devices_asked: AtomicUsize,
     pub(crate) query_asked: AtomicUsize,
     pub(crate) silent: AtomicBool,

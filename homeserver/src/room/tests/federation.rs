@@ -545,7 +545,7 @@ async fn invites_without_the_room_are_shown_declined_and_withdrawn() {
         };
         let invited = row(&b).await.unwrap().unwrap();
         assert_eq!(invited.membership, Membership::Invite);
-        let shown: Vec<serde_json::Value> = serde_json::from_slice(&invited.stripped.unwrap()).unwrap();
+        let shown: Vec<Value> = serde_json::from_slice(&invited.stripped.unwrap()).unwrap();
         let own = shown.last().unwrap();
         assert_eq!((&own["state_key"], &own["content"]["membership"]), (&json!(bob), &json!("invite")));
         assert_eq!(member(&a, &room, &bob).await, Some(Membership::Invite));

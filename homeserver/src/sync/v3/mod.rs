@@ -337,8 +337,7 @@ impl Progress {
             let room = tx.text(row.room)?;
             match row.membership {
                 Membership::Join => {
-                    let mut part =
-                        joined::Room { tx, inner, context, plan: &self.plan, row: &row, id: &room };
+                    let part = joined::Room { tx, inner, context, plan: &self.plan, row: &row, id: &room };
                     let shown = part.write(&mut writer)?;
                     self.members.extend(shown.members);
                     self.join.extend(writer.into_members());

@@ -66,7 +66,7 @@ impl Timeline {
         }
         timeline.events.reverse();
         let first = timeline.events.first().and_then(|event| event.seq);
-        timeline.prev_batch = Token::stream(first.unwrap_or(Seq(window.upto.0.saturating_add(1))));
+        timeline.prev_batch = Token::stream(first.unwrap_or(timeline.start));
         Ok(timeline)
     }
 
