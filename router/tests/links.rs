@@ -418,10 +418,11 @@ fn packets_that_lie_are_dropped_or_refused() {
         back.retain(|frame| frame[0] == kind::NOTICE);
         back
     };
-    // Out where it came in.
+    // Out where it came in, after it turned as often as it may.
     let port = router::wire::data::encode_ports(&[peer.port()]);
     let mut frame = Vec::new();
-    DataS { flags: 0, load: 0, ports: &port, rev: &[], index: 0, body: b"12345678" }.encode(None, &mut frame);
+    DataS { flags: router::wire::data::TURNS, load: 0, ports: &port, rev: &[], index: 0, body: b"12345678" }
+        .encode(None, &mut frame);
     assert!(send(&mut peer, frame).is_empty());
     assert_eq!(peer.victim.stats().frames_bad, 1);
     // Out of a port that is not there: a notice comes back, the way that the packet gathered.
