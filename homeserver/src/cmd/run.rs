@@ -98,6 +98,11 @@ fn log_to_stderr(filter: &str) -> Result<(), CmdError> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         CmdError::Usage(format!("log {filter:?}: {error}; e.g. --log warn or --log warn,router=debug"))
     })?;
+    // quinn reports the end of the node below it as an error of its socket; that is no news.
+    let filter = match "quinn::endpoint=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     // A second start in one process (tests) keeps the first one's log.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     Ok(())
