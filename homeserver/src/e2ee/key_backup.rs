@@ -213,9 +213,19 @@ fn algorithm_of(raw: &RawValue) -> Result<(String, String), E2eeError> {
     if raw.get().len() > JSON_BYTES_MAX {
         return Err(E2eeError::TooMany { what: "bytes of auth_data", max: JSON_BYTES_MAX });
     }
+    is_object(raw)?;
     let parsed: Algorithm =
         serde_json::from_str(raw.get()).map_err(|error| E2eeError::BadBackup(error.to_string()))?;
     Ok((parsed.algorithm, raw.get().to_owned()))
+}
+
+/// serde reads a struct from a JSON array too; what is kept here is shown as an object later.
+fn is_object(raw: &RawValue) -> Result<(), E2eeError> {
+    if raw.get().trim_start().starts_with('{') {
+        Ok(())
+    } else {
+        Err(E2eeError::BadBackup("not a JSON object".into()))
+    }
 }
 
 fn key_row(room: String, session: String, json: &RawValue) -> Result<KeyRow, E2eeError> {
@@ -225,6 +235,7 @@ fn key_row(room: String, session: String, json: &RawValue) -> Result<KeyRow, E2e
     if json.get().len() > JSON_BYTES_MAX {
         return Err(E2eeError::TooMany { what: "bytes in one key", max: JSON_BYTES_MAX });
     }
+    is_object(json)?;
     let quality: Quality =
         serde_json::from_str(json.get()).map_err(|error| E2eeError::BadBackup(error.to_string()))?;
     Ok(KeyRow {

@@ -8,7 +8,7 @@ use ruma::api::client::backup::{
     get_backup_info, get_backup_keys, get_backup_keys_for_room, get_backup_keys_for_session,
     get_latest_backup_info, update_backup_version,
 };
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     api::routes::{Group, Table},
@@ -164,12 +164,12 @@ fn of_session(room: &str, session: &str) -> Selection {
 }
 
 fn described(backup: BackupRow) -> Result<Json<Value>, Error> {
-    let mut shown: Value =
-        serde_json::from_str(&backup.algorithm).map_err(|_| Error::internal("a stored backup is no JSON"))?;
-    shown["version"] = backup.version.to_string().into();
-    shown["etag"] = backup.etag.to_string().into();
-    shown["count"] = backup.count.into();
-    Ok(Json(shown))
+    let mut shown: Map<String, Value> = serde_json::from_str(&backup.algorithm)
+        .map_err(|_| Error::internal("a stored backup is no object"))?;
+    shown.insert("version".into(), backup.version.to_string().into());
+    shown.insert("etag".into(), backup.etag.to_string().into());
+    shown.insert("count".into(), backup.count.into());
+    Ok(Json(Value::Object(shown)))
 }
 
 fn changed(backup: BackupRow) -> Result<Json<Value>, Error> {

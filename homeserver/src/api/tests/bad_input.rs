@@ -320,7 +320,11 @@ fn no_path_or_query_makes_a_panic() {
     });
     let overlay = overlay_service(Arc::clone(&home.server));
     let endpoints = crate::api::routes::Table::whole().endpoints();
-    let config = ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(512),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     let names = prop::sample::select(vec![
         "from",
         "to",

@@ -25,6 +25,10 @@ async fn the_best_copy_of_a_key_is_kept_in_the_latest_backup() {
     let algorithm = raw(&json!({"algorithm": "m.megolm_backup.v1", "auth_data": {"public_key": "k"}}));
     assert!(matches!(world.e2ee.backup(&alice, None).await, Err(E2eeError::NoBackup)));
     assert!(world.e2ee.create_backup(&alice, &raw(&json!({"algorithm": 1}))).await.is_err());
+    for no_object in [json!(["m.megolm_backup.v1", {}]), json!("m"), json!(null)] {
+        let refused = world.e2ee.create_backup(&alice, &raw(&no_object)).await;
+        assert!(matches!(refused, Err(E2eeError::BadBackup(_))), "{no_object}");
+    }
     let first = world.e2ee.create_backup(&alice, &algorithm).await.unwrap();
     let put = |version: &str, value: Value| {
         let (e2ee, alice, version) = (world.e2ee.clone(), alice.clone(), version.to_owned());
@@ -44,6 +48,7 @@ async fn the_best_copy_of_a_key_is_kept_in_the_latest_backup() {
         assert!(all["!r:a"]["s"].get().contains(kept), "{kept}");
     }
     assert!(matches!(put(&first, json!({"first_message_index": -1})).await, Err(E2eeError::BadBackup(_))));
+    assert!(matches!(put(&first, json!([0, 0, true])).await, Err(E2eeError::BadBackup(_))));
     let second = world.e2ee.create_backup(&alice, &algorithm).await.unwrap();
     let refused = put(&first, key(true, 0, 0, "x")).await;
     assert!(matches!(refused, Err(E2eeError::WrongBackup { current }) if current == second));
