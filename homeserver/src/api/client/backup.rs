@@ -109,7 +109,7 @@ async fn put_session(
 async fn get(server: Arc<Server>, args: Args<get_backup_keys::v3::Request>) -> Result<Json<Value>, Error> {
     let keys = server.e2ee.backup_keys(&args.caller.user, &args.version, Selection::default()).await?;
     let rooms = keys.into_iter().map(|(room, sessions)| (room, json!({ "sessions": sessions })));
-    Ok(Json(json!({ "rooms": rooms.collect::<serde_json::Map<_, _>>() })))
+    Ok(Json(json!({ "rooms": rooms.collect::<Map<_, _>>() })))
 }
 
 async fn get_room(
