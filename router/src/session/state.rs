@@ -895,7 +895,7 @@ fn retry_delay(tries: u32) -> Duration {
 
 /// Time to the first repetition of an INIT or an Ack; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-/// A node that has not answered for so long is unreachable for now.
+/// A node that has not answered for so long is unreachable until it answers.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(10);
 /// After so many unanswered INITs the place is looked up afresh.
 const DOUBT_AFTER: u32 = 2;
