@@ -75,6 +75,15 @@ pub struct Flags {
     /// Who may make an account over the client API [default: token]
     #[arg(long, value_enum, env = "MANGROVE_REGISTRATION")]
     pub registration: Option<Registration>,
+    /// Whoever knows this secret makes accounts at /_synapse/admin/v1/register, as scripts for Synapse do
+    #[arg(long, value_name = "SECRET", env = "MANGROVE_REGISTRATION_SHARED_SECRET", hide_env_values = true)]
+    pub registration_shared_secret: Option<String>,
+    /// Show profiles, aliases and public rooms without an access token
+    #[arg(long, env = "MANGROVE_OPEN_DIRECTORY")]
+    pub open_directory: bool,
+    /// Answer clients that ask for this host name too, e.g. one that a proxy passes on (repeatable)
+    #[arg(long, value_name = "NAME", env = "MANGROVE_HOSTS", value_delimiter = ' ')]
+    pub hosts: Vec<String>,
     /// Answer every client request, however fast they come (for benchmarks)
     #[arg(long, env = "MANGROVE_NO_RATE_LIMITS")]
     pub no_rate_limits: bool,
@@ -113,6 +122,9 @@ struct File {
     multicast_password: Option<String>,
     discoverable: Option<Discoverable>,
     registration: Option<Registration>,
+    registration_shared_secret: Option<String>,
+    open_directory: Option<bool>,
+    hosts: Option<Vec<String>>,
     rate_limits: Option<bool>,
     tun: Option<String>,
     zone: Option<String>,
@@ -146,6 +158,12 @@ pub struct Config {
     pub discoverable: Discoverable,
     /// Who may make accounts.
     pub registration: Registration,
+    /// What makes accounts at Synapse's path for scripts; none: nothing does.
+    pub registration_shared_secret: Option<Secret>,
+    /// Whether profiles, aliases and public rooms are shown without an access token.
+    pub open_directory: bool,
+    /// Further host names that the client API answers to.
+    pub hosts: Vec<String>,
     /// Whether clients' requests are limited in rate.
     pub rate_limits: bool,
     /// Name of the TUN interface.
@@ -209,6 +227,16 @@ impl Config {
             .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let version = flags.default_room_version.clone().or(file.default_room_version);
         let default_room_version = parse_room_version(version.as_deref().unwrap_or("12"))?;
+        let shared_secret = flags.registration_shared_secret.clone().or(file.registration_shared_secret);
+        if shared_secret.as_deref().is_some_and(str::is_empty) {
+            return Err(ConfigError(
+                "registration_shared_secret: empty; leave it out, or take a long random one".into(),
+            ));
+        }
+        let hosts = stronger(&flags.hosts, file.hosts);
+        if let Some(bad) = hosts.iter().find(|host| ServerName::parse(host.as_str()).is_err()) {
+            return Err(ConfigError(format!("hosts {bad:?}: not a host name; e.g. --hosts chat.example.org")));
+        }
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
         Ok(Self {
             data,
@@ -218,6 +246,9 @@ impl Config {
             multicast: Multicast { interfaces, password },
             discoverable: flags.discoverable.or(file.discoverable).unwrap_or_default(),
             registration: flags.registration.or(file.registration).unwrap_or_default(),
+            registration_shared_secret: shared_secret.map(Secret::new),
+            open_directory: flags.open_directory || file.open_directory.unwrap_or(false),
+            hosts,
             rate_limits,
             tun,
             name,
@@ -385,6 +416,8 @@ mod tests {
             ("default_room_version = \"99\"", "12"),
             ("multicast = 3", "interface"),
             ("rate_limits = \"no\"", "bool"),
+            ("hosts = [\"a b\"]", "--hosts"),
+            ("registration_shared_secret = \"\"", "random"),
         ] {
             let error = load(Flags::default(), file).unwrap_err();
             assert!(error.contains(word) && !error.contains('\n'), "{file}: {error}");

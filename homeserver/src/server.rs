@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use router::config::Secret;
 use ruma::{OwnedServerName, RoomVersionId, UserId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -201,6 +202,8 @@ pub fn device_hooks() -> DeviceHooks {
 pub struct Settings {
     /// Who may make an account.
     pub registration: Registration,
+    /// Whoever knows it makes accounts at Synapse's path for scripts.
+    pub registration_shared_secret: Option<Secret>,
     /// Off only for benches.
     pub rate_limits: bool,
     /// Whether profiles, aliases and public rooms are shown without a token. Off: any web page can call a loopback
@@ -224,6 +227,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             registration: Registration::Token,
+            registration_shared_secret: None,
             rate_limits: true,
             open_directory: false,
             hosts: Vec::new(),
