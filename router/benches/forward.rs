@@ -77,7 +77,7 @@ fn three() -> (Vec<Router>, Instant) {
     let now = Instant::from_micros(1_000_000);
     let router = |n: u8| {
         let entropy = Box::new(Counter(n.into()));
-        Router::new(SecretKey::from_seed([n; 32]), Config::default(), Boot { counter: 1 }, entropy, now)
+        Router::new(SecretKey::from_seed([n; 32]), Config::default(), Boot::first(1), entropy, now)
     };
     let mut nodes: Vec<Router> = (1..=3).map(router).collect();
     for (a, b, link) in [(0, 1, 1), (1, 2, 2)] {

@@ -1,6 +1,7 @@
 //! Owns what whoever embeds the router may set, and what describes a link to it.
 use crate::id::NodeId;
 use crate::lookup::AccountRecord;
+use crate::tree::tenure::RootTimes;
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -61,12 +62,21 @@ pub enum Class {
     Mobile = 1,
 }
 
-/// What a node must not repeat after a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node must not repeat, and what it still knows, after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Boot {
     /// Start of all that only grows (seq of tree entries and records, counters of Inits): the greater of what was
     /// last stored ([`crate::Router::persisted`]) and unix time in milliseconds.
     pub counter: u64,
+    /// How long which roots were followed before: [`crate::Router::root_times`].
+    pub roots: RootTimes,
+}
+
+impl Boot {
+    /// A node that has never run, whose numbers begin there.
+    pub fn first(counter: u64) -> Self {
+        Self { counter, roots: RootTimes::default() }
+    }
 }
 
 /// What the driver knows of a new connection.

@@ -58,3 +58,4 @@ pub use lookup::AccountRecord;
 pub use router::{Channel, Command, Event, PeerInfo, Router, SelfInfo, SessionInfo, TreeInfoView};
 pub use stats::Stats;
 pub use time::Instant;
+pub use tree::tenure::RootTimes;

@@ -19,6 +19,7 @@ use crate::stats::Stats;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerTable};
 use crate::tree::Trees;
+use crate::tree::tenure::RootTimes;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -68,7 +69,7 @@ impl Router {
         now: Instant,
     ) -> Self {
         let trees =
-            Trees::new(secret.clone(), config.class, config.trees, boot.counter, config.checked.clone(), now);
+            Trees::new(secret.clone(), config.class, config.trees, &boot, config.checked.clone(), now);
         let endpoint = Endpoint::new(secret.clone(), &config, boot.counter, &mut *entropy, now);
         let mut router = Self {
             sid: secret.id().sid(),
@@ -215,6 +216,11 @@ impl Router {
     pub fn persisted(&self) -> u64 {
         let used = self.trees.counter().max(self.endpoint.persisted());
         (used | COUNTER_STEP).saturating_add(1)
+    }
+
+    /// How long which roots were followed, for the next start's [`Boot`]. O(trees).
+    pub fn root_times(&self) -> RootTimes {
+        self.trees.root_times(self.now)
     }
 
     /// The node itself.

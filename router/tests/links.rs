@@ -238,7 +238,7 @@ impl Scripted {
         let entropy = |seed| Box::new(Seeded::new(ChaCha12Rng::seed_from_u64(seed)));
         let now = Instant::from_micros(1_000_000);
         let (secret, theirs) = (SecretKey::from_seed([1; 32]), SecretKey::from_seed([2; 32]));
-        let mut victim = Router::new(theirs, Config::default(), Boot { counter: 9 }, entropy(1), now);
+        let mut victim = Router::new(theirs, Config::default(), Boot::first(9), entropy(1), now);
         let ours = Ours { class: Class::Stable, trees: 4, mtu: 65_535 };
         let link =
             Link::new(LinkId(1), LinkSpec::new(kind, Role::Dialer), ours, 1 << 20, &mut *entropy(2), now);

@@ -160,7 +160,7 @@ async fn a_restarted_node_is_back_at_once_and_its_counter_grows() {
     };
     let stored = || {
         let text = std::fs::read_to_string(state.path().join("router.counter")).unwrap();
-        text.trim().parse::<u64>().unwrap()
+        text.lines().next().unwrap().parse::<u64>().unwrap()
     };
     let a = start("tcp://127.0.0.1:0".to_owned()).await.unwrap();
     let listen = at(&a);

@@ -174,3 +174,22 @@ fn rank(id: &NodeId) -> [u8; 32] {
     hasher.update(b"tree").update(&[0]).update(id.as_bytes());
     *hasher.finalize().as_bytes()
 }
+
+#[test]
+fn how_long_roots_were_followed_survives_a_restart() {
+    let mut net = Net::new(4, 9);
+    line(&mut net);
+    net.run(340 * SECOND);
+    let before = net.node(1).root_times();
+    let foreign = |tree: usize, net: &mut Net| net.node(1).trees()[tree].root != net.ids[1];
+    let tree = (0..4).find(|&tree| foreign(tree, &mut net)).expect("not the root of all");
+    let (root, followed) = *before.of_tree(tree).last().unwrap();
+    assert!(root == net.node(1).trees()[tree].root && followed >= 300 * SECOND);
+    net.restart(1, 1_000_000);
+    assert!(net.node(1).root_times().of_tree(tree).contains(&(root, followed)));
+    net.join(0, 1);
+    net.join(1, 2);
+    net.run(30 * SECOND);
+    let (again, longer) = *net.node(1).root_times().of_tree(tree).last().unwrap();
+    assert!(again == root && longer > followed + 25 * SECOND);
+}

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use router::{
-    Boot, Command, Config, Entropy, Event, Instant, LinkId, LinkSpec, NodeId, Role, Router, SecretKey, Stats,
+    Boot, Command, Config, Entropy, Event, Instant, LinkId, LinkSpec, NodeId, Role, RootTimes, Router,
+    SecretKey, Stats,
 };
 
 use crate::{
@@ -50,6 +51,8 @@ struct Node {
     secret: [u8; 32],
     /// What [`Router::persisted`] said before the crash.
     counter: u64,
+    /// What [`Router::root_times`] said before the crash.
+    roots: RootTimes,
     starts: u32,
     /// The earliest wake-up that is due.
     wakes: Option<Instant>,
@@ -185,6 +188,7 @@ impl World {
                 key,
                 secret,
                 counter: 0,
+                roots: RootTimes::default(),
                 starts: 0,
                 wakes: None,
                 spins: 0,
@@ -214,7 +218,7 @@ impl World {
         entry.starts += 1;
         let stream = u64::from(entry.starts) << 32 | node as u64;
         let unix_ms = EPOCH_MS + now.as_micros() / 1000;
-        let boot = Boot { counter: entry.counter.max(unix_ms) };
+        let boot = Boot { counter: entry.counter.max(unix_ms), roots: entry.roots.clone() };
         let entropy = Box::new(SeededEntropy::new(seed, stream));
         let secret = SecretKey::from_seed(entry.secret);
         entry.router = Some(Router::new(secret, self.config.clone(), boot, entropy, now));
@@ -228,6 +232,7 @@ impl World {
     pub fn crash(&mut self, node: usize, end: End) {
         let Some(router) = self.nodes[node].router.take() else { return };
         self.nodes[node].counter = router.persisted();
+        self.nodes[node].roots = router.root_times();
         self.nodes[node].wakes = None;
         for edge in self.edges_of[node].clone() {
             self.disconnect(edge, Some(node), end == End::Killed);

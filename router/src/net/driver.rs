@@ -10,12 +10,12 @@
 //! few system calls, an idle one none. What a link cannot take stays in the router's queues.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,8 +27,9 @@ use super::asked::Asked;
 use super::dial;
 use super::handle::{NodeEvent, PeerError, Request, Shared};
 use super::interfaces::Interfaces;
+use super::kept::{Kept, Saved};
 use super::links::{Internal, LinkEnd, LinkMaker, NewLink};
-use super::os::{Clock, Counter, write_counter};
+use super::os::Clock;
 use super::ready::{ReadySet, Source, Token};
 use super::tcp::{Flush, Read, SCRATCH_BYTES, TcpLink};
 use super::tun::Tun;
@@ -44,8 +45,10 @@ use crate::time::Instant;
 const UNPROVEN_MAX: usize = 64;
 /// Configured neighbours: each is a task that dials.
 const PEERS_MAX: usize = 256;
-/// After the counter could not be stored.
-const COUNTER_RETRY: Duration = Duration::from_secs(10);
+/// Between two writes of what survives a restart.
+const STORE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is asked whether a root has got tenure, which is worth a write.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Waiting for a deadline that is never.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -59,7 +62,7 @@ pub(crate) struct Driver {
     pub(crate) internal: mpsc::Receiver<Internal>,
     pub(crate) interfaces: watch::Receiver<Interfaces>,
     pub(crate) maker: LinkMaker,
-    pub(crate) counter: Counter,
+    pub(crate) kept: Kept,
     pub(crate) tun: Option<Tun>,
     pub(crate) state: State,
 }
@@ -77,8 +80,9 @@ pub(crate) struct State {
     received: Vec<(NodeId, Bytes)>,
     tun_source: Arc<Source>,
     requests_source: Arc<Source>,
-    storing: Option<(u64, JoinHandle<std::io::Result<()>>)>,
+    storing: Option<(Saved, JoinHandle<std::io::Result<()>>)>,
     store_after: Instant,
+    look_after: Instant,
     ended: Option<Option<oneshot::Sender<()>>>,
 }
 
@@ -113,6 +117,7 @@ impl State {
             requests_source: Source::new(Token::Requests, ready),
             storing: None,
             store_after: Instant::ZERO,
+            look_after: Instant::ZERO,
             ended: None,
         }
     }
@@ -247,7 +252,7 @@ impl Driver {
         self.state.requests_source.begin();
         let waker = self.state.requests_source.waker();
         let mut cx = Context::from_waker(&waker);
-        while let std::task::Poll::Ready(Some(internal)) = self.internal.poll_recv(&mut cx) {
+        while let Poll::Ready(Some(internal)) = self.internal.poll_recv(&mut cx) {
             match internal {
                 Internal::Link(new) => self.open(*new),
                 Internal::Query(question) => question(&self.router),
@@ -255,13 +260,13 @@ impl Driver {
         }
         loop {
             match self.requests.poll_recv(&mut cx) {
-                std::task::Poll::Ready(Some(request)) => self.request(request),
-                std::task::Poll::Ready(None) => {
+                Poll::Ready(Some(request)) => self.request(request),
+                Poll::Ready(None) => {
                     // The last handle is gone.
                     self.state.ended.get_or_insert(None);
                     return;
                 }
-                std::task::Poll::Pending => return,
+                Poll::Pending => return,
             }
         }
     }
@@ -493,28 +498,41 @@ impl Driver {
         let _ = self.shared.events.send(event);
     }
 
-    /// Keeps the counter on disk ahead of the one in use, without waiting for the disk.
+    /// Keeps what survives a restart on disk, the counter ahead of the one in use, without waiting for the disk.
     fn store(&mut self) {
         let now = self.clock.now();
-        if let Some((value, task)) = &self.state.storing {
-            if !task.is_finished() {
-                return;
+        if let Some((saved, mut task)) = self.state.storing.take() {
+            match Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => {
+                    self.state.storing = Some((saved, task));
+                    return;
+                }
+                Poll::Ready(Ok(Ok(()))) => self.kept.stored(saved),
+                // It was reported; the next turn tries again.
+                Poll::Ready(_) => {}
             }
-            self.counter.stored(*value);
-            self.state.storing = None;
         }
-        let Some(value) = self.counter.due(self.router.persisted()) else { return };
+        let look = now >= self.state.look_after;
+        if look {
+            self.state.look_after = now + LOOK_EVERY;
+        }
+        let Some(saved) = self.kept.due(self.router.persisted(), || self.router.root_times(), look) else {
+            return;
+        };
         if now < self.state.store_after {
             return;
         }
-        self.state.store_after = now + COUNTER_RETRY;
-        let Some(path) = self.counter.path().map(Path::to_owned) else { return };
-        let write = move || {
-            write_counter(&path, value).inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "the counter cannot be stored: free some space there");
-            })
+        self.state.store_after = now + STORE_EVERY;
+        let Some(path) = self.kept.path().map(Path::to_owned) else { return };
+        let write = {
+            let saved = saved.clone();
+            move || {
+                saved.write(&path).inspect_err(|error| {
+                    tracing::warn!(path = %path.display(), %error, "the counter cannot be stored: free some space there");
+                })
+            }
         };
-        self.state.storing = Some((value, spawn_blocking(write)));
+        self.state.storing = Some((saved, spawn_blocking(write)));
     }
 
     /// Leaves everything as the next start wants it.
@@ -526,9 +544,9 @@ impl Driver {
             // Its own result was reported when it came about.
             let _ = task.await;
         }
-        if let Some(path) = self.counter.path().map(Path::to_owned) {
-            let value = self.router.persisted();
-            let written = spawn_blocking(move || write_counter(&path, value)).await;
+        if let Some(path) = self.kept.path().map(Path::to_owned) {
+            let saved = Saved { counter: self.router.persisted(), roots: self.router.root_times() };
+            let written = spawn_blocking(move || saved.write(&path)).await;
             if let Ok(Err(error)) = written {
                 // The value that was stored ahead holds as well.
                 tracing::debug!(%error, "the counter was not stored at the end");

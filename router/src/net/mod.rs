@@ -4,7 +4,7 @@
 //!   `ready`, and every turn of the loop takes all there is before it writes.
 //! - `tcp`: frames over a stream; `dial` and `listen` make such streams; `uri` is how operators write them.
 //! - `multicast`: neighbours on the same cable, by beacons of `beacon`; `interfaces` and `netlink` follow the host.
-//! - `tun` and `segments`: IPv6 packets of any program; `os`: clock, randomness, the counter that survives a restart.
+//! - `tun` and `segments`: IPv6 packets of any program; `os`: clock and randomness; `kept`: what survives a restart.
 //! - `handle`: [`Node`] and [`KeySocket`], what applications hold.
 
 mod asked;
@@ -12,6 +12,7 @@ mod dial;
 mod driver;
 mod handle;
 mod interfaces;
+mod kept;
 mod links;
 mod listen;
 mod multicast;
@@ -44,7 +45,8 @@ use crate::crypto::SecretKey;
 pub struct NodeConfig {
     /// Its key.
     pub secret: SecretKey,
-    /// Where the counter is kept that only grows; without it the clock of the host has to.
+    /// Where what survives a restart is kept: the counter that only grows (without it the clock of the host has to do),
+    /// how long which roots were followed.
     pub state_dir: Option<PathBuf>,
     /// Where neighbours may come in.
     pub listen: Vec<ListenUri>,

@@ -12,18 +12,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::driver::{Driver, State};
 use super::handle::{Request, Shared};
 use super::interfaces;
+use super::kept::Kept;
 use super::links::{INTERNAL_MAX, LinkMaker};
 use super::listen;
 use super::multicast::Discovery;
-use super::os::{Clock, Counter, OsEntropy, write_counter};
+use super::os::{Clock, OsEntropy};
 use super::queue::Commands;
 use super::ready::{ReadySet, Source, Token};
 use super::tun::Tun;
 use super::{ListenUri, MulticastInterfaces, NodeConfig, PeerUri, StartError};
-use crate::config::Boot;
 use crate::router::Router;
 
-/// Threads for what blocks: looking a name up, storing the counter.
+/// Threads for what blocks: looking a name up, storing what survives a restart.
 const BLOCKING_THREADS: usize = 4;
 /// How long a name that is being looked up may hold the end of the node up.
 const END_PATIENCE: Duration = Duration::from_millis(200);
@@ -134,14 +134,17 @@ async fn prepare(config: NodeConfig, requests: mpsc::Receiver<Request>) -> Resul
     };
 
     let state_error = |source| StartError::State { path: state_dir.clone().unwrap_or_default(), source };
-    let mut counter = Counter::open(state_dir.as_deref()).map_err(state_error)?;
+    let mut kept = Kept::open(state_dir.as_deref()).map_err(state_error)?;
     let clock = Clock::start();
-    let boot = Boot { counter: counter.boot() };
+    let boot = kept.boot();
+    let (counter, roots) = (boot.counter, boot.roots.clone());
     let router = Router::new(secret, router, boot, Box::new(OsEntropy), clock.now());
-    if let (Some(path), Some(value)) = (counter.path(), counter.due(router.persisted().max(boot.counter))) {
+    if let (Some(path), Some(saved)) =
+        (kept.path(), kept.due(router.persisted().max(counter), || roots, false))
+    {
         // Before the first frame is sent, and so waited for.
-        write_counter(path, value).map_err(state_error)?;
-        counter.stored(value);
+        saved.write(path).map_err(state_error)?;
+        kept.stored(saved);
     }
     let state = State::new(&ready);
     let driver = Driver {
@@ -153,7 +156,7 @@ async fn prepare(config: NodeConfig, requests: mpsc::Receiver<Request>) -> Resul
         internal: inbox,
         interfaces: seen,
         maker,
-        counter,
+        kept,
         tun,
         state,
     };

@@ -15,7 +15,7 @@ pub mod generations;
 mod parent;
 pub mod tenure;
 
-use crate::config::{Class, SignatureMemory, TREES_MAX};
+use crate::config::{Boot, Class, SignatureMemory, TREES_MAX};
 use crate::crypto::{SecretKey, domain};
 use crate::id::{NodeId, Port, Sid};
 use crate::lookup::locator::{Coords, Locator};
@@ -26,7 +26,7 @@ use crate::wire::{Control, TreeInfo};
 use ancestry::{Ancestry, Rank, Slot, Void};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tenure::Tenure;
+use tenure::{RootTimes, Tenure};
 
 /// The node's view of all trees.
 pub struct Trees {
@@ -118,7 +118,7 @@ impl Trees {
         secret: SecretKey,
         class: Class,
         trees: u8,
-        counter: u64,
+        boot: &Boot,
         checked: Option<Arc<dyn SignatureMemory>>,
         now: Instant,
     ) -> Self {
@@ -132,7 +132,7 @@ impl Trees {
             me_slot,
             class,
             trees,
-            next_seq: counter.saturating_add(1),
+            next_seq: boot.counter.saturating_add(1),
             known,
             own: Vec::new(),
             peers: BTreeMap::new(),
@@ -162,7 +162,7 @@ impl Trees {
                 gain_since: None,
                 cost_off_since: None,
                 cost_published: None,
-                tenure: Tenure::new(me, now),
+                tenure: Tenure::new(me, boot.roots.of_tree(tree), now),
                 my_rank: way.rank,
                 way,
                 look_again: None,
@@ -336,6 +336,17 @@ impl Trees {
     /// Above every seq used so far.
     pub const fn counter(&self) -> u64 {
         self.next_seq
+    }
+
+    /// How long which roots were followed. O(trees).
+    pub fn root_times(&self, now: Instant) -> RootTimes {
+        let mut times = RootTimes::default();
+        for (tree, own) in self.own.iter().enumerate() {
+            for (root, followed) in own.tenure.times(now) {
+                times.push(tree, root, followed);
+            }
+        }
+        times
     }
 
     /// When [`Self::handle_timeout`] wants to be called. Announcements have their own: [`Self::announce_at`].

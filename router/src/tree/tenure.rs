@@ -1,4 +1,5 @@
 //! Owns how often a node lets its root change: fresh keys have no history, so changes to them cost tokens.
+use crate::config::TREES_MAX;
 use crate::id::NodeId;
 use crate::time::{Duration, Instant};
 
@@ -17,14 +18,15 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// A node that is its own root.
-    pub fn new(me: NodeId, now: Instant) -> Self {
+    /// A node that is its own root, and followed those roots for so long before, the latest last.
+    pub fn new(me: NodeId, before: &[(NodeId, Duration)], now: Instant) -> Self {
+        let latest = before.iter().skip(before.len().saturating_sub(ROOTS_MAX));
         Self {
             started: now,
             tokens: TOKENS_MAX,
             filled: now,
             charged: None,
-            roots: Vec::new(),
+            roots: latest.map(|&(root, followed)| (root, followed, now)).collect(),
             current: me,
             since: now,
             without_token: false,
@@ -69,6 +71,18 @@ impl Tenure {
         if *root == self.current { before + (now - self.since) } else { before }
     }
 
+    /// What is worth keeping over a restart: roots followed for longer than a moment, the latest last.
+    pub fn times(&self, now: Instant) -> Vec<(NodeId, Duration)> {
+        let mut roots = self.roots.clone();
+        roots.retain(|(root, ..)| *root != self.current);
+        roots.sort_by_key(|&(.., last)| last);
+        roots.push((self.current, Duration::ZERO, now));
+        let times = roots.iter().map(|(root, ..)| (*root, self.followed(root, now)));
+        let mut times: Vec<_> = times.filter(|&(_, followed)| followed >= KNOWN).collect();
+        times.drain(..times.len().saturating_sub(ROOTS_MAX));
+        times
+    }
+
     /// Which of the visible roots are candidates; all of them unless tokens have run out. A root sees itself, too, but
     /// only tenure counts for it: whoever has just lost its root must not stay alone for want of a token.
     pub fn allowed(&mut self, visible: &[NodeId], me: NodeId, now: Instant) -> Allowed {
@@ -98,6 +112,50 @@ impl Tenure {
         let gained = (now - self.filled).as_secs_f64() / TOKEN_EVERY.as_secs_f64();
         self.tokens = (self.tokens + gained).min(TOKENS_MAX);
         self.filled = now;
+    }
+}
+
+/// How long which roots were followed, by tree, the latest last: what survives a restart, so that fresh keys do not look
+/// as good as the network's own roots to whoever was away for a minute.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RootTimes {
+    trees: Vec<Vec<(NodeId, Duration)>>,
+}
+
+impl RootTimes {
+    /// Adds a root to those of a tree, as the latest. What is beyond any bound is left out.
+    pub fn push(&mut self, tree: usize, root: NodeId, followed: Duration) {
+        if tree >= TREES_MAX {
+            return;
+        }
+        if self.trees.len() <= tree {
+            self.trees.resize(tree + 1, Vec::new());
+        }
+        let roots = &mut self.trees[tree];
+        roots.retain(|(known, _)| *known != root);
+        if roots.len() == ROOTS_MAX {
+            roots.remove(0);
+        }
+        roots.push((root, followed));
+    }
+
+    /// The roots of a tree, the latest last.
+    pub fn of_tree(&self, tree: usize) -> &[(NodeId, Duration)] {
+        self.trees.get(tree).map_or(&[], Vec::as_slice)
+    }
+
+    /// All of them with their trees, each tree's latest last.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, NodeId, Duration)> {
+        let trees = self.trees.iter().enumerate();
+        trees.flat_map(|(tree, roots)| roots.iter().map(move |&(root, followed)| (tree, root, followed)))
+    }
+
+    /// Is there a root here that has tenure, and had none there? Only that is worth a write to the disk.
+    pub fn tells_more_than(&self, stored: &Self) -> bool {
+        self.iter().any(|(tree, root, followed)| {
+            let known = |&(known, before): &(NodeId, Duration)| known == root && before >= TENURED;
+            followed >= TENURED && !stored.of_tree(tree).iter().any(known)
+        })
     }
 }
 
@@ -149,7 +207,7 @@ mod tests {
 
     #[test]
     fn fresh_roots_use_up_the_tokens_and_then_the_old_one_stays() {
-        let mut tenure = Tenure::new(id(0), at(0));
+        let mut tenure = Tenure::new(id(0), &[], at(0));
         tenure.follow(id(1), id(0), at(1));
         // At 400 s root 1 has tenure. Fresh keys come every 5 s.
         let mut taken = 0;
@@ -170,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_first_minute_and_changes_of_one_cause_are_free() {
-        let mut tenure = Tenure::new(id(0), at(0));
+        let mut tenure = Tenure::new(id(0), &[], at(0));
         for n in 1..30 {
             tenure.follow(id(n), id(0), at(u64::from(n)));
         }
@@ -184,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_long_standing_root_does_not_follow_every_fresh_key() {
-        let mut tenure = Tenure::new(id(0), at(0));
+        let mut tenure = Tenure::new(id(0), &[], at(0));
         let mut taken = 0;
         for fresh in 1..20u8 {
             let now = 400 + 10 * u64::from(fresh);
@@ -199,7 +257,7 @@ mod tests {
 
     #[test]
     fn who_lost_its_root_without_a_token_left_takes_what_there_is() {
-        let mut tenure = Tenure::new(id(0), at(0));
+        let mut tenure = Tenure::new(id(0), &[], at(0));
         for (n, secs) in [(1, 100), (2, 105), (3, 110)] {
             tenure.follow(id(n), id(0), at(secs));
         }
@@ -211,12 +269,46 @@ mod tests {
 
     #[test]
     fn a_root_taken_without_a_token_does_not_hold() {
-        let mut tenure = Tenure::new(id(0), at(0));
+        let mut tenure = Tenure::new(id(0), &[], at(0));
         tenure.follow(id(1), id(0), at(1));
         for (n, secs) in [(2, 400), (3, 405), (4, 410), (5, 415)] {
             tenure.follow(id(n), id(0), at(secs));
         }
         assert!(tenure.without_token);
         assert_eq!(tenure.allowed(&[id(1), id(5)], id(0), at(416)), Allowed::Only(vec![id(1)]));
+    }
+
+    #[test]
+    fn times_survive_a_restart() {
+        let mut tenure = Tenure::new(id(0), &[], at(0));
+        tenure.follow(id(1), id(0), at(5));
+        tenure.follow(id(2), id(0), at(405));
+        tenure.follow(id(3), id(0), at(410));
+        let times = tenure.times(at(500));
+        assert_eq!(times, [(id(1), Duration::from_secs(400)), (id(3), Duration::from_secs(90))]);
+
+        let mut again = Tenure::new(id(0), &times, at(0));
+        let mut strange = Tenure::new(id(0), &[], at(0));
+        for fresh in 10..20u8 {
+            let now = at(100 + u64::from(fresh));
+            again.follow(id(fresh), id(0), now);
+            strange.follow(id(fresh), id(0), now);
+        }
+        let visible = [id(1), id(99)];
+        assert_eq!(again.allowed(&visible, id(0), at(121)), Allowed::Only(vec![id(1)]));
+        assert_eq!(strange.allowed(&visible, id(0), at(121)), Allowed::All);
+    }
+
+    #[test]
+    fn what_is_stored_is_bounded() {
+        let mut times = RootTimes::default();
+        for n in 0..100 {
+            times.push(1, id(n), Duration::from_secs(400));
+            times.push(usize::MAX, id(n), Duration::MAX);
+        }
+        assert_eq!(times.of_tree(1).len(), ROOTS_MAX);
+        assert_eq!(times.of_tree(1).last(), Some(&(id(99), Duration::from_secs(400))));
+        assert_eq!(Tenure::new(id(0), times.of_tree(1), at(0)).roots.len(), ROOTS_MAX);
+        assert!(times.tells_more_than(&RootTimes::default()) && !times.tells_more_than(&times));
     }
 }

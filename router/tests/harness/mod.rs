@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use router::time::Duration;
 use router::{
     Boot, Channel, Command, Config, Entropy, Event, Instant, LinkId, LinkKind, LinkSpec, NodeId, Role,
-    Router, SecretKey,
+    RootTimes, Router, SecretKey,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -106,24 +106,26 @@ impl Net {
     pub fn add_with(&mut self, secret: SecretKey, counter: u64) -> usize {
         self.ids.push(secret.id());
         self.secrets.push(secret.clone());
-        let router = self.router(secret, counter);
+        let router = self.router(secret, counter, RootTimes::default());
         self.nodes.push(Some(router));
         self.events.push(Vec::new());
         self.nodes.len() - 1
     }
 
-    /// The node is gone, its neighbours are told, and it begins anew, without links.
+    /// The node is gone, its neighbours are told, and it begins anew, without links. If it did not crash, it still knows
+    /// its roots.
     pub fn restart(&mut self, node: usize, counter: u64) {
         for other in 0..self.nodes.len() {
             self.cut(node, other);
         }
-        let router = self.router(self.secrets[node].clone(), counter);
+        let roots = self.nodes[node].as_ref().map(Router::root_times).unwrap_or_default();
+        let router = self.router(self.secrets[node].clone(), counter, roots);
         self.nodes[node] = Some(router);
     }
 
-    fn router(&mut self, secret: SecretKey, counter: u64) -> Router {
+    fn router(&mut self, secret: SecretKey, counter: u64, roots: RootTimes) -> Router {
         let entropy = Seeded(ChaCha12Rng::seed_from_u64(self.rng.next_u64()));
-        Router::new(secret, self.config.clone(), Boot { counter }, Box::new(entropy), self.now)
+        Router::new(secret, self.config.clone(), Boot { counter, roots }, Box::new(entropy), self.now)
     }
 
     pub fn node(&mut self, node: usize) -> &mut Router {

@@ -17,7 +17,7 @@ pub(crate) fn main() {
     let start = Instant::now();
     let now = || router::Instant::from_micros(1_000_000 + start.elapsed().as_micros() as u64);
     let secret = SecretKey::from_seed([66; 32]);
-    let boot = Boot { counter: 2_000_000_000_000 };
+    let boot = Boot::first(2_000_000_000_000);
     let mut router = Router::new(secret, Config::default(), boot, Box::new(OsEntropy), now());
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
