@@ -193,7 +193,9 @@ async fn follow(
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match event {
-            Ok(NodeEvent::PeerUp { node, .. } | NodeEvent::SessionUp { node }) => pool.reachable(&node),
+            Ok(NodeEvent::SessionUp { node }) => pool.reachable(&node),
+            // A new link may lead anywhere.
+            Ok(NodeEvent::PeerUp { .. } | NodeEvent::Joined) => pool.all_reachable(),
             Ok(NodeEvent::Unreachable { node }) => pool.unreachable(&node),
             // Missed ones cost a back-off, which is bounded.
             Ok(_) | Err(RecvError::Lagged(_)) => {}

@@ -375,6 +375,14 @@ impl Pool {
         }
     }
 
+    /// The network has changed: no dial need wait.
+    pub(crate) fn all_reachable(&self) {
+        for slot in self.slots().values_mut() {
+            slot.failures = 0;
+            slot.failed_at = None;
+        }
+    }
+
     /// The router finds no way to the node: a dial that has had its chance is given up.
     pub(crate) fn unreachable(&self, node: &NodeId) {
         if let Some((_, dial)) = self.slots().get(node).and_then(|slot| slot.dial.as_ref())

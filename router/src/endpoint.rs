@@ -194,6 +194,12 @@ impl Endpoint {
         self.settle(entropy, now);
     }
 
+    /// This node has come to another network: what was looked for in vain may be there.
+    pub fn handle_joined(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.lookup.handle_joined(entropy, now);
+        self.settle(entropy, now);
+    }
+
     /// A peer is gone.
     pub fn handle_peer_lost(&mut self, node: NodeId, entropy: &mut dyn Entropy, now: Instant) {
         self.lookup.handle_peer_lost(&node);

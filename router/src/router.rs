@@ -2,6 +2,7 @@
 //! no protocol of its own.
 mod api;
 mod links;
+mod meeting;
 mod packets;
 
 pub use api::{Channel, Command, Event, PeerInfo, SelfInfo, SessionInfo, TreeInfoView};
@@ -52,6 +53,8 @@ pub struct Router {
     way: Vec<u8>,
     /// Notices that each peer's packets may still cause.
     notices: BTreeMap<Port, Rate>,
+    /// Has this node come to another network?
+    meeting: meeting::Meeting,
     /// Something came that may concern the trees, or the endpoint.
     trees_touched: bool,
     endpoint_touched: bool,
@@ -92,6 +95,7 @@ impl Router {
             head: Vec::new(),
             way: Vec::new(),
             notices: BTreeMap::new(),
+            meeting: meeting::Meeting::default(),
             trees_touched: true,
             endpoint_touched: true,
             now,
@@ -143,6 +147,13 @@ impl Router {
                 }
                 Timer::Announce => self.trees_touched = true,
                 Timer::Generations => self.expire_generations(now),
+                Timer::Meeting => {
+                    if self.meeting.take(now) {
+                        self.endpoint.handle_joined(&mut *self.entropy, now);
+                        self.endpoint_touched = true;
+                        self.events.push_back(Event::Joined);
+                    }
+                }
                 Timer::Endpoint => {
                     self.endpoint.handle_timeout(&mut *self.entropy, now);
                     self.endpoint_touched = true;

@@ -14,6 +14,8 @@ pub enum Timer {
     Announce,
     /// Former coordinates that grow too old.
     Generations,
+    /// Two networks have met, or this node has come to one; told once that is over.
+    Meeting,
     /// Sessions and lookups.
     Endpoint,
 }

@@ -23,7 +23,10 @@ impl Remote {
                     names => names.iter().for_each(|name| self.inner.outgoing.wake(name)),
                 },
                 // A new link may lead anywhere.
-                Ok(NodeEvent::PeerUp { .. }) | Err(RecvError::Lagged(_)) => self.network_changed(),
+                Ok(NodeEvent::PeerUp { .. }) => self.network_changed(),
+                // Somewhere a link came back that joined two networks: who was cut off from us may have kept something
+                // for us, and not have noticed.
+                Ok(NodeEvent::Joined) | Err(RecvError::Lagged(_)) => self.network_joined(),
                 Ok(_) => {}
                 Err(RecvError::Closed) => return,
             }

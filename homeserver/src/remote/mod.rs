@@ -158,6 +158,12 @@ impl Remote {
         self.inner.outgoing.wake_all();
     }
 
+    /// We have come to another network, or two have met: whatever waits for anybody is tried at once, and servers that
+    /// share rooms with us hear that we are there.
+    pub fn network_joined(&self) {
+        self.inner.outgoing.greet_all();
+    }
+
     /// Sends an EDU that is neither stored nor repeated (typing) to some servers. One that is sent
     /// later under the same `key` takes the place of one that still waits.
     pub fn send_ephemeral(&self, servers: Vec<OwnedServerName>, key: String, edu: Box<RawValue>) {

@@ -270,6 +270,14 @@ impl Lookup {
         self.contacts.part(node);
     }
 
+    /// This node has come to another network: whoever waits for an answer that nobody here knew may get it now, and
+    /// nodes far away are met.
+    pub fn handle_joined(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.joining.begin(now);
+        self.retry_now(now);
+        self.settle(entropy, now);
+    }
+
     /// A correspondent told where it is.
     pub fn handle_correspondent(
         &mut self,
@@ -938,10 +946,15 @@ impl Lookup {
         }
         if peer {
             self.joining.begin(now);
-            // Whoever waits for an answer that nobody here knew may get it now.
-            for pending in self.pending.values_mut() {
-                pending.next_at = pending.next_at.map(|_| now);
-            }
+            self.retry_now(now);
+        }
+    }
+
+    /// Whoever waits for an answer that nobody here knew may get it now.
+    fn retry_now(&mut self, now: Instant) {
+        for pending in self.pending.values_mut() {
+            pending.next_at = pending.next_at.map(|_| now);
+            pending.tries = 0;
         }
     }
 }

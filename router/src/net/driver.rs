@@ -436,6 +436,7 @@ impl Driver {
                 self.tell(NodeEvent::PathChanged { node });
             }
             Event::Unreachable { to } => self.tell(NodeEvent::Unreachable { node: to }),
+            Event::Joined => self.tell(NodeEvent::Joined),
             Event::LookupDone { id, result } => self.state.asked.looked_up(id, result),
             Event::Pong { id, result } => self.state.asked.pong(id, result),
             Event::AccountFound { id, records } => self.state.asked.found(id, records),

@@ -82,6 +82,8 @@ pub enum NodeEvent {
         /// The node.
         node: NodeId,
     },
+    /// This node has come to a network, or two have met ([`crate::Event::Joined`]).
+    Joined,
 }
 
 /// Why a question about another node has no answer.

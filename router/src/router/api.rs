@@ -149,6 +149,10 @@ pub enum Event {
         /// The node.
         node: NodeId,
     },
+    /// This node has come to a network, or two have met: whoever could not be reached may be reachable now, and
+    /// somebody may have waited for this node. Where two networks meet, at least one of any two nodes that could
+    /// not reach each other is told so. A root that comes or goes is no reason.
+    Joined,
 }
 
 /// The node itself, as `ctl self` shows it.

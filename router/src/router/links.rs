@@ -247,6 +247,7 @@ impl Router {
             self.endpoint_touched = true;
             if port == Port::SELF {
                 let parent = self.trees.parent_port(tree);
+                self.meeting.see(tree, self.trees.root_rank(tree), self.trees.len(), now);
                 self.table.me[tree].set(Some(self.trees.coords(tree)), parent, now);
             } else if let Some(peer) = self.table.peer_mut(port) {
                 peer.trees[tree].set(self.trees.peer_coords(port, tree), None, now);
@@ -274,6 +275,7 @@ impl Router {
             }
         }
         self.stats.root_changes = self.trees.root_changes;
+        self.timers.set(Timer::Meeting, self.meeting.due());
         self.timers.set(Timer::Trees, self.trees.deadline());
         self.timers.set(Timer::Announce, self.trees.announce_at());
     }

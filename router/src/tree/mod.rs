@@ -23,7 +23,8 @@ use crate::rate::Rate;
 use crate::stats::Stats;
 use crate::time::{Duration, Instant};
 use crate::wire::{Control, TreeInfo};
-use ancestry::{Ancestry, Rank, Slot, Void};
+pub use ancestry::Rank;
+use ancestry::{Ancestry, Slot, Void};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tenure::{RootTimes, Tenure};
@@ -315,6 +316,11 @@ impl Trees {
     /// The key of a tree's root.
     pub fn root(&self, tree: usize) -> NodeId {
         self.known.id(self.own[tree].way.root)
+    }
+
+    /// The rank of a tree's root: the least wins.
+    pub fn root_rank(&self, tree: usize) -> Rank {
+        self.own[tree].way.rank
     }
 
     /// The parent in a tree, and the summed cost up to the root.

@@ -36,8 +36,7 @@ pub const SENDING_MAX: usize = 64;
 pub const EPHEMERAL_MAX: usize = 32;
 /// First wait after a failure. It doubles with each one up to [`WAIT_MAX`].
 pub const WAIT_FIRST: Duration = Duration::from_millis(500);
-/// Longest wait. Short for a federation, but a lookup in the overlay is cheap, and a link that comes
-/// back far from both ends wakes nobody.
+/// Longest wait. Short for a federation, but a lookup in the overlay is cheap.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long acknowledged work may wait to be written down; a crash in between sends it twice.
 pub const SAVE_DELAY: Duration = Duration::from_millis(500);
@@ -47,9 +46,13 @@ pub const POISON_TRIES: u32 = 5;
 /// given up: a server that never comes back must not fill the disk. Events it finds by the gaps they leave.
 pub const BEHIND_MAX: i64 = 2_000_000;
 /// Destinations greeted at once after a start; the others follow one every [`GREET_STEP`].
-pub const GREET_AT_ONCE: usize = 8;
+pub const GREET_AT_ONCE: usize = 32;
 /// See [`GREET_AT_ONCE`]. At most 60 s are spread.
 pub const GREET_STEP: Duration = Duration::from_millis(250);
+/// Rounds of greetings in a row: a start, and some networks that meet. One more is allowed each [`GREET_AGAIN`].
+pub const GREETINGS_MAX: u32 = 4;
+/// See [`GREETINGS_MAX`].
+pub const GREET_AGAIN: Duration = Duration::from_secs(60);
 
 /// One row of the outbox as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +149,8 @@ enum Greeting {
     No,
     From(Duration),
     Sending,
+    /// Under way, and wanted once more if that attempt fails.
+    Again,
 }
 
 #[derive(Debug)]
@@ -250,6 +255,9 @@ pub struct Core {
     mark: Seq,
     removed: Seq,
     sending: usize,
+    /// Rounds of greetings lately, and when the last one was.
+    greetings: u32,
+    greeted_at: Duration,
     saving: Option<Save>,
     /// Something acknowledged or failed since the last Save; to be written by then.
     dirty_at: Option<Duration>,
@@ -287,6 +295,8 @@ impl Core {
             mark: stored.mark,
             removed: Seq(0),
             sending: 0,
+            greetings: 0,
+            greeted_at: Duration::ZERO,
             saving: None,
             dirty_at: None,
             ready: VecDeque::new(),
@@ -370,7 +380,7 @@ impl Core {
             dest.stale_flight = true;
             dest.failures = 0;
             dest.retry_at = None;
-            if dest.greeting != Greeting::Sending {
+            if !matches!(dest.greeting, Greeting::Sending | Greeting::Again) {
                 dest.greeting = Greeting::No;
             }
         } else {
@@ -389,6 +399,7 @@ impl Core {
                 dest.failures = 0;
                 dest.retry_at = None;
             }
+            Outcome::Away { .. } if dest.greeting == Greeting::Again => dest.greeting = Greeting::From(now),
             Outcome::Away { .. } => {
                 Self::back_off(dest, outcome, now);
                 dest.greeting = Greeting::From(dest.retry_at.unwrap_or(now));
@@ -420,13 +431,27 @@ impl Core {
         self.dests.values_mut().for_each(Self::wake);
     }
 
-    /// The node has started: tell these servers, so that they send what they have kept for us.
-    pub fn handle_started(&mut self, servers: &[Nid], now: Duration) {
+    /// Whether [`Self::handle_joined`] is allowed again: a network that flaps must not make us greet for ever.
+    pub fn may_greet(&self, now: Duration) -> bool {
+        self.greetings < GREETINGS_MAX || now >= self.greeted_at + GREET_AGAIN
+    }
+
+    /// The node has started, or come to another network: tell these servers, so that they send what they have kept for us.
+    pub fn handle_joined(&mut self, servers: &[Nid], now: Duration) {
+        let rested = (now.saturating_sub(self.greeted_at).as_secs() / GREET_AGAIN.as_secs()) as u32;
+        self.greetings = self.greetings.saturating_sub(rested) + 1;
+        self.greeted_at = now;
         for (at, server) in servers.iter().enumerate() {
             let step = at.saturating_sub(GREET_AT_ONCE - 1).min(240);
             let from = now + GREET_STEP * u32::try_from(step).unwrap_or(240);
             let seen = self.seen;
-            self.dests.entry(*server).or_insert_with(|| Dest::new(seen)).greeting = Greeting::From(from);
+            let dest = self.dests.entry(*server).or_insert_with(|| Dest::new(seen));
+            dest.greeting = match dest.greeting {
+                // It may be on its way into a network that we have left.
+                Greeting::Sending => Greeting::Again,
+                Greeting::From(at) => Greeting::From(at.min(from)),
+                Greeting::No | Greeting::Again => Greeting::From(from),
+            };
         }
     }
 
@@ -464,7 +489,7 @@ impl Core {
             let retry = dest.retry_at.filter(|_| waits);
             let greet = match dest.greeting {
                 Greeting::From(at) => Some(dest.retry_at.map_or(at, |retry| retry.max(at))),
-                Greeting::No | Greeting::Sending => None,
+                Greeting::No | Greeting::Sending | Greeting::Again => None,
             };
             retry.into_iter().chain(greet).min()
         });

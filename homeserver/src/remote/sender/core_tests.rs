@@ -175,12 +175,12 @@ fn a_malformed_transaction_is_given_up() {
 #[test]
 fn greetings_are_spread_and_repeated_until_they_arrive() {
     let mut core = core();
-    let servers: Vec<Nid> = (1..=20).map(Nid).collect();
-    core.handle_started(&servers, at(0));
+    let servers: Vec<Nid> = (1..=60).map(Nid).collect();
+    core.handle_joined(&servers, at(0));
     let first = settle(&mut core, at(0)).1;
     assert_eq!(first.len(), GREET_AT_ONCE);
     core.handle_greeted(Nid(1), Outcome::Away { retry_after: None }, at(0));
-    for server in 2..=8 {
+    for server in 2..=GREET_AT_ONCE as i64 {
         core.handle_greeted(Nid(server), Outcome::Done, at(0));
     }
     let again = settle(&mut core, WAIT_FIRST).1;
@@ -386,4 +386,24 @@ proptest! {
         }
         prop_assert!(core.dests[&A].queue.len() <= QUEUE_MAX);
     }
+}
+
+#[test]
+fn greets_when_networks_meet_but_not_for_ever() {
+    let away = Outcome::Away { retry_after: None };
+    let mut core = core();
+    core.handle_joined(&[A], at(0));
+    assert_eq!(settle(&mut core, at(0)).1, [Action::Greet(A)]);
+    // The network that it was greeted in was the wrong one.
+    core.handle_joined(&[A], at(10));
+    assert!(settle(&mut core, at(10)).1.is_empty());
+    core.handle_greeted(A, away, at(20));
+    assert_eq!(settle(&mut core, at(20)).1, [Action::Greet(A)], "no back-off");
+    core.handle_greeted(A, Outcome::Done, at(30));
+    for n in 0..2 {
+        assert!(core.may_greet(at(100 + n)));
+        core.handle_joined(&[A], at(100 + n));
+    }
+    assert!(!core.may_greet(at(200)), "it flaps");
+    assert!(core.may_greet(at(200) + GREET_AGAIN));
 }

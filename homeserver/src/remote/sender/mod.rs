@@ -22,6 +22,7 @@ pub(super) struct Outgoing {
 struct News {
     heard: Vec<OwnedServerName>,
     all: bool,
+    greet: bool,
     ephemeral: Vec<Ephemeral>,
 }
 
@@ -55,6 +56,12 @@ impl Outgoing {
     pub(super) fn wake_all(&self) {
         self.news().all = true;
         self.bell.notify_one();
+    }
+
+    /// As [`Self::wake_all`], and those who share rooms with us are to be greeted.
+    pub(super) fn greet_all(&self) {
+        self.news().greet = true;
+        self.wake_all();
     }
 
     pub(super) fn ephemeral(&self, servers: Vec<OwnedServerName>, key: String, edu: Box<RawValue>) {

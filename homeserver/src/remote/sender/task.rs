@@ -38,7 +38,7 @@ const ROWS_READ: u32 = 512;
 const ROWS_SCANNED: u32 = 4096;
 /// Audiences whose servers are kept in memory.
 const AUDIENCES_MAX: usize = 1024;
-/// Servers greeted after a start.
+/// Servers greeted after a start, and when two networks have met.
 const GREETED_MAX: u32 = 10_000;
 /// How long a write that failed waits before it is tried again (a full disk).
 const SAVE_RETRY: Duration = Duration::from_secs(1);
@@ -88,16 +88,14 @@ impl Remote {
         let mut core = Core::new(prefix, stored);
         let ours = self.identity().server_name().to_owned();
         let ours = store.write(move |tx| tx.intern(Kind::Server, ours.as_str())).await?;
-        let mut servers = store.read(|tx| membership::all_servers(tx, GREETED_MAX)).await?;
-        servers.retain(|server| *server != ours);
-        core.handle_started(&servers, start.elapsed());
+        core.handle_joined(&self.greeted(ours).await?, start.elapsed());
 
         let mut audiences: HashMap<i64, Arc<[Nid]>> = HashMap::new();
         let mut tasks: JoinSet<Done> = JoinSet::new();
         loop {
             outbox.borrow_and_update();
             self.read_rows(&mut core, &mut audiences, ours, start).await?;
-            self.take_news(&mut core).await?;
+            self.take_news(&mut core, ours, start).await?;
             while let Some(action) = core.poll_action(start.elapsed()) {
                 self.perform(action, pdu, &mut tasks);
             }
@@ -161,8 +159,18 @@ impl Remote {
         }
     }
 
-    async fn take_news(&self, core: &mut Core) -> Result<(), StoreError> {
+    /// All servers that share a room with us.
+    async fn greeted(&self, ours: Nid) -> Result<Vec<Nid>, StoreError> {
+        let mut servers = self.store().read(|tx| membership::all_servers(tx, GREETED_MAX)).await?;
+        servers.retain(|server| *server != ours);
+        Ok(servers)
+    }
+
+    async fn take_news(&self, core: &mut Core, ours: Nid, start: Instant) -> Result<(), StoreError> {
         let news = self.inner.outgoing.take();
+        if news.greet && core.may_greet(start.elapsed()) {
+            core.handle_joined(&self.greeted(ours).await?, start.elapsed());
+        }
         if news.all {
             core.handle_wake_all();
         }
