@@ -84,6 +84,9 @@ pub struct Flags {
     /// Answer clients that ask for this host name too, e.g. one that a proxy passes on (repeatable)
     #[arg(long, value_name = "NAME", env = "MANGROVE_HOSTS", value_delimiter = ' ')]
     pub hosts: Vec<String>,
+    /// Answer /_synapse/admin beyond this machine too [default: loopback alone]
+    #[arg(long, env = "MANGROVE_ADMIN_EVERYWHERE")]
+    pub admin_everywhere: bool,
     /// Answer every client request, however fast they come (for benchmarks)
     #[arg(long, env = "MANGROVE_NO_RATE_LIMITS")]
     pub no_rate_limits: bool,
@@ -125,6 +128,7 @@ struct File {
     registration_shared_secret: Option<String>,
     open_directory: Option<bool>,
     hosts: Option<Vec<String>>,
+    admin_everywhere: Option<bool>,
     rate_limits: Option<bool>,
     tun: Option<String>,
     zone: Option<String>,
@@ -164,6 +168,8 @@ pub struct Config {
     pub open_directory: bool,
     /// Further host names that the client API answers to.
     pub hosts: Vec<String>,
+    /// Whether `/_synapse/admin` answers beyond loopback.
+    pub admin_everywhere: bool,
     /// Whether clients' requests are limited in rate.
     pub rate_limits: bool,
     /// Name of the TUN interface.
@@ -249,6 +255,7 @@ impl Config {
             registration_shared_secret: shared_secret.map(Secret::new),
             open_directory: flags.open_directory || file.open_directory.unwrap_or(false),
             hosts,
+            admin_everywhere: flags.admin_everywhere || file.admin_everywhere.unwrap_or(false),
             rate_limits,
             tun,
             name,

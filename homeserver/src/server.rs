@@ -204,6 +204,8 @@ pub struct Settings {
     pub registration: Registration,
     /// Whoever knows it makes accounts at Synapse's path for scripts.
     pub registration_shared_secret: Option<Secret>,
+    /// Whether `/_synapse/admin` answers beyond loopback listeners.
+    pub admin_everywhere: bool,
     /// Off only for benches.
     pub rate_limits: bool,
     /// Whether profiles, aliases and public rooms are shown without a token. Off: any web page can call a loopback
@@ -228,6 +230,7 @@ impl Default for Settings {
         Self {
             registration: Registration::Token,
             registration_shared_secret: None,
+            admin_everywhere: false,
             rate_limits: true,
             open_directory: false,
             hosts: Vec::new(),

@@ -1,5 +1,6 @@
 //! A function per endpoint: check, one verb, reply. No store, no event logic.
 
+pub mod admin;
 pub mod client;
 pub mod federation;
 pub mod routes;

@@ -19,7 +19,7 @@ use crate::{
     api,
     error::{Error, RequestError},
     http::{
-        args::{Args, Streaming},
+        args::{Args, Incoming, Streaming},
         auth::CallerKind,
         limits::Class,
         reply::{IntoReply, Reply},
@@ -40,6 +40,10 @@ pub enum Group {
     X,
     /// `/.well-known`: discovery.
     WellKnown,
+    /// `/_synapse/admin`: what Synapse's administrators' tools ask for.
+    Admin,
+    /// Log-in pages, OAuth 2.0 and the pages behind links in mails.
+    Pages,
 }
 
 /// All endpoints. See the module's words for how to add one.
@@ -65,6 +69,7 @@ impl Table {
     /// The whole table.
     pub fn whole() -> Self {
         let mut table = Self::default();
+        api::admin::routes(&mut table);
         api::client::routes(&mut table);
         api::federation::routes(&mut table);
         api::x::routes(&mut table);
@@ -105,6 +110,28 @@ impl Table {
         self.push::<R>(group, erased)
     }
 
+    /// Adds an endpoint that ruma has no type for: the handler takes the request as it came, its body read.
+    pub fn plain<F, Fut, A>(
+        &mut self,
+        group: Group,
+        method: Method,
+        path: &'static str,
+        handler: F,
+    ) -> &mut Row
+    where
+        F: Fn(Arc<Server>, Incoming) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Error>> + Send + 'static,
+        A: IntoReply,
+    {
+        let erased: Handler = Arc::new(move |server, streaming, body_max| {
+            Box::pin(async move {
+                let incoming = streaming.read(body_max).await?;
+                Ok(handler(server, incoming).await?.into_reply())
+            })
+        });
+        self.push_row(group, method, vec![path], erased)
+    }
+
     fn push<R: Metadata>(&mut self, group: Group, handler: Handler) -> &mut Row {
         let mut paths: Vec<&'static str> = Vec::new();
         for path in R::PATH_BUILDER.all_paths() {
@@ -112,9 +139,19 @@ impl Table {
                 paths.push(path);
             }
         }
+        self.push_row(group, R::METHOD, paths, handler)
+    }
+
+    fn push_row(
+        &mut self,
+        group: Group,
+        method: Method,
+        paths: Vec<&'static str>,
+        handler: Handler,
+    ) -> &mut Row {
         self.rows.push(Row {
             group,
-            method: R::METHOD,
+            method,
             paths,
             limit: Class::Free,
             body_max: BODY_BYTES_MAX,

@@ -203,6 +203,7 @@ fn settings(config: &Config) -> Settings {
         registration_shared_secret: config.registration_shared_secret.clone(),
         open_directory: config.open_directory,
         hosts: config.hosts.clone(),
+        admin_everywhere: config.admin_everywhere,
         rate_limits: config.rate_limits,
         default_room_version: config.default_room_version.clone(),
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,

@@ -35,7 +35,7 @@ use crate::{
 /// What clients reach: the client API and discovery. Checks the `Host` and lets web pages read the answers.
 pub fn client_service(server: Arc<Server>) -> Router {
     Table::whole()
-        .router(&server, &[Group::Client, Group::WellKnown])
+        .router(&server, &[Group::Client, Group::WellKnown, Group::Pages, Group::Admin])
         .layer(middleware::from_fn_with_state(server, at_the_door))
 }
 
@@ -124,6 +124,8 @@ struct Door {
 async fn at_the_door(State(server): State<Arc<Server>>, request: Request, next: Next) -> Reply {
     let mut reply = if !is_ours(&server, &request) {
         Error::from(RequestError::ForeignHost).into_reply()
+    } else if request.uri().path().starts_with("/_synapse/") && !admin_here(&server, &request) {
+        Error::from(RequestError::UnknownPath).into_reply()
     } else if request.method() == Method::OPTIONS {
         reply::json(StatusCode::OK, "{}")
     } else {
@@ -131,6 +133,11 @@ async fn at_the_door(State(server): State<Arc<Server>>, request: Request, next: 
     };
     reply::allow_any_page(&mut reply);
     reply
+}
+
+/// Administrators' paths are for this machine, unless the operator opens them.
+fn admin_here(server: &Server, request: &Request) -> bool {
+    server.settings.admin_everywhere || request.extensions().get::<Door>().is_none_or(|door| door.loopback)
 }
 
 /// Whether the request asks for a host that this listener answers to.

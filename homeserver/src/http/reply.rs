@@ -136,7 +136,9 @@ fn user_error(error: &UserError, text: String) -> Reply {
         UserError::InvalidName => ErrorKind::InvalidUsername,
         UserError::NameTaken => ErrorKind::UserInUse,
         UserError::WeakPassword => ErrorKind::WeakPassword,
-        UserError::WrongPassword | UserError::BadRegistrationToken => ErrorKind::Forbidden,
+        UserError::WrongPassword | UserError::BadRegistrationToken | UserError::BadSharedSecret => {
+            ErrorKind::Forbidden
+        },
         UserError::Deactivated => ErrorKind::UserDeactivated,
         UserError::NoDevice | UserError::NoUser => ErrorKind::NotFound,
         UserError::TooLarge(_) => ErrorKind::TooLarge,

@@ -3,7 +3,7 @@
 use ruma::{DeviceId, OwnedUserId, UserId};
 
 use super::{NewDevice, Proof, Session, UserError, Users, active, sessions::open_session, user_nid};
-use crate::store::{ReadTx, WriteTx, schema};
+use crate::store::{ReadTx, WriteTx, schema, schema::accounts::Flag};
 
 /// An account to be made.
 #[derive(Clone, Debug)]
@@ -12,8 +12,31 @@ pub struct NewAccount {
     pub localpart: Option<String>,
     /// The password; `None`: it cannot log in until the operator sets one.
     pub password: Option<String>,
+    /// What to call it; `None`: its local part.
+    pub displayname: Option<String>,
+    /// Whether it becomes an administrator.
+    pub admin: bool,
+    /// Whether it is a guest's.
+    pub guest: bool,
+    /// `bot` or `support`, as Synapse has them.
+    pub kind: Option<String>,
     /// Why it may be made.
     pub proof: Proof,
+}
+
+impl NewAccount {
+    /// An ordinary account without name and password.
+    pub fn new(proof: Proof) -> Self {
+        Self {
+            localpart: None,
+            password: None,
+            displayname: None,
+            admin: false,
+            guest: false,
+            kind: None,
+            proof,
+        }
+    }
 }
 
 /// An account as the operator sees it.
@@ -75,8 +98,12 @@ impl Users {
                 }
                 let nid = user_nid(tx, &name)?;
                 schema::users::insert(tx, nid, password.as_deref(), now)?;
+                schema::accounts::set_flag(tx, nid, Flag::Admin, account.admin)?;
+                schema::accounts::set_flag(tx, nid, Flag::Guest, account.guest)?;
+                schema::accounts::set_kind(tx, nid, account.kind.as_deref())?;
                 // Clients show the local part until the user chooses a name; so do room-mates and searches.
-                let shown = serde_json::Value::from(name.localpart()).to_string();
+                let shown = account.displayname.as_deref().unwrap_or_else(|| name.localpart());
+                let shown = serde_json::Value::from(shown).to_string();
                 schema::users::set_profile(tx, nid, "displayname", Some(&shown))?;
                 device.map(|device| open_session(tx, hooks, &name, nid, device, now)).transpose()
             })

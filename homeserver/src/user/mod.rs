@@ -16,6 +16,7 @@ mod pushers;
 mod registration;
 mod search;
 mod sessions;
+mod shared_secret;
 pub mod token;
 
 use std::{borrow::Cow, sync::Arc};
@@ -29,6 +30,7 @@ pub use self::{
     profile::{PROFILE_BYTES_MAX, Person},
     registration::RegistrationToken,
     sessions::{NewDevice, Session},
+    shared_secret::SharedSecretRequest,
 };
 use crate::{
     clock::Clock,
@@ -45,6 +47,7 @@ pub struct Users {
     passwords: password::Pool,
     tokens: Arc<sessions::TokenCache>,
     presence: Arc<presence::Table>,
+    nonces: Arc<shared_secret::Nonces>,
 }
 
 impl Users {
@@ -58,6 +61,7 @@ impl Users {
             passwords: password::Pool::new(),
             tokens: Arc::default(),
             presence: Arc::default(),
+            nonces: Arc::default(),
         }
     }
 
@@ -141,6 +145,9 @@ pub enum UserError {
     /// A registration token has other characters or another length than the specification allows.
     #[error("a registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")]
     InvalidRegistrationToken,
+    /// Whoever asks does not know the operator's shared secret.
+    #[error("the HMAC is wrong; is it made with this server's `registration_shared_secret`?")]
+    BadSharedSecret,
     /// No such device of this user.
     #[error("no such device")]
     NoDevice,

@@ -11,7 +11,7 @@ impl Users {
         let account = NewAccount {
             localpart: Some(user.localpart().to_owned()),
             password: Some(password.to_owned()),
-            proof: Proof::Operator,
+            ..NewAccount::new(Proof::Operator)
         };
         let (user, _) = self.register(account, None).await?;
         Ok(user)

@@ -65,7 +65,7 @@ async fn register(
         password: Some(
             request.password.clone().ok_or_else(|| RequestError::MissingParam("password".into()))?,
         ),
-        proof,
+        ..NewAccount::new(proof)
     };
     let device = (!request.inhibit_login).then(|| NewDevice {
         id: request.device_id.clone(),

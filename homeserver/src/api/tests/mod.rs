@@ -1,6 +1,7 @@
 //! A whole homeserver in this process, asked over its own routers: no socket, no overlay, a clock moved by hand.
 
 mod account;
+pub(crate) mod admin;
 mod bad_input;
 mod listener;
 mod media;

@@ -1,6 +1,7 @@
 //! Owns the tables, by area: each table has one file, which holds its SQL and is the only one that writes it.
 
 pub mod account_data;
+pub mod accounts;
 pub mod backup;
 pub mod dest;
 pub mod e2ee;
