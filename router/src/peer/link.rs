@@ -299,7 +299,9 @@ impl Link {
         let State::Up(up) = &mut self.state else { return Ok(Incoming::Nothing) };
         match control {
             Control::Ping { nonce } => {
-                self.life.asked_last = false;
+                // Two that ask each other at the same time would do so for ever.
+                let crossing = self.life.ping.is_some() && self.spec.role == Role::Acceptor;
+                self.life.asked_last = crossing;
                 self.queue.push_urgent(Waiting::Control(Control::Pong { nonce }.encode()));
             }
             Control::Pong { nonce } => {

@@ -1,0 +1,45 @@
+//! Owns the searches that get us to know nodes far from our place: when, and for whom.
+use super::*;
+
+impl Lookup {
+    /// Looks for whoever is nearest to places far from ours, one region after the other: only who knows somebody in each region
+    /// finds everything, and where the network is long and thin nobody comes by on its own.
+    pub(super) fn join(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        if self.own.locator.is_empty() || self.joining.next_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let round = self.joining.rounds;
+        self.joining.rounds += 1;
+        self.joining.next_at = JOIN_AFTER.get(self.joining.rounds).map(|&pause| now + pause);
+        // The region that differs from ours first in this bit.
+        let mut place: Place = random(entropy);
+        let differs = !self.place[0] & (0x80 >> round);
+        let same = self.place[0] & !(0xff >> round);
+        place[0] = same | differs | (place[0] & (0x7f >> round));
+        self.begin_search(Purpose::Join, Query { what: What::Node, place }, Goal::Nearest);
+    }
+}
+
+/// When to look for nodes far away: a few times after a start, and after a new neighbour, who may stand for a whole
+/// network.
+#[derive(Default)]
+pub(super) struct Joining {
+    pub(super) rounds: usize,
+    pub(super) began_at: Option<Instant>,
+    pub(super) next_at: Option<Instant>,
+}
+
+impl Joining {
+    pub(super) fn begin(&mut self, now: Instant) {
+        if self.began_at.is_none_or(|began| now.since(began) >= JOIN_REST) {
+            *self = Self { rounds: 0, began_at: Some(now), next_at: Some(now + JOIN_AFTER[0]) };
+        }
+    }
+}
+
+/// The pauses before the searches of [`Lookup::join`]: the first wait until trees have settled, the later ones until
+/// others have done theirs.
+const JOIN_AFTER: [Duration; 4] =
+    [Duration::from_millis(1500), Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(20)];
+/// So often at most.
+const JOIN_REST: Duration = Duration::from_secs(60);
