@@ -4,6 +4,8 @@
 //! stronger place replaces the list of a weaker one. Keys of the file are the flags' names with `_`; `--no-x` is
 //! `x = false`. Unknown keys are refused.
 
+mod federation;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use ruma::ServerName;
 use serde::Deserialize;
 
 use crate::account::NameChoice;
+
+pub use federation::{Federation, FederationFlags, Tls};
 
 /// What is wrong with a flag, a variable or the file, and what to do about it; one line.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,8 @@ pub struct Flags {
     /// What to log, as in RUST_LOG: error, warn, info, debug, trace, or per module [default: warn]
     #[arg(long, value_name = "FILTER", env = "MANGROVE_LOG")]
     pub log: Option<String>,
+    #[command(flatten)]
+    pub federation: FederationFlags,
     /// Read the settings from this TOML file
     #[arg(long, value_name = "FILE", env = "MANGROVE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -135,6 +141,8 @@ struct File {
     server_name: Option<String>,
     default_room_version: Option<String>,
     log: Option<String>,
+    #[serde(default)]
+    federation: federation::FederationFile,
 }
 
 /// `multicast = false`, `true`, or a list of interfaces.
@@ -180,6 +188,8 @@ pub struct Config {
     pub default_room_version: ruma::RoomVersionId,
     /// Log filter.
     pub log: String,
+    /// Ordinary Matrix servers.
+    pub federation: Federation,
 }
 
 impl Config {
@@ -241,8 +251,12 @@ impl Config {
         }
         let hosts = stronger(&flags.hosts, file.hosts);
         if let Some(bad) = hosts.iter().find(|host| ServerName::parse(host.as_str()).is_err()) {
-            return Err(ConfigError(format!("hosts {bad:?}: not a host name; e.g. --hosts chat.example.org")));
+            return Err(ConfigError(format!(
+                "hosts {bad:?}: not a host name; e.g. --hosts chat.example.org"
+            )));
         }
+        let federation = Federation::load(&flags.federation, file.federation)
+            .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
         Ok(Self {
             data,
@@ -260,6 +274,7 @@ impl Config {
             tun,
             name,
             default_room_version,
+            federation,
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "warn".into()),
         })
     }
@@ -317,7 +332,7 @@ impl File {
 }
 
 /// The list of the stronger place, if it has one.
-fn stronger(flags: &[String], file: Option<Vec<String>>) -> Vec<String> {
+fn stronger<T: Clone>(flags: &[T], file: Option<Vec<T>>) -> Vec<T> {
     if flags.is_empty() { file.unwrap_or_default() } else { flags.to_vec() }
 }
 

@@ -215,6 +215,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The address clients are told in `/.well-known/matrix/client`; `None`: the one they asked.
     pub public_url: Option<String>,
+    /// What `/.well-known/matrix/server` says; `None`: nothing is delegated.
+    pub federation_well_known: Option<String>,
     /// The version of new rooms whose maker names none.
     pub default_room_version: RoomVersionId,
     /// Whether neighbours that multicast found may list our people and public rooms.
@@ -235,6 +237,7 @@ impl Default for Settings {
             open_directory: false,
             hosts: Vec::new(),
             public_url: None,
+            federation_well_known: None,
             default_room_version: version::DEFAULT,
             discoverable: true,
             upload_bytes_max: 50 << 20,

@@ -38,6 +38,8 @@ pub enum Group {
     Keys,
     /// `/_x`: between nodes.
     X,
+    /// The identity log under `/_x`, which the key document refers to: public, and proves itself.
+    Identity,
     /// `/.well-known`: discovery.
     WellKnown,
     /// `/_synapse/admin`: what Synapse's administrators' tools ask for.

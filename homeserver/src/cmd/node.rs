@@ -14,13 +14,15 @@ use tokio::task::JoinHandle;
 
 use super::answers::Answers;
 use super::{DataDir, control};
-use crate::account::{Identity, verify_record};
+use crate::account::{Identity, is_overlay_name, verify_record};
 use crate::clock::Clock;
-use crate::config::{Config, Registration};
+use crate::config::{Config, Registration, Tls};
 use crate::http::listen;
+use crate::http::tls::{Acceptor, Certificates};
 use crate::notify::Notify;
-use crate::remote::Remote;
 use crate::remote::overlay::OverlayCarrier;
+use crate::remote::tls::TlsCarrier;
+use crate::remote::{self, Remote};
 use crate::server::{self, Parts, Server, Settings};
 use crate::store::{self, Store};
 
@@ -56,6 +58,21 @@ pub enum StartError {
     /// The control socket.
     #[error("control socket in the data directory: {0}")]
     Control(io::Error),
+    /// The address for ordinary servers.
+    #[error("federation listen {0}: {1}; choose another with --federation-listen ADDR")]
+    Federation(SocketAddr, io::Error),
+    /// A listener for ordinary servers whose name none of them can reach.
+    #[error(
+        "federation listen: {0} lives on the overlay only, ordinary servers cannot reach it; a node for them has a \
+         domain of its own (--server-name) or a zone in one, chosen at its first start"
+    )]
+    NoDomain(ruma::OwnedServerName),
+    /// Its certificate.
+    #[error("federation: {0}")]
+    Tls(#[from] crate::http::tls::TlsError),
+    /// Authorities to believe.
+    #[error("federation: {0}")]
+    Roots(#[from] remote::tls::RootsError),
     /// The node's key.
     #[error("{0}")]
     DataDir(#[from] super::DataDirError),
@@ -88,6 +105,7 @@ impl RunningNode {
         let http = TcpListener::from_std(http).map_err(|error| StartError::Http(config.http, error))?;
         let http_address = http.local_addr().map_err(|error| StartError::Http(config.http, error))?;
         let identity = Arc::new(identity);
+        let federation = federation_listener(config, &dir, identity.server_name())?;
         let store = Store::open(dir.path(), store::Options::default(), Notify::new())?;
         let node = Node::start(NodeConfig {
             state_dir: Some(dir.path().to_owned()),
@@ -102,7 +120,8 @@ impl RunningNode {
         let overlay = Overlay::of(&node, h2_overlay::Config::default());
         let clock = Clock::system();
         let carrier = Arc::new(OverlayCarrier::new(node.clone(), overlay.clone()));
-        let remote = Remote::new(store.clone(), Arc::clone(&identity), carrier, clock.clone());
+        let tls = tls_carrier(config, identity.server_name())?;
+        let remote = Remote::with_tls(store.clone(), Arc::clone(&identity), carrier, tls, clock.clone());
         let parts = Parts {
             settings: settings(config),
             clock,
@@ -129,9 +148,21 @@ impl RunningNode {
         let server = &running.server;
         let overlay_service = listen::overlay_service(Arc::clone(server));
         let overlay = running.overlay.clone();
-        let client = listen::serve(http, listen::client_service(Arc::clone(server)), Arc::clone(server));
+        let client =
+            listen::serve(http, None, listen::client_service(Arc::clone(server)), Arc::clone(server));
+        let federation = federation.map(|(listener, tls)| {
+            let service = listen::federation_service(Arc::clone(server));
+            (tls.clone(), listen::serve(listener, tls, service, Arc::clone(server)))
+        });
+        let shutdown = server.shutdown.clone();
         running.spawn(async move { overlay.serve(overlay_service).await });
         running.spawn(client);
+        if let Some((tls, serve)) = federation {
+            if let Some(tls) = tls {
+                running.spawn(tls.maintain(shutdown));
+            }
+            running.spawn(serve);
+        }
         Ok(running)
     }
 
@@ -193,6 +224,48 @@ impl RunningNode {
     }
 }
 
+/// The way to ordinary servers, for a name that they can reach back.
+fn tls_carrier(config: &Config, name: &ServerName) -> Result<Option<TlsCarrier>, StartError> {
+    if !config.federation.enabled || is_overlay_name(name) {
+        return Ok(None);
+    }
+    let settings = remote::tls::Settings {
+        extra_ca: config.federation.extra_ca.clone(),
+        allow_private_addresses: config.federation.allow_private_addresses,
+    };
+    Ok(Some(TlsCarrier::new(&settings)?))
+}
+
+/// Takes the address that ordinary servers ask, and its certificate.
+fn federation_listener(
+    config: &Config,
+    dir: &DataDir,
+    name: &ServerName,
+) -> Result<Option<(TcpListener, Option<Acceptor>)>, StartError> {
+    let Some((address, tls)) = &config.federation.listen else { return Ok(None) };
+    if is_overlay_name(name) {
+        return Err(StartError::NoDomain(name.to_owned()));
+    }
+    let certificates = match tls {
+        Tls::Proxy => None,
+        Tls::Files(cert, key) => Some(Certificates::Files { cert: cert.clone(), key: key.clone() }),
+        Tls::Acme(directory, contact) => Some(Certificates::Acme {
+            domain: name.host().to_owned(),
+            contact: contact.clone(),
+            directory: directory.clone(),
+            cache: dir.path().join("acme"),
+        }),
+    };
+    let acceptor = certificates.map(|certificates| Acceptor::new(&certificates)).transpose()?;
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    let listener = bind().map_err(|error| StartError::Federation(*address, error))?;
+    Ok(Some((listener, acceptor)))
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         registration: match config.registration {
@@ -206,6 +279,7 @@ fn settings(config: &Config) -> Settings {
         admin_everywhere: config.admin_everywhere,
         rate_limits: config.rate_limits,
         default_room_version: config.default_room_version.clone(),
+        federation_well_known: config.federation.well_known.clone(),
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,
         ..Settings::default()
     }

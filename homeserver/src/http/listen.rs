@@ -18,13 +18,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{
     auth::PeerAddr,
     reply::{self, IntoReply as _, Reply},
+    tls::Acceptor,
 };
 use crate::{
     api::routes::{Group, Table},
@@ -41,12 +44,17 @@ pub fn client_service(server: Arc<Server>) -> Router {
 
 /// What any stranger on the overlay reaches: federation, keys and `/_x`; never log-in or registration.
 pub fn overlay_service(server: Arc<Server>) -> Router {
-    Table::whole().router(&server, &[Group::Federation, Group::Keys, Group::X])
+    Table::whole().router(&server, &[Group::Federation, Group::Keys, Group::X, Group::Identity])
+}
+
+/// What other servers reach over TLS: federation, keys, discovery, and the identity log that ours refers to.
+pub fn federation_service(server: Arc<Server>) -> Router {
+    Table::whole().router(&server, &[Group::Federation, Group::Keys, Group::Identity, Group::WellKnown])
 }
 
 /// Serves connections until the server is told to stop, then ends in good order: what is being answered is answered,
 /// long polls at once, and after [`END_WITHIN`] the rest is dropped.
-pub async fn serve(listener: TcpListener, service: Router, server: Arc<Server>) {
+pub async fn serve(listener: TcpListener, tls: Option<Acceptor>, service: Router, server: Arc<Server>) {
     let door = Door { loopback: listener.local_addr().is_ok_and(|address| address.ip().is_loopback()) };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -62,9 +70,23 @@ pub async fn serve(listener: TcpListener, service: Router, server: Arc<Server>) 
         match accepted {
             Ok((stream, peer)) => {
                 let service = service.clone();
-                let connection =
-                    connection(stream, PeerAddr(peer), door, service, Arc::clone(&server), place);
-                server.tasks.spawn(connection);
+                // Answers are written whole; waiting for more only costs time.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+                let (tls, owner) = (tls.clone(), Arc::clone(&server));
+                server.tasks.spawn(async move {
+                    match tls {
+                        None => connection(stream, PeerAddr(peer), door, service, owner, place).await,
+                        Some(tls) => match handshake(&tls, stream, &owner).await {
+                            Ok(Some(stream)) => {
+                                connection(stream, PeerAddr(peer), door, service, owner, place).await;
+                            }
+                            Ok(None) => {}
+                            Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                        },
+                    }
+                });
             }
             Err(error) => {
                 // No file descriptor is left, most likely: connections that end give some back.
@@ -75,18 +97,25 @@ pub async fn serve(listener: TcpListener, service: Router, server: Arc<Server>) 
     }
 }
 
-async fn connection(
+async fn handshake(
+    tls: &Acceptor,
     stream: TcpStream,
+    server: &Server,
+) -> std::io::Result<Option<TlsStream<TcpStream>>> {
+    tokio::select! {
+        () = server.shutdown.cancelled() => Ok(None),
+        outcome = tls.accept(stream) => outcome,
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: PeerAddr,
     door: Door,
     service: Router,
     server: Arc<Server>,
     _place: OwnedSemaphorePermit,
 ) {
-    // Answers are written whole; waiting for more only costs time.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
-    }
     let service = tower::ServiceBuilder::new()
         .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer);

@@ -9,4 +9,5 @@ pub mod auth;
 pub mod limits;
 pub mod listen;
 pub mod reply;
+pub mod tls;
 pub mod uia;

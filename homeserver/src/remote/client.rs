@@ -22,6 +22,7 @@ use super::{
     carrier::{CarrierError, Class},
     error::RemoteError,
     resolve::unreachable,
+    ways::{self, OVERLAY_WITHIN},
 };
 
 /// How long a request may take if nothing else is said.
@@ -169,16 +170,34 @@ impl Remote {
         request: http::Request<Bytes>,
         options: Options,
     ) -> Result<http::Response<Bytes>, RemoteError> {
-        let place = self.inner.resolve(to).await?;
+        let ways = self.inner.ways(to).await?;
         let mut last = CarrierError::NotFound;
-        for node in place.nodes {
-            match self.inner.carrier.request(node, options.class, request.clone()).await {
+        for node in ways.nodes {
+            let asked = self.inner.carrier.request(node, options.class, request.clone());
+            let asked = match ways.tls {
+                None => asked.await,
+                Some(_) => {
+                    tokio::time::timeout(OVERLAY_WITHIN, asked).await.unwrap_or_else(|_| Err(ways::slow()))
+                }
+            };
+            match asked {
                 Ok(response) => return read(to, response, options.limit).await,
                 Err(error) => last = error,
             }
+            if ways.tls.is_some() {
+                self.inner.leave_overlay(to);
+                break;
+            }
         }
         self.inner.resolver.forget(to);
-        Err(unreachable(to, last))
+        let Some(tls) = ways.tls else { return Err(unreachable(to, last)) };
+        match tls.request(to, request).await {
+            Ok(response) => read(to, response, options.limit).await,
+            Err(error) => {
+                tls.forget(to);
+                Err(unreachable(to, error))
+            }
+        }
     }
 }
 

@@ -46,13 +46,13 @@ pub enum RemoteError {
         /// Why.
         reason: CarrierError,
     },
-    /// The name belongs to nobody we could ask: an ordinary domain, and there is no TLS carrier.
+    /// The name belongs to nobody we could ask: no carrier of ours leads there.
     #[error("{server} {reason}")]
     NoWay {
         /// Who.
         server: OwnedServerName,
         /// Why, and what helps.
-        reason: &'static str,
+        reason: String,
     },
     /// A request of ours could not be written down.
     #[error("the request cannot be written: {0}")]

@@ -44,6 +44,8 @@ const PAUSE_FAILED: Duration = Duration::from_secs(2);
 const PAUSE_UNKNOWN: Duration = Duration::from_secs(30);
 /// How long fetching one server's keys may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Keys of a server's past that are kept; one that changes them so often has to list them.
+const OLD_KEYS_MAX: usize = 256;
 /// Largest key document; an identity log adds to it what [`crate::account::log::LOG_LEN_MAX`] says.
 const DOCUMENT_LEN_MAX: usize = 128 << 10;
 
@@ -78,8 +80,12 @@ pub struct ServerKeys {
 }
 
 impl ServerKeys {
-    fn has(&self, ids: &BTreeSet<String>) -> bool {
-        ids.iter().all(|id| self.keys.contains_key(id))
+    /// Whether nobody need be asked: they are all here, and none is past the time its owner promised to use it. A key
+    /// of the past stays what it is.
+    fn serves(&self, ids: &BTreeSet<String>, now_ms: u64) -> bool {
+        ids.iter().all(|id| {
+            self.keys.get(id).is_some_and(|key| key.expired_ms.is_some() || key.is_valid_at(now_ms))
+        })
     }
 
     /// The keys among `ids` that can have signed something at that time.
@@ -132,6 +138,11 @@ impl Keyring {
         Self { store, identity, clock, remote, known: Mutex::default(), slots: Mutex::default() }
     }
 
+    /// Whether ordinary servers' keys can be asked for at all.
+    fn reaches_domains(&self) -> bool {
+        self.remote.upgrade().is_some_and(|remote| remote.tls.is_some())
+    }
+
     /// The keys of `server`, among them those named by `ids` if it has them. Asks the server only
     /// if one of them is not known.
     pub async fn keys(
@@ -157,12 +168,13 @@ impl Keyring {
         if server == self.identity.server_name() {
             return Ok(Arc::new(ServerKeys::of_log(self.identity.log().clone(), self.clock.now_ms())));
         }
-        if let Some(keys) = self.known(server).filter(|keys| keys.has(ids)) {
+        let now = self.clock.now_ms();
+        if let Some(keys) = self.known(server).filter(|keys| keys.serves(ids, now)) {
             return Ok(keys);
         }
         let slot = self.slot(server);
         let mut turn = slot.turn.lock().await;
-        if let Some(keys) = self.known(server).filter(|keys| keys.has(ids)) {
+        if let Some(keys) = self.known(server).filter(|keys| keys.serves(ids, now)) {
             return Ok(keys);
         }
         let stored = match self.known(server) {
@@ -171,7 +183,7 @@ impl Keyring {
         };
         if let Some(keys) = &stored {
             self.remember(server, Arc::clone(keys));
-            if keys.has(ids) {
+            if keys.serves(ids, now) {
                 return Ok(Arc::clone(keys));
             }
         }
@@ -276,7 +288,19 @@ impl Keyring {
         let document = document::read(server, &body, now)?;
         let Some(head) = document.identity else {
             return match NameKind::of(server) {
-                NameKind::Ordinary => Ok(ServerKeys { keys: document.keys, log: None, fetched_ms: now }),
+                NameKind::Ordinary => {
+                    // A key that is not listed any more was good as long as its owner once said.
+                    let mut keys = stored.map(|stored| stored.keys.clone()).unwrap_or_default();
+                    keys.retain(|_, key| {
+                        stored.is_some_and(|stored| stored.log.is_none())
+                            && key.expired_ms.or(key.valid_until_ms).is_some()
+                    });
+                    if keys.len() > OLD_KEYS_MAX {
+                        keys.clear();
+                    }
+                    keys.extend(document.keys);
+                    Ok(ServerKeys { keys, log: None, fetched_ms: now })
+                }
                 _ => Err(DocumentError::NoIdentity.into()),
             };
         };

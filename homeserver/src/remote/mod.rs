@@ -1,8 +1,9 @@
 //! All we say to other servers.
 //!
 //! `client` turns a typed request into a signed one and reads the answer, `resolve` finds the nodes
-//! of a name, `carrier` is the way there (`overlay`, or memory in tests), `keyring` knows other
-//! servers' keys and checks signatures with them, `sender` carries the outbox to its destinations.
+//! of a name, `carrier` is the way there (`overlay`, or memory in tests), `tls` the one to ordinary
+//! servers, `keyring` knows other servers' keys and checks signatures with them, `sender` carries the
+//! outbox to its destinations.
 
 pub mod carrier;
 pub mod client;
@@ -14,10 +15,13 @@ pub mod memory;
 pub mod overlay;
 pub mod resolve;
 pub mod sender;
+pub mod tls;
+mod ways;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use router::NodeId;
@@ -42,6 +46,10 @@ struct Inner {
     clock: Clock,
     identity: Arc<Identity>,
     carrier: SharedCarrier,
+    /// The way to ordinary servers; none for names that they could not reach back.
+    tls: Option<tls::TlsCarrier>,
+    /// Names whose nodes did not answer lately and that TLS reaches too: until when the overlay is passed over.
+    off_overlay: Mutex<HashMap<OwnedServerName, Instant>>,
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
@@ -55,26 +63,20 @@ const LISTED_MAX: usize = 4096;
 /// Servers whose transactions are taken in at the same time; above that, turns nobody holds are forgotten.
 const TURNS_MAX: usize = 256;
 
-impl Inner {
-    /// The nodes of a name: from the overlay, or, while it finds no record, those that the name's
-    /// identity is known to list.
-    async fn resolve(&self, name: &ServerName) -> Result<resolve::Place, RemoteError> {
-        let error = match self.resolver.resolve(name).await {
-            Ok(place) => return Ok(place),
-            Err(error) => error,
-        };
-        if !matches!(error, RemoteError::Unreachable { .. }) {
-            return Err(error);
-        }
-        let log = self.keyring.log_stored(name).await.ok_or(error)?;
-        let nodes = log.nodes().iter().map(|item| NodeId::from_bytes(item.net.0)).collect();
-        Ok(resolve::Place { nodes, log })
-    }
-}
-
 impl Remote {
-    /// Over some carrier, as some account.
+    /// Over the overlay alone, as some account.
     pub fn new(store: Store, identity: Arc<Identity>, carrier: SharedCarrier, clock: Clock) -> Self {
+        Self::with_tls(store, identity, carrier, None, clock)
+    }
+
+    /// Over the overlay and to ordinary servers.
+    pub fn with_tls(
+        store: Store,
+        identity: Arc<Identity>,
+        carrier: SharedCarrier,
+        tls: Option<tls::TlsCarrier>,
+        clock: Clock,
+    ) -> Self {
         let inner = Arc::new_cyclic(|weak| Inner {
             resolver: resolve::Resolver::new(Arc::clone(&carrier)),
             keyring: Keyring::new(store.clone(), Arc::clone(&identity), clock.clone(), weak.clone()),
@@ -85,6 +87,8 @@ impl Remote {
             turns: Mutex::default(),
             identity,
             carrier,
+            tls,
+            off_overlay: Mutex::default(),
         });
         Self { inner }
     }
@@ -111,7 +115,7 @@ impl Remote {
 
     /// The nodes of a server, asking the overlay if they are not known.
     pub async fn nodes_of(&self, name: &ServerName) -> Result<Vec<NodeId>, RemoteError> {
-        Ok(self.inner.resolve(name).await?.nodes)
+        Ok(self.inner.place_of(name).await?.nodes)
     }
 
     /// The servers that are known to live on a node, without asking anybody.
@@ -123,6 +127,7 @@ impl Remote {
     pub fn heard_from(&self, name: &ServerName, node: Option<NodeId>) {
         if let Some(node) = node {
             self.inner.carrier.heard(node);
+            self.inner.back_on_overlay(name);
         }
         self.inner.outgoing.wake(name);
     }

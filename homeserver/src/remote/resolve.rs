@@ -57,12 +57,12 @@ impl Resolver {
             NameKind::Overlay(acct) | NameKind::Gateway(acct) => acct,
             NameKind::Nobody => {
                 let reason =
-                    "is nobody's name: below .alt a name is k, 52 characters of a-z and 2-7, and a zone";
+                    "is nobody's name: below .alt a name is k, 52 characters of a-z and 2-7, and a zone"
+                        .into();
                 return Err(RemoteError::NoWay { server: name.to_owned(), reason });
             }
             NameKind::Ordinary => {
-                let reason = "is an ordinary server; this node talks to names on the overlay only, \
-                              federation over TLS is not built in yet";
+                let reason = "is an ordinary server, which the overlay does not find by its name".into();
                 return Err(RemoteError::NoWay { server: name.to_owned(), reason });
             }
         };

@@ -35,7 +35,7 @@ async fn it_serves_and_ends_within_two_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = client_service(Arc::clone(&home.server));
-    let serving = tokio::spawn(serve(listener, service, Arc::clone(&home.server)));
+    let serving = tokio::spawn(serve(listener, None, service, Arc::clone(&home.server)));
 
     let mut stream = TcpStream::connect(address).await.unwrap();
     for _ in 0..2 {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::discovery::discover_homeserver::{self, HomeserverInfo};
+use ruma::api::{
+    client::discovery::discover_homeserver::{self, HomeserverInfo},
+    federation::discovery::discover_homeserver as discover_homeserver_of_servers,
+};
 
 use crate::{
     api::routes::{Group, Table},
@@ -14,6 +17,18 @@ use crate::{
 /// Adds the discovery endpoints.
 pub(crate) fn routes(table: &mut Table) {
     table.add(Group::WellKnown, client);
+    table.add(Group::WellKnown, server);
+}
+
+/// Where other servers find this one, if the operator delegates it.
+async fn server(
+    server: Arc<Server>,
+    _: Args<discover_homeserver_of_servers::Request>,
+) -> Result<discover_homeserver_of_servers::Response, Error> {
+    let delegate = server.settings.federation_well_known.as_deref();
+    let delegate = delegate.and_then(|name| name.parse().ok());
+    let delegate = delegate.ok_or_else(|| Error::not_found("nothing is delegated"))?;
+    Ok(discover_homeserver_of_servers::Response::new(delegate))
 }
 
 /// The address that was asked, unless the operator names another: a phone that came by `NAME.local` goes on that way.

@@ -7,12 +7,12 @@ use crate::{
     account::Entry,
     api::routes::{Group, Table},
     error::Error,
-    http::args::Args,
+    http::{args::Args, limits::Class},
     server::Server,
 };
 
 pub(super) fn routes(table: &mut Table) {
-    table.add(Group::X, log);
+    table.add(Group::Identity, log).limit(Class::Federation);
 }
 
 async fn log(server: Arc<Server>, _: Args<IdentityLog>) -> Result<Answer, Error> {

@@ -94,11 +94,14 @@ impl Keyring {
         if claim.origin == ours {
             return Err(XMatrixError::Ourselves);
         }
-        if node.is_some() && NameKind::of(&claim.origin).acct().is_none() {
+        let ids = BTreeSet::from([claim.key.to_string()]);
+        // A name made from an account proves itself, so the node that asks may show its keys. A domain does not: its
+        // keys come from where the domain leads, and its identity then says which nodes speak for it.
+        let made_from_account = NameKind::of(&claim.origin).acct().is_some();
+        if node.is_some() && !made_from_account && !self.reaches_domains() {
             return Err(XMatrixError::NotOnOverlay(claim.origin.clone()));
         }
-        let ids = BTreeSet::from([claim.key.to_string()]);
-        let keys = self.keys_from(&claim.origin, &ids, node).await?;
+        let keys = self.keys_from(&claim.origin, &ids, node.filter(|_| made_from_account)).await?;
         if node.is_some_and(|node| keys.nodes().all(|own| own != node)) {
             return Err(XMatrixError::ForeignNode(claim.origin.clone()));
         }
