@@ -16,6 +16,8 @@
 
 pub mod alias;
 pub mod answer;
+#[doc(hidden)]
+pub mod bench;
 pub mod core;
 pub mod create;
 pub mod federation;

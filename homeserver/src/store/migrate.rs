@@ -3,9 +3,14 @@
 //! Every step runs once, in one transaction with the number that says so. A step that has been released is never
 //! edited: what changes later is a new step at the end.
 
+use std::cell::RefCell;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::{StoreError, schema};
+use super::{
+    Shared, StoreError, WriteTx, schema,
+    tx::{Counters, Group},
+};
 
 /// One step of the file's history.
 struct Step {
@@ -13,10 +18,18 @@ struct Step {
     sql: &'static str,
 }
 
+/// Works through what is stored, in chunks; true while there is more. The number is its own place-keeper, 0 at first.
+type Fill = fn(&mut WriteTx<'_>, &mut i64) -> Result<bool, StoreError>;
+
+/// Steps that SQL alone cannot do. They run after all of [`STEPS`], each until it is done; one that was cut short begins
+/// anew, so that it has to bear being done twice.
+const FILLS: &[(&str, Fill)] = &[("chain_fill", schema::chain::fill)];
+
 /// The tables by area, each area's file its own step, in the order they were first made.
 const STEPS: &[Step] = &[
     Step { name: "core", sql: CORE },
     Step { name: "events", sql: schema::events::SCHEMA },
+    Step { name: "chain", sql: schema::chain::SCHEMA },
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
@@ -64,6 +77,7 @@ pub(super) fn run(conn: &mut Connection) -> Result<Meta, StoreError> {
         }
         known += 1;
     }
+    known += FILLS.len() as i64;
     let found: i64 = tx.query_row("SELECT count(*) FROM migration", [], |row| row.get(0))?;
     if found > known {
         return Err(StoreError::TooNew { found, known });
@@ -73,6 +87,31 @@ pub(super) fn run(conn: &mut Connection) -> Result<Meta, StoreError> {
     tx.commit()?;
     // 53 bits: the number also travels through JSON.
     Ok(Meta { incarnation: u64::from_le_bytes(incarnation) >> 11, secret })
+}
+
+/// Runs the fills that the file has not seen.
+pub(super) fn fill(conn: &Connection, shared: &Shared, counters: &mut Counters) -> Result<(), StoreError> {
+    for (name, fill) in FILLS {
+        let done: Option<i64> = conn
+            .query_row("SELECT 1 FROM migration WHERE name = ?1", [name], |row| row.get(0))
+            .optional()?;
+        if done.is_some() {
+            continue;
+        }
+        let (mut at, mut more) = (0, true);
+        while more {
+            conn.execute_batch("BEGIN IMMEDIATE")?;
+            let pending = RefCell::new(Vec::new());
+            let mut group = Group { counters: *counters, touched: Vec::new(), events: Vec::new(), cut: false };
+            more = fill(&mut WriteTx::new(conn, shared, &mut group, &pending), &mut at)?;
+            if !more {
+                conn.execute("INSERT INTO migration(name, at) VALUES(?1, unixepoch())", [name])?;
+            }
+            conn.execute_batch("COMMIT")?;
+            *counters = group.counters;
+        }
+    }
+    Ok(())
 }
 
 /// A random value made when the file was.

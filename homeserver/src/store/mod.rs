@@ -15,11 +15,13 @@
 //!
 //! Whatever lives in RAM (interned ids, published positions, the rooms' heads) changes after the commit only.
 
+mod cache;
 pub mod codec;
 pub mod ids;
 mod migrate;
 mod reader;
 pub mod schema;
+mod slow;
 pub mod tx;
 mod writer;
 
@@ -36,7 +38,9 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 pub use self::{
+    cache::EVENT_CACHE_BYTES,
     ids::{Kind, Nid},
+    slow::{SLOW_READS_MAX, cpu_time},
     tx::{ReadTx, Touched, WriteTx},
 };
 use crate::notify::Notify;
@@ -68,13 +72,15 @@ pub struct Options {
     pub readers: usize,
     /// What a commit waits for.
     pub synchronous: Synchronous,
+    /// Bytes of events kept in RAM.
+    pub event_cache: u64,
     /// Test hook: see [`Fault`].
     pub fault: Option<Arc<Fault>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 3, synchronous: Synchronous::Full, fault: None }
+        Self { readers: 3, synchronous: Synchronous::Full, event_cache: EVENT_CACHE_BYTES, fault: None }
     }
 }
 
@@ -176,12 +182,14 @@ struct Inner {
     shared: Arc<Shared>,
     writes: tokio::sync::mpsc::Sender<writer::Op>,
     reads: std::sync::mpsc::SyncSender<reader::Job>,
+    slow: Arc<slow::Slow>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// What the threads and all handles share.
 pub(crate) struct Shared {
     pub(crate) ids: ids::IdCache,
+    pub(crate) events: cache::EventCache,
     /// Highest position whose commit is done.
     pub(crate) position: AtomicU64,
     pub(crate) notify: Notify,
@@ -209,9 +217,10 @@ impl Store {
         // Checkpoints have a thread of their own, off the commit path.
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         let meta = migrate::run(&mut conn)?;
-        let counters = tx::Counters::load(&conn)?;
+        let mut counters = tx::Counters::load(&conn)?;
         let shared = Arc::new(Shared {
             ids: ids::IdCache::default(),
+            events: cache::EventCache::new(options.event_cache),
             position: AtomicU64::new(counters.position().0 as u64),
             notify,
             incarnation: meta.incarnation,
@@ -219,6 +228,7 @@ impl Store {
             fault: options.fault,
             failed: tokio::sync::watch::channel(false).0,
         });
+        migrate::fill(&conn, &shared, &mut counters)?;
         let mut threads = Vec::new();
         let (writes, write_queue) = tokio::sync::mpsc::channel(WRITE_QUEUE_MAX);
         let full = matches!(options.synchronous, Synchronous::Full);
@@ -229,7 +239,8 @@ impl Store {
             let conn = connect(&path, true)?;
             threads.push(reader::spawn(conn, shared.clone(), read_queue.clone())?);
         }
-        Ok(Self { inner: Arc::new(Inner { shared, writes, reads, threads: Mutex::new(threads) }) })
+        let slow = slow::Slow::new(path);
+        Ok(Self { inner: Arc::new(Inner { shared, writes, reads, slow, threads: Mutex::new(threads) }) })
     }
 
     /// Runs `op` inside the next group's transaction and answers after its commit. An `Err` rolls `op` back alone.
@@ -319,6 +330,20 @@ impl Store {
         receiver.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Runs `op` on a thread of low priority, in slices of time between which the snapshot is renewed
+    /// ([`ReadTx::breathe`], which `op` has to call often). For what may take seconds. At most
+    /// [`SLOW_READS_MAX`] at once, others wait.
+    pub async fn read_slowly<T, E, F>(&self, op: F) -> Result<T, E>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.slow.submit(&self.inner.shared, reader::job(op, sender))?;
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
     /// [`Store::read`] for threads outside tokio.
     pub fn read_blocking<T, E, F>(&self, op: F) -> Result<T, E>
     where
@@ -341,6 +366,11 @@ impl Store {
         self.inner.shared.incarnation
     }
 
+    /// Bytes of events in the cache.
+    pub fn event_cache_bytes(&self) -> u64 {
+        self.inner.shared.events.bytes()
+    }
+
     /// Whom commits wake.
     pub fn notify(&self) -> &Notify {
         &self.inner.shared.notify
@@ -358,6 +388,7 @@ impl Store {
     /// Commits what is queued, checkpoints the log and ends the threads. Later operations fail with
     /// [`StoreError::Closed`].
     pub async fn close(&self) {
+        self.inner.slow.close();
         let (sender, receiver) = oneshot::channel();
         if self.inner.writes.send(writer::Op::stop(sender)).await.is_ok() {
             // An error means that the writer has gone already: closed either way.
@@ -370,6 +401,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The threads end when their queues close, which is when the senders of this struct are gone; nothing to wait
         // for but the handles themselves, and a drop inside the runtime must not block.
+        self.slow.close();
         if let Ok(threads) = self.threads.get_mut() {
             threads.clear();
         }

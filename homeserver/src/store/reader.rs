@@ -14,10 +14,10 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{READ_TIME_MAX, ReadTx, Shared, StoreError};
+use super::{READ_TIME_MAX, ReadTx, Shared, StoreError, slow::Slice};
 
-/// A queued read.
-pub(super) type Job = Box<dyn FnOnce(&Connection, &Shared) + Send>;
+/// A queued read. A slow one gets the slice of time that it begins in.
+pub(super) type Job = Box<dyn FnOnce(&Connection, &Shared, Option<Slice>) + Send>;
 
 /// Wraps a caller's closure with the way back to it.
 pub(super) fn job<T, E, F>(op: F, sender: oneshot::Sender<Result<T, E>>) -> Job
@@ -26,22 +26,22 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    Box::new(move |conn, shared| {
+    Box::new(move |conn, shared, slice| {
         if sender.is_closed() {
             return;
         }
-        let result = snapshot(conn, shared, op);
+        let result = snapshot(conn, shared, slice, op);
         // A caller that no longer waits is no error.
         let _ = sender.send(result);
     })
 }
 
-fn snapshot<T, E, F>(conn: &Connection, shared: &Shared, op: F) -> Result<T, E>
+fn snapshot<T, E, F>(conn: &Connection, shared: &Shared, slice: Option<Slice>, op: F) -> Result<T, E>
 where
     F: FnOnce(&ReadTx<'_>) -> Result<T, E>,
     E: From<StoreError>,
 {
-    let tx = ReadTx::new(conn, shared);
+    let tx = ReadTx::in_slices(conn, shared, slice);
     conn.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(StoreError::from)?;
     let result =
         catch_unwind(AssertUnwindSafe(|| op(&tx))).unwrap_or_else(|_| Err(E::from(StoreError::Panicked)));
@@ -72,7 +72,7 @@ pub(super) fn spawn(
             let Ok(job) = next else { return };
             let until = (epoch.elapsed() + READ_TIME_MAX).as_millis() as u64;
             deadline.store(until, Ordering::Relaxed);
-            job(&conn, &shared);
+            job(&conn, &shared, None);
         }
     })?;
     Ok(thread)

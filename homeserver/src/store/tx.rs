@@ -1,14 +1,16 @@
 //! Owns what a closure may do inside a transaction: read, write, intern, number, touch.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
 };
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-use super::{Kind, Nid, Seq, Shared, StoreError, ids::skey_text};
+use super::{
+    Kind, Nid, Seq, Shared, StoreError, ids::skey_text, schema::events::EventRow, slow::Slice,
+};
 
 /// Texts that a group interned, for the cache after its commit.
 pub(super) type Pending = RefCell<Vec<(Kind, Arc<str>, Nid)>>;
@@ -23,12 +25,36 @@ pub struct ReadTx<'a> {
     pending: Option<&'a Pending>,
     /// Entries of state snapshots that were looked up. Snapshots never change, so this cannot be wrong.
     pub(super) entries: RefCell<HashMap<(i64, Nid), Option<Nid>>>,
+    /// Of a slow read: the slice of time that it is in.
+    slice: RefCell<Option<Slice>>,
+    /// The snapshot's epoch, for the cache of events.
+    epoch: Cell<u64>,
 }
 
 impl<'a> ReadTx<'a> {
     pub(super) fn new(conn: &'a Connection, shared: &'a Shared) -> Self {
+        Self::in_slices(conn, shared, None)
+    }
+
+    pub(super) fn in_slices(conn: &'a Connection, shared: &'a Shared, slice: Option<Slice>) -> Self {
         let position = Seq(shared.position.load(Ordering::Acquire) as i64);
-        Self { conn, shared, position, pending: None, entries: RefCell::default() }
+        let (slice, epoch) = (RefCell::new(slice), Cell::new(shared.events.epoch()));
+        Self { conn, shared, position, pending: None, entries: RefCell::default(), slice, epoch }
+    }
+
+    /// In a slow read ([`super::Store::read_slowly`]): lets others through and renews the snapshot, if it is time for
+    /// that. Does nothing in other reads.
+    pub fn breathe(&self) -> Result<(), StoreError> {
+        if let Some(slice) = self.slice.borrow_mut().as_mut()
+            && slice.is_over()
+        {
+            self.conn.prepare_cached("ROLLBACK")?.execute([])?;
+            std::thread::yield_now();
+            self.epoch.set(self.shared.events.epoch());
+            self.conn.prepare_cached("BEGIN")?.execute([])?;
+            slice.renew();
+        }
+        Ok(())
     }
 
     /// The connection, for typed statements in `store/schema`.
@@ -39,6 +65,18 @@ impl<'a> ReadTx<'a> {
     /// Everything up to this position is in the snapshot (later things may be, too).
     pub fn position(&self) -> Seq {
         self.position
+    }
+
+    /// An event from the cache, as this snapshot sees it. The writer sees none: it may have changed it a moment ago.
+    pub(super) fn cached_event(&self, nid: Nid) -> Option<Arc<EventRow>> {
+        if self.pending.is_some() { None } else { self.shared.events.get(nid, self.epoch.get()) }
+    }
+
+    /// Keeps an event of this snapshot in the cache.
+    pub(super) fn cache_event(&self, row: &Arc<EventRow>) {
+        if self.pending.is_none() {
+            self.shared.events.fill(row.clone(), self.epoch.get());
+        }
     }
 
     /// The secret that keys state hashes.
@@ -206,6 +244,11 @@ impl<'a> WriteTx<'a> {
         Ok(value)
     }
 
+    /// Notes that an event was stored, changed or removed: the cache forgets it after the commit.
+    pub(super) fn event_changed(&mut self, nid: Nid) {
+        self.group.events.push(nid);
+    }
+
     /// Says whom this operation concerns; they are woken after the commit.
     pub fn touch(&mut self, touched: Touched) {
         if !self.group.touched.contains(&touched) {
@@ -218,6 +261,8 @@ impl<'a> WriteTx<'a> {
 pub(super) struct Group {
     pub(super) counters: Counters,
     pub(super) touched: Vec<Touched>,
+    /// Events stored, changed or removed.
+    pub(super) events: Vec<Nid>,
     /// A [`super::Fault`] struck.
     pub(super) cut: bool,
 }

@@ -200,7 +200,7 @@ impl Writer {
         }
         let committed = self.counters;
         let pending = RefCell::new(Vec::new());
-        let mut group = Group { counters: self.counters, touched: Vec::new(), cut: false };
+        let mut group = Group { counters: self.counters, touched: Vec::new(), events: Vec::new(), cut: false };
         let mut answers = Vec::new();
         let mut stop = false;
         let started = Instant::now();
@@ -230,6 +230,7 @@ impl Writer {
                 for (kind, text, nid) in pending.take() {
                     self.shared.ids.insert(kind, text, nid);
                 }
+                self.shared.events.committed(&group.events);
                 let position = self.counters.position();
                 self.shared.position.store(position.0 as u64, Ordering::Release);
                 self.shared.notify.publish(position, &group.touched);

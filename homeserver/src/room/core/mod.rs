@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod build;
+pub mod chains;
 pub mod check;
 pub mod pdu;
 pub mod resolve;

@@ -1,8 +1,8 @@
 //! Owns state resolution over numbers: what conflicts, which events matter for it, and the call into `ruma-state-res`.
 //!
-//! Only the conflicted part goes through the algorithm, with what it can look up: all unconflicted state but members, and
-//! of the members those that an event of the full conflicted set names. The rest of the unconflicted state is the same
-//! before and after. `tests` compares with whole maps.
+//! Only the conflicted part goes through the algorithm, with what it can look up: the create event, power levels, join
+//! rules, and the entries that an event of the full conflicted set names. The rest of the unconflicted state is the same
+//! before and after. The auth difference comes from the chain cover. `tests` compares with whole maps and whole walks.
 //!
 //! spec: <https://spec.matrix.org/v1.19/rooms/v12/#state-resolution>, <https://spec.matrix.org/v1.19/rooms/v2/#state-resolution>
 
@@ -18,10 +18,8 @@ use ruma::{
     state_res::{self, utils::event_id_set::EventIdSet},
 };
 
-use super::{
-    auth,
-    pdu::{MEMBER, Pdu},
-};
+use super::{auth, chains, pdu::Pdu};
+use crate::store::schema::chain::{Link, Place};
 
 /// A state: number of a (type, state key) to number of an event.
 pub type NumberMap = BTreeMap<i64, i64>;
@@ -38,6 +36,12 @@ pub trait Graph {
     fn key(&self, skey: i64) -> Option<(String, String)>;
     /// The number of a (type, state key).
     fn skey(&self, kind: &str, key: &str) -> Option<i64>;
+    /// An event's place in the chain cover; `None` if it has none.
+    fn place(&self, event: i64) -> Option<Place>;
+    /// Links of a chain, by the place that they start from.
+    fn links(&self, chain: i64) -> Arc<[Link]>;
+    /// Events of a chain in places `after < seq <= upto`.
+    fn range(&self, chain: i64, after: i64, upto: i64) -> Vec<i64>;
 }
 
 /// Resolution was not possible.
@@ -60,26 +64,29 @@ pub fn resolve(
         .v2_rules()
         .ok_or_else(|| ResolveError("this room version is not supported".into()))?;
     let seeds: BTreeSet<i64> = conflicted.values().flatten().copied().collect();
-    let difference = auth_difference(graph, maps, &unconflicted, &conflicted);
+    let difference = chains::auth_difference(graph, maps, &unconflicted, &conflicted);
     let subgraph = if state_rules.consider_conflicted_state_subgraph {
         subgraph(graph, &seeds)
     } else {
         BTreeSet::new()
     };
     let full: BTreeSet<i64> = seeds.iter().chain(&difference).chain(&subgraph).copied().collect();
-    let named = named_members(rules, graph, &full);
+    let looked_up = looked_up(rules, graph, &full);
 
-    // The same states, without the unconflicted members that nobody asks for.
+    // The same states, of the unconflicted entries only those that the rules ask for.
+    let unconflicted_part: Vec<(i64, i64)> = looked_up
+        .iter()
+        .filter(|skey| !conflicted.contains_key(skey))
+        .filter_map(|skey| unconflicted.get(skey).map(|event| (*skey, *event)))
+        .collect();
     let mut small: Vec<state_res::StateMap<OwnedEventId>> = Vec::with_capacity(maps.len());
     for map in maps {
         let mut reduced = state_res::StateMap::new();
-        for (skey, event) in map {
-            let keep = conflicted.contains_key(skey) || named.contains(skey) || !is_member(graph, *skey);
-            if keep {
-                let Some((kind, key)) = graph.key(*skey) else { continue };
-                let Some(pdu) = graph.pdu(*event) else { continue };
-                reduced.insert((StateEventType::from(kind), key), pdu.event_id.clone());
-            }
+        let own = conflicted.keys().filter_map(|skey| map.get(skey).map(|event| (*skey, *event)));
+        for (skey, event) in own.chain(unconflicted_part.iter().copied()) {
+            let Some((kind, key)) = graph.key(skey) else { continue };
+            let Some(pdu) = graph.pdu(event) else { continue };
+            reduced.insert((StateEventType::from(kind), key), pdu.event_id.clone());
         }
         small.push(reduced);
     }
@@ -109,58 +116,34 @@ pub fn resolve(
 
 /// Unconflicted state, and the events of each conflicted pair.
 fn split(maps: &[NumberMap]) -> (NumberMap, BTreeMap<i64, BTreeSet<i64>>) {
-    let mut seen: BTreeMap<i64, HashMap<i64, usize>> = BTreeMap::new();
-    for map in maps {
-        for (skey, event) in map {
-            *seen.entry(*skey).or_default().entry(*event).or_default() += 1;
+    let (mut unconflicted, mut conflicted) = (NumberMap::new(), BTreeMap::<i64, BTreeSet<i64>>::new());
+    let Some((first, others)) = maps.split_first() else { return (unconflicted, conflicted) };
+    // Sorted maps side by side: whatever one of the others does not have just so is in conflict.
+    for other in others {
+        let (mut left, mut right) = (first.iter().peekable(), other.iter().peekable());
+        loop {
+            match (left.peek().copied(), right.peek().copied()) {
+                (Some((a, one)), Some((b, two))) if a == b => {
+                    if one != two {
+                        conflicted.entry(*a).or_default().extend([*one, *two]);
+                    }
+                    left.next();
+                    right.next();
+                }
+                (Some((a, one)), b) if b.is_none_or(|(b, _)| a < b) => {
+                    conflicted.entry(*a).or_default().insert(*one);
+                    left.next();
+                }
+                (_, Some((b, two))) => {
+                    conflicted.entry(*b).or_default().insert(*two);
+                    right.next();
+                }
+                (_, None) => break,
+            }
         }
     }
-    let (mut unconflicted, mut conflicted) = (NumberMap::new(), BTreeMap::new());
-    for (skey, events) in seen {
-        match events.iter().next() {
-            Some((event, count)) if events.len() == 1 && *count == maps.len() => {
-                unconflicted.insert(skey, *event);
-            }
-            _ => {
-                conflicted.insert(skey, events.into_keys().collect());
-            }
-        }
-    }
+    unconflicted.extend(first.iter().filter(|(skey, _)| !conflicted.contains_key(skey)));
     (unconflicted, conflicted)
-}
-
-/// Events that are in the full auth chain of some of the states but not of all. What unconflicted events build on is in
-/// all chains, so only the chains of conflicted events beyond that are compared.
-fn auth_difference(
-    graph: &impl Graph,
-    maps: &[NumberMap],
-    unconflicted: &NumberMap,
-    conflicted: &BTreeMap<i64, BTreeSet<i64>>,
-) -> BTreeSet<i64> {
-    let common = closure(graph, unconflicted.values().copied(), &HashSet::new());
-    let mut counts: HashMap<i64, usize> = HashMap::new();
-    for map in maps {
-        let seeds = conflicted.keys().filter_map(|skey| map.get(skey)).copied();
-        for event in closure(graph, seeds, &common) {
-            *counts.entry(event).or_default() += 1;
-        }
-    }
-    counts.into_iter().filter(|(_, count)| *count < maps.len()).map(|(event, _)| event).collect()
-}
-
-/// The auth chains of `seeds` (without the seeds, unless one is in another's chain), not entering `known`.
-fn closure(graph: &impl Graph, seeds: impl Iterator<Item = i64>, known: &HashSet<i64>) -> HashSet<i64> {
-    let mut seen = HashSet::new();
-    let mut open: Vec<i64> = seeds.collect();
-    while let Some(event) = open.pop() {
-        let Some(auth) = graph.auth(event) else { continue };
-        for next in auth.iter().copied() {
-            if !known.contains(&next) && seen.insert(next) {
-                open.push(next);
-            }
-        }
-    }
-    seen
 }
 
 /// Events on a path of the auth graph from one conflicted event to another, ends included.
@@ -190,24 +173,19 @@ fn subgraph(graph: &impl Graph, seeds: &BTreeSet<i64>) -> BTreeSet<i64> {
     between
 }
 
-/// Member entries that the rules may look up for any event of the full conflicted set.
-fn named_members(rules: &RoomVersionRules, graph: &impl Graph, full: &BTreeSet<i64>) -> HashSet<i64> {
-    let mut named = HashSet::new();
+/// Entries that the rules may look up for any event of the full conflicted set, and those by which events are ordered.
+fn looked_up(rules: &RoomVersionRules, graph: &impl Graph, full: &BTreeSet<i64>) -> BTreeSet<i64> {
+    let always = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
+    let mut skeys: BTreeSet<i64> = always.iter().filter_map(|kind| graph.skey(kind, "")).collect();
+    let mut known = HashSet::new();
     for event in full {
         let Some(pdu) = graph.pdu(*event) else { continue };
         let keys = auth::needed(rules, &pdu.kind, &pdu.sender, pdu.state_key.as_deref(), &pdu.content);
         for (kind, key) in keys.unwrap_or_default() {
-            if kind == MEMBER {
-                named.extend(graph.skey(&kind, &key));
+            if !always.contains(&kind.as_str()) && known.insert((kind.clone(), key.clone())) {
+                skeys.extend(graph.skey(&kind, &key));
             }
         }
-        if let Some(key) = &pdu.state_key {
-            named.extend(graph.skey(MEMBER, key));
-        }
     }
-    named
-}
-
-fn is_member(graph: &impl Graph, skey: i64) -> bool {
-    graph.key(skey).is_some_and(|(kind, _)| kind == MEMBER)
+    skeys
 }

@@ -9,7 +9,10 @@ use crate::{
     store::{
         Nid, ReadTx, StoreError,
         ids::skey_split,
-        schema::events::{self, EventRow, NO_ROOM_ID, REJECTED},
+        schema::{
+            chain::{self, Link, Place},
+            events::{self, EventRow, NO_ROOM_ID, REJECTED},
+        },
     },
 };
 
@@ -51,6 +54,8 @@ pub(in crate::room) struct StoredGraph<'a, 'b> {
     auth: RefCell<HashMap<i64, Option<Arc<[i64]>>>>,
     pdus: RefCell<HashMap<i64, Option<Arc<Pdu>>>>,
     keys: RefCell<HashMap<i64, Option<(String, String)>>>,
+    places: RefCell<HashMap<i64, Option<Place>>>,
+    links: RefCell<HashMap<i64, Arc<[Link]>>>,
     failed: RefCell<Option<StoreError>>,
 }
 
@@ -61,6 +66,8 @@ impl<'a, 'b> StoredGraph<'a, 'b> {
             auth: RefCell::default(),
             pdus: RefCell::default(),
             keys: RefCell::default(),
+            places: RefCell::default(),
+            links: RefCell::default(),
             failed: RefCell::default(),
         }
     }
@@ -71,6 +78,10 @@ impl<'a, 'b> StoredGraph<'a, 'b> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    fn breathe(&self) {
+        self.keep(self.tx.breathe().map(Some));
     }
 
     /// What was read, if that went well; else remembers that it did not.
@@ -87,6 +98,7 @@ impl Graph for StoredGraph<'_, '_> {
         if let Some(known) = self.auth.borrow().get(&event) {
             return known.clone();
         }
+        self.breathe();
         let auth = self
             .keep(events::auth(self.tx, Nid(event)))
             .map(|list| list.into_iter().map(|nid| nid.0).collect::<Arc<[i64]>>());
@@ -98,6 +110,7 @@ impl Graph for StoredGraph<'_, '_> {
         if let Some(known) = self.pdus.borrow().get(&event) {
             return known.clone();
         }
+        self.breathe();
         let found = self.keep(pdu(self.tx, Nid(event)));
         self.pdus.borrow_mut().insert(event, found.clone());
         found
@@ -121,5 +134,29 @@ impl Graph for StoredGraph<'_, '_> {
 
     fn skey(&self, kind: &str, key: &str) -> Option<i64> {
         self.keep(self.tx.lookup_skey(kind, key)).map(|nid| nid.0)
+    }
+    fn place(&self, event: i64) -> Option<Place> {
+        if let Some(known) = self.places.borrow().get(&event) {
+            return *known;
+        }
+        self.breathe();
+        let place = self.keep(chain::place(self.tx, Nid(event)));
+        self.places.borrow_mut().insert(event, place);
+        place
+    }
+
+    fn links(&self, chain: i64) -> Arc<[Link]> {
+        if let Some(known) = self.links.borrow().get(&chain) {
+            return known.clone();
+        }
+        let links: Arc<[Link]> =
+            self.keep(chain::links(self.tx, chain).map(Some)).unwrap_or_default().into();
+        self.links.borrow_mut().insert(chain, links.clone());
+        links
+    }
+
+    fn range(&self, chain: i64, after: i64, upto: i64) -> Vec<i64> {
+        let found = self.keep(chain::range(self.tx, chain, after, upto).map(Some));
+        found.unwrap_or_default().into_iter().map(|nid| nid.0).collect()
     }
 }

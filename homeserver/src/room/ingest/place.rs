@@ -23,6 +23,7 @@ use crate::{
     store::{
         Kind, Nid, ReadTx, StoreError,
         schema::{
+            chain::{Link, Place},
             events::{self, EventRow, OUTLIER},
             rooms::{self, RoomRow},
             state::{self, StateMap},
@@ -81,6 +82,29 @@ pub(in crate::room) fn missing(
 /// An event whose state is known.
 fn placed(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<EventRow>, StoreError> {
     Ok(events::event_by_id(tx, id)?.filter(|event| event.flags & OUTLIER == 0 && event.state_after.is_some()))
+}
+
+/// State entries that a resolution may look at in the time of an ordinary read; one that looks at more runs slowly.
+pub(in crate::room) const WIDE_ENTRIES: usize = 4_000;
+
+/// Whether the states that meet at an event, or at the ends of the graph, are many or large.
+pub(in crate::room) fn is_wide(tx: &ReadTx<'_>, event: &Pdu) -> Result<bool, StoreError> {
+    let mut sids = Vec::new();
+    for prev in &event.prev {
+        sids.extend(placed(tx, prev)?.and_then(|prev| prev.state_after));
+    }
+    if let Some(room) = tx.lookup(Kind::Room, event.room.as_str())? {
+        for end in events::forward(tx, room)? {
+            sids.extend(events::event(tx, end)?.and_then(|end| end.state_after));
+        }
+    }
+    sids.sort_unstable();
+    sids.dedup();
+    let mut entries = 0;
+    for sid in sids {
+        entries += state::size(tx, sid)?;
+    }
+    Ok(entries > WIDE_ENTRIES as i64)
 }
 
 /// An event with its place and the rules' verdict.
@@ -229,6 +253,7 @@ fn after(
 }
 
 fn numbers(tx: &ReadTx<'_>, sid: i64) -> Result<NumberMap, StoreError> {
+    tx.breathe()?;
     Ok(state::full(tx, sid)?.into_iter().map(|(skey, nid)| (skey.0, nid.0)).collect())
 }
 
@@ -268,5 +293,17 @@ impl Graph for NewGraph<'_, '_> {
 
     fn skey(&self, kind: &str, key: &str) -> Option<i64> {
         self.stored.skey(kind, key).or_else(|| self.event.is_state(kind, key).then_some(SELF_SKEY.0))
+    }
+    fn place(&self, event: i64) -> Option<Place> {
+        // It is in no chain yet; what it builds on is walked one step.
+        if event == SELF.0 { None } else { self.stored.place(event) }
+    }
+
+    fn links(&self, chain: i64) -> Arc<[Link]> {
+        self.stored.links(chain)
+    }
+
+    fn range(&self, chain: i64, after: i64, upto: i64) -> Vec<i64> {
+        self.stored.range(chain, after, upto)
     }
 }

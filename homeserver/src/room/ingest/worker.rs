@@ -17,13 +17,16 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
-use tokio::sync::{mpsc, oneshot};
+use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     append::{After, Append, AppendError, Before, Done, Forward, TxnKey, Verdict, append},
     authorize::{self, Lookup},
-    head::{Head, Key},
+    head::{ENDS_MAX, Head, Key},
     load,
     place::{self, Placed},
 };
@@ -38,8 +41,13 @@ use crate::{
         },
     },
     store::{
-        Kind, ReadTx, Store, StoreError,
-        schema::{events, rooms, state, state::StateMap},
+        Kind, ReadTx, Store, StoreError, cpu_time,
+        schema::{
+            events,
+            membership::{self, Membership},
+            rooms, state,
+            state::StateMap,
+        },
     },
 };
 
@@ -53,6 +61,23 @@ const TRIES_MAX: u32 = 16;
 const IDLE: Duration = Duration::from_secs(30);
 /// Auth events kept by a worker; past this they are read again.
 const AUTH_CACHE_MAX: usize = 1024;
+/// State resolution that costs less than this is free: most forks are small.
+const FREE_CPU: Duration = Duration::from_millis(20);
+/// After an event that cost more, other servers' events of the room rest for so many times that: one room gets at most a
+/// fifth of one core, and our own users go on writing meanwhile.
+const REST_TIMES: u32 = 4;
+/// Longest rest.
+const REST_MAX: Duration = Duration::from_secs(20);
+/// Events that wait while the room rests; past this no more jobs are taken.
+const PARKED_MAX: usize = 256;
+/// Forks older than this are merged, if there are more than [`ENDS_MAX`]: most close by themselves.
+const MERGE_AFTER: Duration = Duration::from_secs(1);
+/// Merging events at once: ten ends each.
+const MERGES_MAX: usize = 4;
+/// Local members that are tried as the sender of a merging event.
+const MERGERS_MAX: usize = 16;
+/// Type of the event that says nothing but merges ends of the graph. Clients show nothing of it.
+const DUMMY: &str = "org.matrix.dummy_event";
 
 /// What a worker needs of the rest.
 #[derive(Clone)]
@@ -161,6 +186,9 @@ impl Workers {
             flight: FuturesOrdered::new(),
             stale: false,
             auth: HashMap::new(),
+            parked: VecDeque::new(),
+            rest: None,
+            merge: None,
         };
         tokio::spawn(worker.run(self.map.clone()));
         map.insert(room.to_owned(), sender.clone());
@@ -187,6 +215,12 @@ struct Worker {
     /// Something on its way did not happen as foreseen: nothing new until all are back.
     stale: bool,
     auth: HashMap<OwnedEventId, Arc<Pdu>>,
+    /// Foreign events that came while the room rests.
+    parked: VecDeque<PduJob>,
+    /// Until when no foreign events are taken: the room has used its share of the processor.
+    rest: Option<Instant>,
+    /// When the graph's many ends are to be merged.
+    merge: Option<Instant>,
 }
 
 impl Worker {
@@ -201,14 +235,27 @@ impl Worker {
                 self.handle(job).await;
                 continue;
             }
+            if room_for_more && self.rest.is_none() && let Some(job) = self.parked.pop_front() {
+                self.pdu(job).await;
+                continue;
+            }
+            let takes_jobs = room_for_more && self.parked.len() < PARKED_MAX;
+            let far = Instant::now() + IDLE;
             tokio::select! {
                 biased;
                 Some(flight) = self.flight.next(), if !self.flight.is_empty() => self.landed(flight),
-                job = self.jobs.recv(), if room_for_more => match job {
+                () = tokio::time::sleep_until(self.rest.unwrap_or(far)), if self.rest.is_some() => self.rest = None,
+                () = tokio::time::sleep_until(self.merge.unwrap_or(far)), if self.merge.is_some() && room_for_more => {
+                    self.merge = None;
+                    self.merge_ends().await;
+                }
+                job = self.jobs.recv(), if takes_jobs => match job {
+                    Some(Job::Pdu(job)) if self.rest.is_some() => self.parked.push_back(job),
                     Some(job) => self.handle(job).await,
                     None => break,
                 },
-                () = tokio::time::sleep(IDLE), if self.flight.is_empty() => {
+                () = tokio::time::sleep_until(far), if self.flight.is_empty() && self.rest.is_none()
+                    && self.merge.is_none() => {
                     let mut map = map.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     self.jobs.close();
                     map.remove(&self.room);
@@ -327,9 +374,50 @@ impl Worker {
             after: After::Linear,
             verdict: Verdict::Accepted,
             power,
-            forward: Forward::All,
+            // Others meet a merging event when the next one builds on it.
+            forward: if job.draft.event_type == DUMMY { Forward::No } else { Forward::All },
             txn: job.txn.clone(),
         })
+    }
+
+    /// Merges the graph's ends by events that say nothing, if there are too many and someone of ours may send one.
+    async fn merge_ends(&mut self) {
+        for _ in 0..MERGES_MAX {
+            match self.head().await {
+                Ok(head) if head.ends.len() > ENDS_MAX => {}
+                _ => return,
+            }
+            let (room, own) = (self.room.clone(), self.tools.signer.name.clone());
+            let members = self.tools.store.read(move |tx| mergers(tx, &room)).await;
+            let Ok(members) = members else { return };
+            let mut merged = false;
+            for sender in members.into_iter().filter(|member| member.server_name() == own) {
+                let Ok(content) = serde_json::value::to_raw_value(&serde_json::Map::new()) else { return };
+                // Nobody waits for the answer.
+                let (answer, _) = oneshot::channel();
+                let draft = Draft::message(DUMMY, content);
+                let job = DraftJob { sender, draft, txn: None, answer, tries: 0 };
+                let Ok(append) = self.build(&job).await else { continue };
+                if let Some(head) = &mut self.head {
+                    head.advance(&append.event);
+                }
+                self.launch(append, Job::Draft(job), Verdict::Accepted, String::new());
+                merged = true;
+                break;
+            }
+            if !merged {
+                return;
+            }
+        }
+    }
+
+    /// Notes what an event of another server cost.
+    fn charge(&mut self, cpu: Duration) {
+        if cpu > FREE_CPU {
+            let rest = (cpu * REST_TIMES).min(REST_MAX);
+            tracing::debug!(room = %self.room, ?cpu, ?rest, "a costly fork: the room's foreign events rest");
+            self.rest = Some(Instant::now() + rest);
+        }
     }
 
     async fn template(&mut self, sender: &OwnedUserId, draft: &Draft, sign: bool) -> Result<Made, RoomError> {
@@ -414,6 +502,9 @@ impl Worker {
                 if !linear {
                     self.drain().await;
                     self.head = None;
+                }
+                if self.merge.is_none() && self.head().await.is_ok_and(|head| head.ends.len() > ENDS_MAX) {
+                    self.merge = Some(Instant::now() + MERGE_AFTER);
                 }
             }
             Err(error) => refuse(Job::Pdu(job), error),
@@ -522,8 +613,20 @@ impl Worker {
         };
         let (event, told) = (job.event.clone(), job.state.clone());
         let for_read = rules.clone();
-        let Placed { head, before, after, verdict, reason, power } =
-            self.tools.store.read(move |tx| place::place(tx, &for_read, &event.pdu, told)).await?;
+        let (pdu, size) = (event.pdu.clone(), told.as_ref().map_or(0, StateMap::len));
+        let wide = size > place::WIDE_ENTRIES
+            || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
+        let work = move |tx: &ReadTx<'_>| -> Result<_, RoomError> {
+            let begun = cpu_time();
+            let placed = place::place(tx, &for_read, &event.pdu, told)?;
+            Ok((placed, cpu_time().saturating_sub(begun)))
+        };
+        let (placed, cpu) = match wide {
+            true => self.tools.store.read_slowly(work).await?,
+            false => self.tools.store.read(work).await?,
+        };
+        self.charge(cpu);
+        let Placed { head, before, after, verdict, reason, power } = placed;
         let decided = Append {
             event: job.event.clone(),
             own,
@@ -586,6 +689,17 @@ fn refuse(job: Job, error: RoomError) {
         Job::Pdu(job) => drop(job.answer.send(Err(error))),
         Job::Template { answer, .. } => drop(answer.send(Err(error))),
     }
+}
+
+/// Members of ours in a room.
+fn mergers(tx: &ReadTx<'_>, room: &RoomId) -> Result<Vec<OwnedUserId>, StoreError> {
+    let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+    let members = membership::local_members(tx, room, Membership::Join)?;
+    let mut users = Vec::new();
+    for member in members.into_iter().take(MERGERS_MAX) {
+        users.extend(UserId::parse(&*tx.text(member)?).ok());
+    }
+    Ok(users)
 }
 
 /// The committed head.

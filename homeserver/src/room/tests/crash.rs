@@ -32,7 +32,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn options(fault: Option<Arc<Fault>>) -> Options {
-    Options { synchronous: Synchronous::Normal, readers: 1, fault }
+    Options { synchronous: Synchronous::Normal, readers: 1, fault, ..Options::default() }
 }
 
 /// What must hold of every room at every moment.

@@ -559,3 +559,51 @@ async fn invites_without_the_room_are_shown_declined_and_withdrawn() {
     assert_eq!(resolved(&a, &room).await, resolved(&b, &room).await);
     assert_eq!(b.rooms.joined_rooms(&bob).await.unwrap(), [room]);
 }
+
+#[tokio::test]
+async fn many_ends_are_merged_by_an_event_that_says_nothing() {
+    let net = Net::default();
+    let ((_d1, a), (_d2, b)) = (net.node("one.test"), net.node("two.testing"));
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.room(&alice, "10").await;
+    net.join(&b, &bob, &a, &room).await.unwrap();
+    net.deliver(&a).await;
+    net.outbox(&b).await;
+    // Fourteen events side by side: each is built on the same end.
+    let mut side_by_side = Vec::new();
+    for count in 0..14 {
+        let content = serde_json::value::to_raw_value(&json!({"body": count, "msgtype": "m.text"})).unwrap();
+        let made = a.rooms.template(&room, &alice, Draft::message("m.room.message", content)).await.unwrap();
+        let event = sign(&a, &made.version, made.event);
+        side_by_side.push(serde_json::value::to_raw_value(&event).unwrap());
+    }
+    for received in b.rooms.receive(a.rooms.server_name(), side_by_side).await {
+        received.result.unwrap();
+    }
+    let ends = |node: &Node| {
+        let (store, room) = (node.store.clone(), room.clone());
+        async move {
+            store
+                .read(move |tx| -> Result<_, StoreError> {
+                    let room = tx.lookup(Kind::Room, room.as_str())?.unwrap();
+                    Ok(events::forward(tx, room)?.len())
+                })
+                .await
+                .unwrap()
+        }
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut changed = b.store.notify().position();
+    while ends(&b).await > 10 {
+        assert!(std::time::Instant::now() < deadline, "the ends are merged");
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), changed.changed()).await;
+    }
+    assert_eq!(ends(&b).await, 5, "ten of fourteen became one");
+    assert!(net.outbox(&b).await.is_empty(), "others meet it when the next event builds on it");
+    let next = b.say(&bob, &room, "next").await.unwrap();
+    assert_eq!(ends(&b).await, 1);
+    net.deliver(&b).await;
+    let seen: Value =
+        serde_json::from_str(a.rooms.event(&alice, &room, &next).await.unwrap().get()).unwrap();
+    assert_eq!(seen["content"]["body"], "next");
+}

@@ -1,5 +1,6 @@
 //! Rooms by themselves: a node with its store, its identity and nobody else on the network.
 
+mod chains;
 mod crash;
 mod federation;
 mod local;

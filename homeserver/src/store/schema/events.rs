@@ -22,6 +22,8 @@ use crate::store::{
     tx::Counter,
 };
 
+use super::chain;
+
 /// See the module.
 pub const SCHEMA: &str = "
 CREATE TABLE eid(nid INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE);
@@ -193,7 +195,20 @@ pub fn id(tx: &ReadTx<'_>, nid: Nid) -> Result<OwnedEventId, StoreError> {
 
 /// The event with this number, if it is here.
 pub fn event(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<EventRow>, StoreError> {
-    tx.row(concat!("SELECT ", columns!(), " FROM event WHERE nid = ?1"), [nid], read_event)
+    Ok(shared_event(tx, nid)?.map(Arc::unwrap_or_clone))
+}
+
+/// [`event`] for whoever only looks at it.
+pub fn shared_event(tx: &ReadTx<'_>, nid: Nid) -> Result<Option<Arc<EventRow>>, StoreError> {
+    if let Some(row) = tx.cached_event(nid) {
+        return Ok(Some(row));
+    }
+    let row = tx.row(concat!("SELECT ", columns!(), " FROM event WHERE nid = ?1"), [nid], read_event)?;
+    let row = row.map(Arc::new);
+    if let Some(row) = &row {
+        tx.cache_event(row);
+    }
+    Ok(row)
 }
 
 /// The event with this id, if it is here.
@@ -289,7 +304,8 @@ pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
             event.rest
         ],
     )?;
-    Ok(())
+    tx.event_changed(event.nid);
+    chain::cover(tx, event)
 }
 
 /// Replaces an event's two objects by their pruned form.
@@ -298,6 +314,7 @@ pub fn prune(tx: &mut WriteTx<'_>, nid: Nid, by: Nid, client: &[u8], rest: &[u8]
         "UPDATE event SET client = ?3, rest = ?4, redacted_by = ?2, flags = flags | ?5 WHERE nid = ?1",
         (nid, by, client, rest, REDACTED),
     )?;
+    tx.event_changed(nid);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod backup;
+pub mod chain;
 pub mod dest;
 pub mod e2ee;
 pub mod events;

@@ -103,6 +103,12 @@ fn snapshot(tx: &ReadTx<'_>, sid: i64) -> Result<Snapshot, StoreError> {
     found.ok_or(StoreError::Corrupt("state snapshot missing"))
 }
 
+/// Number of entries of a snapshot.
+pub fn size(tx: &ReadTx<'_>, sid: i64) -> Result<i64, StoreError> {
+    let size = tx.row("SELECT size FROM state WHERE sid = ?1", [sid], |row| row.get(0))?;
+    size.ok_or(StoreError::Corrupt("state snapshot missing"))
+}
+
 /// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] rows, and none if the transaction asked before.
 pub fn one(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
     if let Some(known) = tx.entries.borrow().get(&(sid, skey)) {
