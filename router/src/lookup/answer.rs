@@ -145,7 +145,7 @@ impl Lookup {
 
 /// Of a contact in an answer as many trees are told as fit into this: eight contacts beside the answerer's own record. In a
 /// deep network whole locators would leave room for one or two, and searches would miss whole regions.
-const CONTACT_BYTES: usize = 80;
+pub(super) const CONTACT_BYTES: usize = 80;
 /// Our record tells as many trees as fit into this, so that it fits into every answer (630 bytes is p99 of the whole in a mesh of
 /// 10 000 wireless nodes).
 const RECORD_BYTES: usize = 640;

@@ -11,6 +11,13 @@ impl Lookup {
         let round = self.joining.rounds;
         self.joining.rounds += 1;
         self.joining.next_at = JOIN_AFTER.get(self.joining.rounds).map(|&pause| now + pause);
+        if round + 1 >= JOIN_AFTER.len() {
+            // Everybody has met whom it had to meet: what was published to fewer goes to the right ones.
+            for publication in self.publications.values_mut() {
+                let jitter = u16::from_be_bytes(random(entropy)) % JOIN_JITTER_MS;
+                publication.want_at(now + JOIN_DONE + Duration::from_millis(jitter.into()));
+            }
+        }
         // The region that differs from ours first in this bit.
         let mut place: Place = random(entropy);
         let differs = !self.place[0] & (0x80 >> round);
@@ -40,6 +47,10 @@ impl Joining {
 /// The pauses before the searches of [`Lookup::join`]: the first wait until trees have settled, the later ones until
 /// others have done theirs.
 const JOIN_AFTER: [Duration; 4] =
-    [Duration::from_millis(1500), Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(20)];
+    [Duration::from_millis(1500), Duration::from_secs(3), Duration::from_secs(6), Duration::from_secs(12)];
+/// After the last of them records go out once more, unless that is done already.
+const JOIN_DONE: Duration = Duration::from_secs(3);
+/// Milliseconds that nodes which began together are spread over.
+const JOIN_JITTER_MS: u16 = 4000;
 /// So often at most.
 const JOIN_REST: Duration = Duration::from_secs(60);

@@ -41,8 +41,8 @@ use bytes::Bytes;
 use cache::Cache;
 use joining::Joining;
 use kademlia::{BUCKET, Contacts};
-use publish::{Due, Publication};
-use record::TTL_MAX;
+use publish::{Due, FRESH_EVERY, FRESH_EVERY_ACCOUNT, Publication};
+use record::{ACCOUNT_TTL, TTL_MAX};
 use search::{Goal, PATHS, Search};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -233,7 +233,7 @@ impl Lookup {
             pending: BTreeMap::new(),
             searches: BTreeMap::new(),
             search_next: 0,
-            publications: BTreeMap::from([(None, Publication::new(place, now))]),
+            publications: BTreeMap::from([(None, Publication::new(place, TTL_MAX, FRESH_EVERY, now))]),
             questions: BTreeMap::new(),
             joining: Joining::default(),
             budgets: BTreeMap::new(),
@@ -331,7 +331,9 @@ impl Lookup {
             return false;
         }
         let place = account_place(&record.acct);
-        let publication = self.publications.entry(key).or_insert_with(|| Publication::new(place, now));
+        let publication = self.publications.entry(key).or_insert_with(|| {
+            Publication::new(place, ACCOUNT_TTL, FRESH_EVERY_ACCOUNT, now)
+        });
         publication.record = Some(Record::Account(record));
         publication.want(true, now);
         self.settle(entropy, now);

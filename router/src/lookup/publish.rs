@@ -1,10 +1,11 @@
 //! Owns the publication of one record of ours: when it goes out, who keeps it, when they hear that it still holds.
 //!
-//! It goes out when it first can, when what it says has changed, and when the network has: a node nearer to its place
-//! came up. That is allowed four times in a burst, a little later each time, then once a minute. After ten minutes
-//! those who keep it are told that it still holds; every third time they are looked for afresh.
+//! It goes out when it first can, when what it says has changed, and when the network has. That is allowed four times in a
+//! burst, a little later each time, then once a minute. A node that comes up nearer to the record's place than one that keeps it
+//! takes that one's part, without a search. After a quarter of an hour those who keep it are told that it still holds, after that more
+//! seldom as long as all answer; now and then they are looked for afresh.
 use super::kademlia::{BUCKET, distance};
-use super::search::Replica;
+use super::search::{Replica, SAME_PREFIX_MAX, prefix};
 use super::{Place, Position};
 use crate::id::NodeId;
 use crate::time::{Duration, Instant};
@@ -24,6 +25,13 @@ pub(super) struct Publication {
     fresh: bool,
     refresh_at: Option<Instant>,
     refreshes: u32,
+    /// Until the next refresh, and at most.
+    pause: Duration,
+    pause_max: Duration,
+    fresh_every: u32,
+    /// Nodes taken in place of farther ones lately.
+    adopted: u32,
+    adopted_at: Instant,
     last_at: Option<Instant>,
 }
 
@@ -62,8 +70,14 @@ pub(super) struct Telling {
 }
 
 impl Publication {
-    pub(super) fn new(place: Place, now: Instant) -> Self {
+    /// Of a record that those who keep it forget after that time.
+    pub(super) fn new(place: Place, ttl: Duration, fresh_every: u32, now: Instant) -> Self {
         Self {
+            fresh_every,
+            pause: REFRESH_AFTER,
+            pause_max: ttl - ttl / 5,
+            adopted: 0,
+            adopted_at: now,
             place,
             record: None,
             keepers: Vec::new(),
@@ -96,6 +110,55 @@ impl Publication {
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 
+    /// All that is to be known of the network is known: it goes out once more, then, whatever the rate.
+    pub(super) fn want_at(&mut self, at: Instant) {
+        self.fresh = true;
+        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// A node has come up: if it is nearer to the place than one of those that keep the record, it gets it in that one's
+    /// place, without a search. Bounded, since keys near a place can be ground: [`ADOPTIONS`], and no more below one prefix
+    /// of the trees than a search would choose.
+    pub(super) fn adopt(&mut self, node: NodeId, position: Position, now: Instant) {
+        let place = node.hash();
+        if self.keepers.is_empty() && self.search.is_none() {
+            // Nobody could be asked before.
+            return self.want(true, now);
+        }
+        if self.search.is_some() || self.record.is_none() || !self.is_nearer(&place) {
+            return;
+        }
+        let rested = (now.since(self.adopted_at).as_micros() / ADOPT_EVERY.as_micros()) as u32;
+        if rested > 0 {
+            self.adopted = self.adopted.saturating_sub(rested);
+            self.adopted_at = now;
+        }
+        if self.adopted >= ADOPTIONS {
+            return;
+        }
+        let live = |keeper: &&Keeper| keeper.state != State::Failed;
+        if self.keepers.iter().filter(live).count() >= BUCKET {
+            let below = prefix(&position);
+            let same = self
+                .keepers
+                .iter()
+                .filter(live)
+                .filter(|keeper| below.is_some() && prefix(&keeper.replica.position) == below);
+            if same.count() >= SAME_PREFIX_MAX {
+                return;
+            }
+            self.keepers.retain(|keeper| keeper.state != State::Failed);
+            let distance_of = |keeper: &Keeper| distance(&self.place, &keeper.replica.node.hash());
+            let farthest = (0..self.keepers.len()).max_by_key(|at| distance_of(&self.keepers[*at]));
+            farthest.map(|at| self.keepers.swap_remove(at));
+        }
+        self.adopted += 1;
+        // Its token is not known: REFRESH brings it, and is shorter than the record.
+        let replica = Replica { node, position, token: [0; 16] };
+        let state = State::Told { nonce: 0, refresh: true, tries: 0, until: now + ADOPT_AFTER };
+        self.keepers.push(Keeper { replica, state });
+    }
+
     /// Would a node at that place keep the record rather than one that does?
     pub(super) fn is_nearer(&self, place: &Place) -> bool {
         let mut keepers = self.keepers.iter().filter(|keeper| keeper.state != State::Failed);
@@ -118,8 +181,9 @@ impl Publication {
         }
         if self.refresh_at.is_some_and(|at| at <= now) && self.search.is_none() {
             self.refreshes += 1;
-            self.refresh_at = Some(now + REFRESH_AFTER);
-            return Some(if self.refreshes.is_multiple_of(FRESH_EVERY) {
+            self.pause = (self.pause * 2).min(self.pause_max);
+            self.refresh_at = Some(now + self.pause);
+            return Some(if self.refreshes.is_multiple_of(self.fresh_every) {
                 Due::Publish
             } else {
                 Due::Refresh
@@ -144,10 +208,19 @@ impl Publication {
         now: Instant,
     ) {
         self.search = None;
+        let same = self.record.as_ref() == Some(&record);
         self.record = Some(record);
-        self.refresh_at = Some(now + REFRESH_AFTER + jitter);
-        self.keepers = replicas.into_iter().map(|replica| Keeper { replica, state: State::Failed }).collect();
-        self.tell_all(false, now);
+        self.refresh_at = Some(now + self.pause + jitter);
+        let before = std::mem::take(&mut self.keepers);
+        let keeps = |node: &NodeId| {
+            same && before.iter().any(|known| known.replica.node == *node && known.state == State::Keeps)
+        };
+        let told = |replica: Replica| {
+            // Who has it already need not get it again.
+            let refresh = keeps(&replica.node);
+            Keeper { replica, state: State::Told { nonce: 0, refresh, tries: 0, until: now } }
+        };
+        self.keepers = replicas.into_iter().map(told).collect();
     }
 
     /// The keepers get the record as it is now, or hear that the one they have still holds.
@@ -168,6 +241,9 @@ impl Publication {
             }
             if tries >= TRIES {
                 keeper.state = State::Failed;
+                // Where nodes leave, others have left as well.
+                self.pause = REFRESH_LEAST;
+                self.refresh_at = self.refresh_at.map(|at| at.min(now + REFRESH_LEAST));
                 continue;
             }
             let nonce = if tries == 0 { nonces() } else { nonce };
@@ -257,10 +333,22 @@ const DELAYS: [Duration; BURST as usize] =
 const TOKEN_EVERY: Duration = Duration::from_secs(60);
 /// While nobody could find this node by its record.
 const URGENT_EVERY: Duration = Duration::from_secs(5);
-/// A third of a record's ttl.
-pub(super) const REFRESH_AFTER: Duration = Duration::from_secs(600);
-/// Every so many refreshes keepers are looked for afresh.
-const FRESH_EVERY: u32 = 3;
+/// The first time; half a locator record's ttl. Twice as long each time that all have answered, up to four fifths of the ttl:
+/// each round costs some 16 packets, and 900 bytes a link and minute are for all there is.
+pub(super) const REFRESH_AFTER: Duration = Duration::from_secs(900);
+/// After one of those that keep it has fallen silent.
+const REFRESH_LEAST: Duration = Duration::from_secs(300);
+/// Nodes taken in place of farther ones at once: all eight of them, three times over, while a network forms.
+const ADOPTIONS: u32 = 24;
+/// And one more each time that has passed.
+const ADOPT_EVERY: Duration = Duration::from_secs(10);
+/// What is met may move while trees settle.
+const ADOPT_AFTER: Duration = Duration::from_millis(300);
+/// Every so many refreshes those who keep a locator record are looked for afresh: whoever comes up near its place publishes
+/// near there itself and is met anyway.
+pub(super) const FRESH_EVERY: u32 = 8;
+/// Of an account's record, whose place is near nobody in particular.
+pub(super) const FRESH_EVERY_ACCOUNT: u32 = 4;
 /// Patience with a keeper; doubled for each repetition.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 /// How often a keeper is told.
@@ -271,7 +359,7 @@ mod tests {
     use super::*;
 
     fn publication() -> Publication {
-        Publication::new([0; 32], Instant::ZERO)
+        Publication::new([0; 32], Duration::from_secs(1800), FRESH_EVERY, Instant::ZERO)
     }
 
     #[test]

@@ -160,5 +160,7 @@ impl AccountRecord {
 
 /// A record that is not refreshed is gone after this.
 pub const TTL_MAX: Duration = Duration::from_secs(30 * 60);
+/// Nor an account's: which nodes an account has changes seldom, and a record that holds no longer harms nobody.
+pub const ACCOUNT_TTL: Duration = Duration::from_secs(90 * 60);
 /// With keys, signature and token around it, a proof of this size still fits into one packet of 1280 bytes.
 pub const PROOF_MAX: usize = 1024;

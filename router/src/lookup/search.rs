@@ -291,7 +291,7 @@ impl Search {
 }
 
 /// The first two steps of a position's deepest tree.
-fn prefix(position: &Position) -> Option<Vec<u8>> {
+pub(super) fn prefix(position: &Position) -> Option<Vec<u8>> {
     let (tree, coords) = position.locator.iter().find(|(_, coords)| coords.hops.len() > 2)?;
     let mut prefix = vec![tree];
     prefix.extend_from_slice(coords.root.as_bytes());
@@ -316,7 +316,7 @@ const TRIES: u32 = 2;
 /// From the first record of an account to the end of its search: time for the records of its other nodes.
 const GATHER: Duration = Duration::from_millis(150);
 /// Replicas below one depth-2 prefix of coordinates.
-const SAME_PREFIX_MAX: usize = 2;
+pub(super) const SAME_PREFIX_MAX: usize = 2;
 
 #[cfg(test)]
 mod tests {

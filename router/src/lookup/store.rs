@@ -1,6 +1,6 @@
 //! Owns the records kept for others: bounded, newest seq only, each until its ttl has run from arrival.
 use super::kademlia::distance;
-use super::record::{AccountRecord, LocatorRecord, TTL_MAX};
+use super::record::{ACCOUNT_TTL, AccountRecord, LocatorRecord};
 use super::{Place, account_place};
 use crate::id::{NodeId, Port};
 use crate::time::Instant;
@@ -47,7 +47,7 @@ impl Store {
         let id = (place, account, node);
         let (bytes, ttl) = match &record {
             Record::Locator(record) => (record.encoded_len() + RECORD_OVERHEAD, record.ttl),
-            Record::Account(record) => (record.encoded_len() + RECORD_OVERHEAD, TTL_MAX),
+            Record::Account(record) => (record.encoded_len() + RECORD_OVERHEAD, ACCOUNT_TTL),
         };
         if self.records.get(&id).is_some_and(|kept| seq(&kept.record) > seq(&record)) {
             return false;
@@ -87,7 +87,7 @@ impl Store {
             Some(kept) if seq(&kept.record) == seq_now => {
                 let ttl = match &kept.record {
                     Record::Locator(record) => record.ttl,
-                    Record::Account(_) => TTL_MAX,
+                    Record::Account(_) => ACCOUNT_TTL,
                 };
                 kept.ends_at = now + ttl;
                 true

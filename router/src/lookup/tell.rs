@@ -1,4 +1,5 @@
 //! Owns what the lookup tells those who keep our records, and who is taken in as a contact.
+use super::answer::CONTACT_BYTES;
 use super::*;
 
 impl Lookup {
@@ -38,25 +39,20 @@ impl Lookup {
                 StoreBody { nonce: telling.nonce, token: telling.replica.token, record: record.clone() }
                     .encode(&mut body);
             }
-            self.out.push_back(Outbound::node(
-                telling.replica.node.sid(),
-                &telling.replica.position,
-                0,
-                body,
-            ));
+            // Short headers: what need not be quick need not know four ways.
+            let Position { seq, locator } = &telling.replica.position;
+            let place = Position { seq: *seq, locator: locator.fit_or_one(CONTACT_BYTES).into() };
+            self.out.push_back(Outbound::node(telling.replica.node.sid(), &place, 0, body));
         }
     }
 
     /// Takes a node in as a contact; a new one may be nearer to what we published than those who keep it.
     pub(super) fn meet(&mut self, node: NodeId, position: Position, peer: bool, now: Instant) {
-        if node == self.me || !self.contacts.learn(node, position, peer, now) {
+        if node == self.me || !self.contacts.learn(node, position.clone(), peer, now) {
             return;
         }
-        let place = node.hash();
         for publication in self.publications.values_mut() {
-            if publication.is_nearer(&place) {
-                publication.want(true, now);
-            }
+            publication.adopt(node, position.clone(), now);
         }
         if peer {
             self.joining.begin(now);

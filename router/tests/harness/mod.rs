@@ -29,7 +29,7 @@ pub struct Net {
     pub now: Instant,
     pub nodes: Vec<Option<Router>>,
     pub ids: Vec<NodeId>,
-    secrets: Vec<SecretKey>,
+    pub secrets: Vec<SecretKey>,
     pub events: Vec<Vec<Event>>,
     ends: BTreeMap<(usize, LinkId), End>,
     flying: BinaryHeap<Reverse<Flying>>,

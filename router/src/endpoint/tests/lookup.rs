@@ -158,7 +158,7 @@ fn an_account_is_found_with_its_newest_proof() {
         assert_eq!(found, expected, "asked by {at}");
     }
     world.command(3, Command::Withdraw { acct: [7; 32] });
-    world.run(31 * 60 * 1000);
+    world.run(91 * 60 * 1000);
     world.nodes[0].events.clear();
     world.command(0, Command::FindAccount { id: 1, acct: [7; 32] });
     world.run(1000);
@@ -186,7 +186,7 @@ fn records_live_by_refreshes_alone() {
     // Whoever met a nearer keeper while all joined may have published once more after a minute.
     world.run(120_000);
     world.sent.clear();
-    world.run(11 * 60 * 1000);
+    world.run(16 * 60 * 1000);
     let (refreshes, stores) = (world.sent(body::REFRESH), world.sent(body::STORE));
     assert!((12 * 7..=12 * 9).contains(&refreshes), "{refreshes} {stores}");
     assert!(stores <= 12, "{stores}");
