@@ -123,3 +123,16 @@ fn runtime() -> Result<tokio::runtime::Runtime, CmdError> {
         .build()
         .map_err(|error| CmdError::Failed(format!("no runtime: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    /// Two arguments of one name, a conflict with one that does not exist: clap finds them only when it runs.
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
