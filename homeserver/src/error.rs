@@ -64,6 +64,8 @@ impl From<SyncError> for Error {
     fn from(error: SyncError) -> Self {
         match error {
             SyncError::E2ee(error) => error.into(),
+            SyncError::UnknownPos => Self::new(ErrorKind::UnknownPos, error.to_string()),
+            SyncError::Invalid(text) => RequestError::BadJson(text).into(),
             SyncError::Store(error) => error.into(),
         }
     }

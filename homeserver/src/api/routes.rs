@@ -151,14 +151,7 @@ impl Table {
         paths: Vec<&'static str>,
         handler: Handler,
     ) -> &mut Row {
-        self.rows.push(Row {
-            group,
-            method,
-            paths,
-            limit: Class::Free,
-            body_max: BODY_BYTES_MAX,
-            handler,
-        });
+        self.rows.push(Row { group, method, paths, limit: Class::Free, body_max: BODY_BYTES_MAX, handler });
         self.rows.last_mut().expect("a row was pushed just now")
     }
 

@@ -138,7 +138,7 @@ fn user_error(error: &UserError, text: String) -> Reply {
         UserError::WeakPassword => ErrorKind::WeakPassword,
         UserError::WrongPassword | UserError::BadRegistrationToken | UserError::BadSharedSecret => {
             ErrorKind::Forbidden
-        },
+        }
         UserError::Deactivated => ErrorKind::UserDeactivated,
         UserError::NoDevice | UserError::NoUser => ErrorKind::NotFound,
         UserError::TooLarge(_) => ErrorKind::TooLarge,

@@ -200,8 +200,7 @@ impl Writer {
                 auth.extend(state.get(&skey).copied());
             }
         }
-        let ids: Vec<OwnedEventId> =
-            auth.iter().map(|nid| events::id(tx, *nid)).collect::<Result<_, _>>()?;
+        let ids: Vec<OwnedEventId> = auth.iter().map(|nid| events::id(tx, *nid)).collect::<Result<_, _>>()?;
         let client = json!({ "content": content, "origin_server_ts": self.count, "sender": sender, "state_key": key,
             "type": kind });
         let rest = json!({ "auth_events": ids, "depth": self.count, "prev_events": [] });

@@ -7,6 +7,7 @@ use super::{RoomError, Rooms, join::member, send::membership_of};
 use crate::store::{
     Kind, Touched,
     schema::{
+        events::{self, stream_kind},
         membership::{self, Membership},
         rooms,
     },
@@ -113,6 +114,9 @@ impl Rooms {
                 }
                 row.forgotten = true;
                 membership::put_user_room(tx, user, &row)?;
+                // Room lists are kept up by the stream.
+                let (room, nid) = (Some(row.room), Some(row.nid));
+                events::push_stream(tx, stream_kind::MEMBERSHIP, room, Some(user), nid)?;
                 tx.touch(Touched::User(user));
                 Ok(())
             })

@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
+    Step { name: "rooms_last", sql: schema::rooms::SCHEMA_LAST },
     Step { name: "outbox", sql: schema::outbox::SCHEMA },
     Step { name: "dest", sql: schema::dest::SCHEMA },
     Step { name: "server_keys", sql: schema::server_keys::SCHEMA },
@@ -92,9 +93,8 @@ pub(super) fn run(conn: &mut Connection) -> Result<Meta, StoreError> {
 /// Runs the fills that the file has not seen.
 pub(super) fn fill(conn: &Connection, shared: &Shared, counters: &mut Counters) -> Result<(), StoreError> {
     for (name, fill) in FILLS {
-        let done: Option<i64> = conn
-            .query_row("SELECT 1 FROM migration WHERE name = ?1", [name], |row| row.get(0))
-            .optional()?;
+        let done: Option<i64> =
+            conn.query_row("SELECT 1 FROM migration WHERE name = ?1", [name], |row| row.get(0)).optional()?;
         if done.is_some() {
             continue;
         }
@@ -102,7 +102,8 @@ pub(super) fn fill(conn: &Connection, shared: &Shared, counters: &mut Counters) 
         while more {
             conn.execute_batch("BEGIN IMMEDIATE")?;
             let pending = RefCell::new(Vec::new());
-            let mut group = Group { counters: *counters, touched: Vec::new(), events: Vec::new(), cut: false };
+            let mut group =
+                Group { counters: *counters, touched: Vec::new(), events: Vec::new(), cut: false };
             more = fill(&mut WriteTx::new(conn, shared, &mut group, &pending), &mut at)?;
             if !more {
                 conn.execute("INSERT INTO migration(name, at) VALUES(?1, unixepoch())", [name])?;

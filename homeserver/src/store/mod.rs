@@ -16,6 +16,7 @@
 //! Whatever lives in RAM (interned ids, published positions, the rooms' heads) changes after the commit only.
 
 mod cache;
+mod cache_db;
 pub mod codec;
 pub mod ids;
 mod migrate;
@@ -39,6 +40,7 @@ use tokio::sync::oneshot;
 
 pub use self::{
     cache::EVENT_CACHE_BYTES,
+    cache_db::CacheDb,
     ids::{Kind, Nid},
     slow::{SLOW_READS_MAX, cpu_time},
     tx::{ReadTx, Touched, WriteTx},
@@ -180,6 +182,7 @@ pub struct Store {
 
 struct Inner {
     shared: Arc<Shared>,
+    cache_db: CacheDb,
     writes: tokio::sync::mpsc::Sender<writer::Op>,
     reads: std::sync::mpsc::SyncSender<reader::Job>,
     slow: Arc<slow::Slow>,
@@ -240,7 +243,9 @@ impl Store {
             threads.push(reader::spawn(conn, shared.clone(), read_queue.clone())?);
         }
         let slow = slow::Slow::new(path);
-        Ok(Self { inner: Arc::new(Inner { shared, writes, reads, slow, threads: Mutex::new(threads) }) })
+        let cache_db = CacheDb::open(dir, shared.incarnation)?;
+        let threads = Mutex::new(threads);
+        Ok(Self { inner: Arc::new(Inner { shared, cache_db, writes, reads, slow, threads }) })
     }
 
     /// Runs `op` inside the next group's transaction and answers after its commit. An `Err` rolls `op` back alone.
@@ -369,6 +374,11 @@ impl Store {
     /// Bytes of events in the cache.
     pub fn event_cache_bytes(&self) -> u64 {
         self.inner.shared.events.bytes()
+    }
+
+    /// What can be made again: `cache.db`.
+    pub fn cache_db(&self) -> &CacheDb {
+        &self.inner.cache_db
     }
 
     /// Whom commits wake.

@@ -8,9 +8,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-use super::{
-    Kind, Nid, Seq, Shared, StoreError, ids::skey_text, schema::events::EventRow, slow::Slice,
-};
+use super::{Kind, Nid, Seq, Shared, StoreError, ids::skey_text, schema::events::EventRow, slow::Slice};
 
 /// Texts that a group interned, for the cache after its commit.
 pub(super) type Pending = RefCell<Vec<(Kind, Arc<str>, Nid)>>;

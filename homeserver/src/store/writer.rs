@@ -200,7 +200,8 @@ impl Writer {
         }
         let committed = self.counters;
         let pending = RefCell::new(Vec::new());
-        let mut group = Group { counters: self.counters, touched: Vec::new(), events: Vec::new(), cut: false };
+        let mut group =
+            Group { counters: self.counters, touched: Vec::new(), events: Vec::new(), cut: false };
         let mut answers = Vec::new();
         let mut stop = false;
         let started = Instant::now();

@@ -12,8 +12,12 @@
 
 pub mod filter;
 pub mod filters;
+mod heroes;
 mod json;
 mod lazy;
+mod parts;
+pub mod sliding;
+mod timeline;
 pub mod token;
 mod v3;
 mod wait;
@@ -26,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::filter::FilterDefinition};
 
 pub use self::filters::{FilterError, Filters};
-use self::{filter::SyncFilter, lazy::Shown, token::Token};
+pub use self::sliding::{Dialect, SlidingRequest};
+use self::{filter::SyncFilter, lazy::Shown, sliding::Sliding, token::Token};
 use crate::{
     clock::Clock,
     e2ee::{E2ee, E2eeError},
@@ -68,6 +73,7 @@ struct Inner {
     e2ee: E2ee,
     node: u64,
     shown: Shown,
+    sliding: Sliding,
 }
 
 /// A request for what is new.
@@ -93,6 +99,12 @@ pub struct SyncRequest {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
+    /// The `pos` of a connection that is not (or no longer) known: the client begins a new one.
+    #[error("this pos is not known (any more); start a new connection, without pos")]
+    UnknownPos,
+    /// A request that makes no sense as it is.
+    #[error("{0}")]
+    Invalid(String),
     /// Keys or messages to devices.
     #[error(transparent)]
     E2ee(#[from] E2eeError),
@@ -105,12 +117,20 @@ impl Sync {
     /// Nobody syncs yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, notify, clock, typing, e2ee, node } = parts;
-        Self { inner: Arc::new(Inner { store, notify, clock, typing, e2ee, node, shown: Shown::default() }) }
+        let sliding = Sliding::new(&store, &clock);
+        let shown = Shown::default();
+        Self { inner: Arc::new(Inner { store, notify, clock, typing, e2ee, node, shown, sliding }) }
     }
 
     /// What is new for a device since its token, as the JSON of a response; waits for something if there is nothing.
     pub async fn sync(&self, request: SyncRequest) -> Result<Bytes, SyncError> {
         wait::sync(&self.inner, request).await
+    }
+
+    /// What the lists and subscriptions of a client show that it was not sent yet, as the JSON of a response; waits for
+    /// something if there is nothing.
+    pub async fn sliding(&self, request: SlidingRequest) -> Result<Bytes, SyncError> {
+        sliding::sync(&self.inner, request).await
     }
 
     /// The position of a token of ours, for endpoints that take sync tokens (`/keys/changes`, `/messages`); `None` if it
@@ -136,8 +156,12 @@ impl Inner {
     /// was made of another may be ahead of the position that is published.
     fn token(&self, text: &str) -> Option<Token> {
         let token: Token = text.parse().ok()?;
+        self.is_ours(&token).then_some(token)
+    }
+
+    fn is_ours(&self, token: &Token) -> bool {
         let ours = token.incarnation == self.store.incarnation() && token.node == self.node;
-        (ours && token.to_device <= token.seq).then_some(token)
+        ours && token.to_device <= token.seq
     }
 }
 

@@ -48,7 +48,8 @@ impl Users {
         let mac = data_encoding::HEXLOWER_PERMISSIVE
             .decode(request.mac.as_bytes())
             .map_err(|_| UserError::BadSharedSecret)?;
-        let mut text = vec![request.nonce.as_bytes(), request.username.as_bytes(), request.password.as_bytes()];
+        let mut text =
+            vec![request.nonce.as_bytes(), request.username.as_bytes(), request.password.as_bytes()];
         text.push(if request.admin { b"admin" } else { b"notadmin" });
         if let Some(kind) = &request.kind {
             text.push(kind.as_bytes());

@@ -61,5 +61,10 @@ const VERSIONS: [&str; 17] = [
 ];
 
 /// Proposals by their unstable names, for clients that ask for these.
-const FEATURES: [&str; 4] =
-    ["org.matrix.e2e_cross_signing", "org.matrix.msc3916.stable", "fi.mau.msc2246", "uk.tcpip.msc4133"];
+const FEATURES: &[&str] = &[
+    "org.matrix.e2e_cross_signing",
+    "org.matrix.msc3916.stable",
+    "fi.mau.msc2246",
+    "uk.tcpip.msc4133",
+    "org.matrix.simplified_msc3575",
+];

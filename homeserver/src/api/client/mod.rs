@@ -78,6 +78,8 @@ fn room_token(server: &Server, text: &str) -> Result<Token, Error> {
     if let Ok(token) = text.parse() {
         return Ok(token);
     }
+    // A `pos` of sliding sync ends with a sync token.
+    let text = text.rsplit_once('/').map_or(text, |(_, token)| token);
     let token: SyncToken =
         text.parse().map_err(|_| Error::invalid_param("that is not a token of this server"))?;
     if token.incarnation != server.store.incarnation() {

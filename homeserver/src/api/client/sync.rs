@@ -1,20 +1,39 @@
-//! What is new: `/sync`.
+//! What is new: `/sync`, in both kinds.
 
 use std::sync::Arc;
 
-use ruma::api::client::sync::sync_events::v3::{Filter, Request};
+use ruma::api::{
+    auth_scheme::AccessToken,
+    client::sync::sync_events::{
+        v3::{Filter, Request},
+        v5,
+    },
+};
 
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, reply::Raw},
+    http::{
+        args::{Args, Streaming},
+        auth::CallerKind as _,
+        reply::Raw,
+    },
     server::Server,
-    sync::{SyncRequest, filter::SyncFilter},
+    sync::{Dialect, SlidingRequest, SyncRequest, filter::SyncFilter},
 };
 
 pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, sync);
+    table
+        .add_streaming::<v5::Request, _, _, _>(Group::Client, sliding)
+        .body_max(SLIDING_BYTES_MAX)
+        .also(STABLE);
 }
+
+/// The path that the accepted proposal names.
+const STABLE: &str = "/_matrix/client/v4/sync";
+/// A thousand subscriptions with their required state.
+const SLIDING_BYTES_MAX: usize = 512 << 10;
 
 async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
     let (user, device) = (args.caller.user.clone(), args.caller.device.clone());
@@ -33,4 +52,29 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
         stop: server.shutdown.clone(),
     };
     Ok(Raw(server.sync.sync(request).await?))
+}
+
+/// Reads its body itself: it has two spellings, and fields that ruma does not know.
+async fn sliding(server: Arc<Server>, streaming: Streaming) -> Result<Raw, Error> {
+    let incoming = streaming.read(SLIDING_BYTES_MAX).await?;
+    let caller = AccessToken::caller(&server, &incoming).await?;
+    let dialect = match incoming.head.uri.path() == STABLE {
+        true => Dialect::Stable,
+        false => Dialect::Unstable,
+    };
+    let pos = incoming.head.query_values("pos").next();
+    let timeout_ms = incoming.head.query_values("timeout").next();
+    let timeout_ms = timeout_ms
+        .map(|text| text.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds")))
+        .transpose()?;
+    let request = SlidingRequest {
+        user: caller.user,
+        device: caller.device,
+        body: incoming.body,
+        dialect,
+        pos,
+        timeout_ms,
+        stop: server.shutdown.clone(),
+    };
+    Ok(Raw(server.sync.sliding(request).await?))
 }

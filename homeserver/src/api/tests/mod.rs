@@ -7,7 +7,7 @@ mod listener;
 mod media;
 mod rooms;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct Home {
     pub(crate) server: Arc<Server>,
     pub(crate) client: Router,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 /// Somebody logged in.
@@ -52,18 +52,31 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 impl Home {
     pub(crate) async fn new(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let home = Self::at(dir.path(), settings).await;
+        Self { _dir: Some(dir), ..home }
+    }
+
+    /// On a data directory of the caller's, perhaps of an earlier run.
+    pub(crate) async fn at(dir: &Path, settings: Settings) -> Self {
         let clock = Clock::manual(1_700_000_000_000);
         let key = SecretKey::from_seed([7; 32]);
         let identity =
-            Identity::open_or_create(dir.path(), Some(NameChoice::Zone("mesh.alt".into())), &key).unwrap();
-        let store = Store::open(dir.path(), Options::default(), Notify::new()).unwrap();
+            Identity::open_or_create(dir, Some(NameChoice::Zone("mesh.alt".into())), &key).unwrap();
+        let store = Store::open(dir, Options::default(), Notify::new()).unwrap();
         let net = MemoryNet::new();
         let remote = Remote::new(store.clone(), Arc::new(identity), net.carrier(key.id()), clock.clone());
-        let media_dir = dir.path().join("media");
+        let media_dir = dir.join("media");
         let server =
             Server::start(Parts { settings, clock, store, remote, media_dir, overlay: None }).unwrap();
         let client = client_service(Arc::clone(&server));
-        Self { server, client, _dir: dir }
+        Self { server, client, _dir: None }
+    }
+
+    /// Ends as a node does.
+    pub(crate) async fn close(self) {
+        self.server.stop();
+        self.server.finish().await;
+        self.server.store.close().await;
     }
 
     /// Sends a request as it is.

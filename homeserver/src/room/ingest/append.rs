@@ -325,10 +325,11 @@ fn accept(
     tell_devices(tx, event.room, seq, &append.own, &moved)?;
     row.depth = row.depth.max(event.depth);
     let counts = event.redacted_by.is_none() && counts(&pdu.kind.to_string(), &content);
+    row.last = seq;
     if counts {
         row.msgs += 1;
-        (row.bump, row.bump_ts) = (seq, event.ts);
-    } else if row.bump.0 == 0 || pdu.kind.to_string() == CREATE {
+    }
+    if row.bump.0 == 0 || BUMP_TYPES.contains(&&*pdu.kind.to_string()) {
         (row.bump, row.bump_ts) = (seq, event.ts);
     }
     if !waits {
@@ -350,6 +351,20 @@ fn accept(
     tx.touch(Touched::Room(event.room));
     Ok(())
 }
+
+/// Events that move a room up in a client's list.
+// spec: MSC4186, `bump_stamp`; with the names from before polls and beacons were in the specification.
+const BUMP_TYPES: [&str; 9] = [
+    CREATE,
+    "m.room.message",
+    "m.room.encrypted",
+    "m.sticker",
+    "m.call.invite",
+    "m.poll.start",
+    "org.matrix.msc3381.poll.start",
+    "m.beacon_info",
+    "org.matrix.msc3672.beacon_info",
+];
 
 /// Whether an event counts as an unread message.
 fn counts(kind: &str, content: &serde_json::Value) -> bool {

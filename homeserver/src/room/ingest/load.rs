@@ -149,8 +149,7 @@ impl Graph for StoredGraph<'_, '_> {
         if let Some(known) = self.links.borrow().get(&chain) {
             return known.clone();
         }
-        let links: Arc<[Link]> =
-            self.keep(chain::links(self.tx, chain).map(Some)).unwrap_or_default().into();
+        let links: Arc<[Link]> = self.keep(chain::links(self.tx, chain).map(Some)).unwrap_or_default().into();
         self.links.borrow_mut().insert(chain, links.clone());
         links
     }

@@ -235,7 +235,10 @@ impl Worker {
                 self.handle(job).await;
                 continue;
             }
-            if room_for_more && self.rest.is_none() && let Some(job) = self.parked.pop_front() {
+            if room_for_more
+                && self.rest.is_none()
+                && let Some(job) = self.parked.pop_front()
+            {
                 self.pdu(job).await;
                 continue;
             }
@@ -614,8 +617,8 @@ impl Worker {
         let (event, told) = (job.event.clone(), job.state.clone());
         let for_read = rules.clone();
         let (pdu, size) = (event.pdu.clone(), told.as_ref().map_or(0, StateMap::len));
-        let wide = size > place::WIDE_ENTRIES
-            || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
+        let wide =
+            size > place::WIDE_ENTRIES || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
         let work = move |tx: &ReadTx<'_>| -> Result<_, RoomError> {
             let begun = cpu_time();
             let placed = place::place(tx, &for_read, &event.pdu, told)?;

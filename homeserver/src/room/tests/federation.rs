@@ -603,7 +603,6 @@ async fn many_ends_are_merged_by_an_event_that_says_nothing() {
     let next = b.say(&bob, &room, "next").await.unwrap();
     assert_eq!(ends(&b).await, 1);
     net.deliver(&b).await;
-    let seen: Value =
-        serde_json::from_str(a.rooms.event(&alice, &room, &next).await.unwrap().get()).unwrap();
+    let seen: Value = serde_json::from_str(a.rooms.event(&alice, &room, &next).await.unwrap().get()).unwrap();
     assert_eq!(seen["content"]["body"], "next");
 }

@@ -58,9 +58,11 @@ pub fn links(tx: &ReadTx<'_>, chain: i64) -> Result<Vec<Link>, StoreError> {
 
 /// Events of a chain in places `after < seq <= upto`.
 pub fn range(tx: &ReadTx<'_>, chain: i64, after: i64, upto: i64) -> Result<Vec<Nid>, StoreError> {
-    tx.rows("SELECT nid FROM chain WHERE chain = ?1 AND seq > ?2 AND seq <= ?3", (chain, after, upto), |row| {
-        row.get(0)
-    })
+    tx.rows(
+        "SELECT nid FROM chain WHERE chain = ?1 AND seq > ?2 AND seq <= ?3",
+        (chain, after, upto),
+        |row| row.get(0),
+    )
 }
 
 /// Gives a state event its place, if it is to have one and has none yet. Called when the event is stored.

@@ -4,6 +4,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod backup;
 pub mod chain;
+pub mod conn;
 pub mod dest;
 pub mod e2ee;
 pub mod events;

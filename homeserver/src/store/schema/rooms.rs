@@ -20,6 +20,12 @@ CREATE TABLE alias(alias TEXT PRIMARY KEY, room INTEGER NOT NULL, creator INTEGE
 CREATE INDEX alias_room ON alias(room);
 ";
 
+/// A later step: the position of the last event, whatever its type, by which lists of rooms are ordered.
+pub const SCHEMA_LAST: &str = "
+ALTER TABLE room ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
+UPDATE room SET last = bump;
+";
+
 /// A row of `room`.
 #[derive(Clone, Debug)]
 pub struct RoomRow {
@@ -37,6 +43,8 @@ pub struct RoomRow {
     pub bump: Seq,
     /// See [`RoomRow::bump`].
     pub bump_ts: i64,
+    /// Position of the last event of any type: the order of room lists.
+    pub last: Seq,
     /// Cumulative count of events that count as unread messages.
     pub msgs: i64,
     /// Joined members.
@@ -88,6 +96,7 @@ impl RoomRow {
             depth: 0,
             bump: Seq(0),
             bump_ts: 0,
+            last: Seq(0),
             msgs: 0,
             joined: 0,
             invited: 0,
@@ -114,7 +123,7 @@ impl RoomRow {
 macro_rules! columns {
     () => {
         "room, version, sid, head, depth, bump, bump_ts, msgs, joined, invited, audience, resident, public, create_nid, \
-         creator, room_type, federate, name, topic, avatar, alias, join_rule, history, guest, encryption, tombstone"
+         creator, room_type, federate, name, topic, avatar, alias, join_rule, history, guest, encryption, tombstone, last"
     };
 }
 
@@ -146,6 +155,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<RoomRow> {
         guest: row.get(23)?,
         encryption: row.get(24)?,
         tombstone: row.get(25)?,
+        last: row.get(26)?,
     })
 }
 
@@ -161,7 +171,7 @@ pub fn put_room(tx: &mut WriteTx<'_>, row: &RoomRow) -> Result<(), StoreError> {
             "INSERT OR REPLACE INTO room(",
             columns!(),
             ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-             ?22, ?23, ?24, ?25, ?26)"
+             ?22, ?23, ?24, ?25, ?26, ?27)"
         ),
         rusqlite::params![
             row.room,
@@ -189,7 +199,8 @@ pub fn put_room(tx: &mut WriteTx<'_>, row: &RoomRow) -> Result<(), StoreError> {
             row.history,
             row.guest,
             row.encryption,
-            row.tombstone
+            row.tombstone,
+            row.last
         ],
     )?;
     Ok(())
@@ -198,8 +209,8 @@ pub fn put_room(tx: &mut WriteTx<'_>, row: &RoomRow) -> Result<(), StoreError> {
 /// Writes what an event without state changes.
 pub fn put_head(tx: &mut WriteTx<'_>, row: &RoomRow) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE room SET head = ?2, depth = ?3, bump = ?4, bump_ts = ?5, msgs = ?6 WHERE room = ?1",
-        (row.room, row.head, row.depth, row.bump, row.bump_ts, row.msgs),
+        "UPDATE room SET head = ?2, depth = ?3, bump = ?4, bump_ts = ?5, msgs = ?6, last = ?7 WHERE room = ?1",
+        (row.room, row.head, row.depth, row.bump, row.bump_ts, row.msgs, row.last),
     )?;
     Ok(())
 }

@@ -285,6 +285,31 @@ pub fn current_rest(tx: &ReadTx<'_>, room: Nid) -> Result<StateMap, StoreError> 
     Ok(rows.into_iter().collect())
 }
 
+/// State keys of a room's `m.space.child` events that name a way there, by its current state.
+pub fn space_children(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<String>, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        via: Option<Vec<serde::de::IgnoredAny>>,
+    }
+    let mut children = Vec::new();
+    for (skey, nid) in current_rest(tx, room)? {
+        let text = tx.text(skey)?;
+        let ("m.space.child", child) = skey_split(&text) else { continue };
+        let client: Option<Vec<u8>> =
+            tx.row("SELECT client FROM event WHERE nid = ?1", [nid], |row| row.get(0))?;
+        let event = client.and_then(|client| serde_json::from_slice::<Event>(&client).ok());
+        // A child without `via` was taken out.
+        if event.is_some_and(|event| event.content.via.is_some()) {
+            children.push(child.to_owned());
+        }
+    }
+    Ok(children)
+}
+
 /// Changes the current state and notes how, at `seq` (none: a first state that nobody has to be told in steps).
 pub fn apply(
     tx: &mut WriteTx<'_>,

@@ -7,7 +7,7 @@ use crate::api::tests::open;
 
 /// What may happen next; numbers choose among users and rooms.
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Say { user: usize, room: usize },
     Topic { user: usize, room: usize },
     Name { user: usize, room: usize },
@@ -22,10 +22,10 @@ enum Op {
 }
 
 const USERS: usize = 3;
-const ROOMS: usize = 2;
-const CLIENTS: usize = 3;
+const ROOMS: usize = 3;
+pub(super) const CLIENTS: usize = 3;
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     let pair = || (0..USERS, 0..ROOMS);
     let three = || (0..USERS, 0..USERS, 0..ROOMS);
     prop_oneof![
@@ -53,28 +53,32 @@ proptest! {
     }
 }
 
-async fn run(ops: &[Op]) {
-    let home = Home::new(open()).await;
-    let mut users = Vec::new();
-    for name in ["alice", "bob", "carol"] {
-        users.push(home.user(name).await);
+/// Users and rooms to which things happen.
+pub(super) struct World {
+    pub(super) home: Home,
+    pub(super) users: Vec<User>,
+    pub(super) rooms: Vec<String>,
+    sent: Vec<Vec<String>>,
+}
+
+impl World {
+    pub(super) async fn new() -> Self {
+        let home = Home::new(open()).await;
+        let mut users = Vec::new();
+        for name in ["alice", "bob", "carol"] {
+            users.push(home.user(name).await);
+        }
+        let mut rooms = Vec::new();
+        for _ in 0..ROOMS {
+            rooms.push(Doer(&home).room(&users[0]).await);
+        }
+        Self { home, users, rooms, sent: vec![Vec::new(); ROOMS] }
     }
-    let doer = Doer(&home);
-    let mut rooms = Vec::new();
-    for _ in 0..ROOMS {
-        rooms.push(doer.room(&users[0]).await);
-    }
-    // A client with everything, one with small timelines, one that loads members lazily.
-    let filters = [
-        Value::Null,
-        json!({"room": {"timeline": {"limit": 2}}}),
-        json!({"room": {"timeline": {"limit": 3}, "state": {"lazy_load_members": true}}}),
-    ];
-    let mut clients: Vec<_> =
-        filters.into_iter().map(|filter| Client::new(&home, &users[1], filter)).collect();
-    let mut sent: Vec<Vec<String>> = vec![Vec::new(); ROOMS];
-    for (n, op) in ops.iter().enumerate() {
-        // Much is refused, as the rules have it; that is fine here.
+
+    /// Does the `n`-th thing. Much is refused, as the rules have it; that is fine here.
+    pub(super) async fn apply(&mut self, n: usize, op: &Op) {
+        let Self { home, users, rooms, sent } = self;
+        let doer = Doer(home);
         match op {
             Op::Say { user, room } => {
                 let content = json!({"msgtype": "m.text", "body": format!("{n}")});
@@ -95,10 +99,10 @@ async fn run(ops: &[Op]) {
                     doer.post(&users[*user], &rooms[*room], "leave", json!({})).await;
                 }
             }
-            Op::Invite { by, user, room } => by_on(&doer, &users, &rooms, *by, *user, *room, "invite").await,
-            Op::Kick { by, user, room } => by_on(&doer, &users, &rooms, *by, *user, *room, "kick").await,
-            Op::Ban { by, user, room } => by_on(&doer, &users, &rooms, *by, *user, *room, "ban").await,
-            Op::Unban { by, user, room } => by_on(&doer, &users, &rooms, *by, *user, *room, "unban").await,
+            Op::Invite { by, user, room } => by_on(&doer, users, rooms, *by, *user, *room, "invite").await,
+            Op::Kick { by, user, room } => by_on(&doer, users, rooms, *by, *user, *room, "kick").await,
+            Op::Ban { by, user, room } => by_on(&doer, users, rooms, *by, *user, *room, "ban").await,
+            Op::Unban { by, user, room } => by_on(&doer, users, rooms, *by, *user, *room, "unban").await,
             Op::Redact { user, room } => {
                 if let Some(event) = sent[*room].get(n % sent[*room].len().max(1)) {
                     let path = format!(
@@ -109,21 +113,42 @@ async fn run(ops: &[Op]) {
                     home.put(&path, &users[*user], json!({})).await;
                 }
             }
-            Op::Sync { client, lost } => {
-                if *lost {
-                    clients[*client].ask(0).await;
-                } else {
-                    clients[*client].sync().await;
-                }
-            }
+            Op::Sync { .. } => {}
         }
     }
-    for client in &mut clients {
+}
+
+async fn run(ops: &[Op]) {
+    let mut world = World::new().await;
+    // A client with everything, one with small timelines, one that loads members lazily.
+    let filters = [
+        Value::Null,
+        json!({"room": {"timeline": {"limit": 2}}}),
+        json!({"room": {"timeline": {"limit": 3}, "state": {"lazy_load_members": true}}}),
+    ];
+    let mut memories: Vec<_> = filters.into_iter().map(|filter| (filter, Memory::default())).collect();
+    for (n, op) in ops.iter().enumerate() {
+        if let Op::Sync { client, lost } = op {
+            let (filter, memory) = &mut memories[*client];
+            let mut client =
+                Client::recall(&world.home, &world.users[1], filter.clone(), std::mem::take(memory));
+            if *lost {
+                client.ask(0).await;
+            } else {
+                client.sync().await;
+            }
+            *memory = client.remember();
+        } else {
+            world.apply(n, op).await;
+        }
+    }
+    for (filter, memory) in memories {
+        let mut client = Client::recall(&world.home, &world.users[1], filter, memory);
         client.sync().await;
         let again = client.sync().await;
         assert_eq!(again["rooms"], json!({"join": {}, "invite": {}, "knock": {}, "leave": {}}));
-        for room in &rooms {
-            check(&home, client, room).await;
+        for room in &world.rooms {
+            check(&world.home, &client, room).await;
         }
     }
 }

@@ -4,6 +4,7 @@
 mod histories;
 mod messages;
 mod rooms;
+mod sliding;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -50,7 +51,27 @@ pub(super) struct RoomView {
     pub(super) unread: (i64, i64),
 }
 
+/// What a client knows, without the server it knows it of.
+#[derive(Default)]
+pub(super) struct Memory {
+    since: Option<String>,
+    rooms: BTreeMap<String, RoomView>,
+    left: HashSet<String>,
+    invites: BTreeMap<String, Value>,
+}
+
 impl<'a> Client<'a> {
+    /// A client that goes on from what it knows.
+    pub(super) fn recall(home: &'a Home, user: &'a User, filter: Value, memory: Memory) -> Self {
+        let Memory { since, rooms, left, invites } = memory;
+        Self { home, user, filter, since, rooms, left, invites, last: Value::Null }
+    }
+
+    pub(super) fn remember(self) -> Memory {
+        let Self { since, rooms, left, invites, .. } = self;
+        Memory { since, rooms, left, invites }
+    }
+
     pub(super) fn new(home: &'a Home, user: &'a User, filter: Value) -> Self {
         Self {
             home,

@@ -22,18 +22,18 @@ const LEFT_MEMBERS_MAX: u32 = 20_000;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lists {
+pub(in crate::sync) struct Lists {
     changed: BTreeSet<Nid>,
     left: BTreeSet<Nid>,
 }
 
 impl Lists {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::sync) fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.left.is_empty()
     }
 
     /// Writes the member `device_lists`.
-    pub(super) fn write(&self, tx: &ReadTx<'_>, writer: &mut Writer) -> Result<(), StoreError> {
+    pub(in crate::sync) fn write(&self, tx: &ReadTx<'_>, writer: &mut Writer) -> Result<(), StoreError> {
         let texts =
             |users: &BTreeSet<Nid>| users.iter().map(|user| tx.text(*user)).collect::<Result<Vec<_>, _>>();
         let (changed, left) = (texts(&self.changed)?, texts(&self.left)?);
@@ -46,7 +46,7 @@ impl Lists {
 }
 
 /// What changed in (since, until]. `rows` are the user's rooms, `signed` users whose keys the user signed.
-pub(super) fn changes(
+pub(in crate::sync) fn changes(
     tx: &ReadTx<'_>,
     user: Nid,
     since: Seq,

@@ -73,6 +73,11 @@ fn typing(inner: &Inner, context: &Context, plan: &Plan, room: Nid, new: bool) -
     if new && users.is_empty() {
         return None;
     }
+    Some(typing_event(&users))
+}
+
+/// Who types, as an event.
+pub(in crate::sync) fn typing_event(users: &[ruma::OwnedUserId]) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.object(|object| {
         object.key("content").object(|object| {
@@ -81,10 +86,11 @@ fn typing(inner: &Inner, context: &Context, plan: &Plan, room: Nid, new: bool) -
         object.key("type").string("m.typing");
     });
     writer.finish();
-    Some(writer.into_bytes())
+    writer.into_bytes()
 }
 
-fn receipt_event(tx: &ReadTx<'_>, rows: &[ReceiptRow]) -> Result<Vec<u8>, StoreError> {
+/// Receipts as one event.
+pub(in crate::sync) fn receipt_event(tx: &ReadTx<'_>, rows: &[ReceiptRow]) -> Result<Vec<u8>, StoreError> {
     // event -> receipt type -> user -> receipts; of one user's receipts on one event in several threads the last wins.
     let mut by_event: BTreeMap<&str, BTreeMap<&str, BTreeMap<std::sync::Arc<str>, &ReceiptRow>>> =
         BTreeMap::new();

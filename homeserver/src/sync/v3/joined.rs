@@ -1,9 +1,8 @@
 //! A room that the user is in.
 
 use super::{
-    Context, Inner, Plan, account_data_event, ephemeral,
+    Context, Inner, Plan, ephemeral,
     state::{From, StateOf, StatePart},
-    timeline::{GAPS_MAX, Timeline, Window},
 };
 use crate::{
     push::counts,
@@ -13,16 +12,18 @@ use crate::{
         schema::{
             account_data,
             events::{self, EventRow},
-            membership::{self, Membership, UserRoom},
+            membership::UserRoom,
             rooms::{self, RoomRow},
             state, sync as query,
         },
     },
-    sync::json::Writer,
+    sync::{
+        heroes,
+        json::Writer,
+        parts,
+        timeline::{GAPS_MAX, Timeline, Window, is_join},
+    },
 };
-
-/// Members by whom a room without a name is called.
-const HEROES: usize = 5;
 
 /// A room to be written.
 pub(super) struct Room<'a> {
@@ -48,7 +49,7 @@ impl Room<'_> {
             upto: self.plan.until,
             visible_from: row.seq,
         };
-        let mut timeline = Timeline::load(tx, context, self.plan, self.id, window)?;
+        let mut timeline = Timeline::load(tx, &self.plan.view(context), self.id, window)?;
         if new {
             let whole = timeline.events.first().is_some_and(|first| Some(first.nid) == room.create);
             timeline.limited |= !whole || context.since.is_some();
@@ -69,7 +70,7 @@ impl Room<'_> {
             if !(new || context.full_state || part.moved) {
                 return Ok(Vec::new());
             }
-            let found = self.heroes(&room)?;
+            let found = heroes::heroes(tx, context.user, &room)?;
             let needed = found.clone();
             heroes = Some(found);
             Ok(needed)
@@ -126,7 +127,7 @@ impl Room<'_> {
             self.plan.room_data.get(&self.row.room).cloned().unwrap_or_default()
         };
         let passing = entries.iter().filter(|entry| filter.passes_type(&entry.kind));
-        Ok(passing.map(|entry| account_data_event(&entry.kind, &entry.content)).collect())
+        Ok(passing.map(|entry| parts::account_data_event(&entry.kind, &entry.content)).collect())
     }
 
     fn write_counts(&self, writer: &mut Writer, unread: &counts::Unread) -> Result<(), StoreError> {
@@ -151,31 +152,6 @@ impl Room<'_> {
         Ok(())
     }
 
-    /// Members other than the user, by whom the room is called if it has no name: joined and invited ones, and if
-    /// there are none, those who left.
-    fn heroes(&self, room: &RoomRow) -> Result<Vec<Nid>, StoreError> {
-        if room.name.is_some() || room.alias.is_some() {
-            return Ok(Vec::new());
-        }
-        let mut heroes = Vec::new();
-        let mut add = |membership| -> Result<(), StoreError> {
-            let limit = HEROES as u32 + 1;
-            for (user, _) in membership::members_with(self.tx, room.room, membership, limit)? {
-                if user != self.context.user && heroes.len() < HEROES {
-                    heroes.push(user);
-                }
-            }
-            Ok(())
-        };
-        add(Membership::Join)?;
-        add(Membership::Invite)?;
-        if room.joined <= 1 && room.invited == 0 {
-            add(Membership::Leave)?;
-            add(Membership::Ban)?;
-        }
-        Ok(heroes)
-    }
-
     fn write_summary(&self, writer: &mut Writer, room: &RoomRow, heroes: &[Nid]) -> Result<(), StoreError> {
         let mut names = Vec::new();
         for hero in heroes {
@@ -190,19 +166,6 @@ impl Room<'_> {
         });
         Ok(())
     }
-}
-
-/// Whether a membership event says that its user is in the room.
-fn is_join(client: &[u8]) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Event {
-        content: Content,
-    }
-    #[derive(serde::Deserialize)]
-    struct Content {
-        membership: String,
-    }
-    serde_json::from_slice::<Event>(client).is_ok_and(|event| event.content.membership == "join")
 }
 
 /// For whom events are put together.

@@ -1,10 +1,9 @@
 //! A room that the user left, was kicked or banned from, or whose invite they declined.
 
 use super::{
-    Context, Plan, account_data_event,
+    Context, Plan,
     joined::{render, viewer, write_timeline},
     state::{From, StateOf},
-    timeline::{Timeline, Window},
 };
 use crate::{
     room::read::timeline::Token,
@@ -12,7 +11,11 @@ use crate::{
         ReadTx, Seq, StoreError,
         schema::{events, membership::UserRoom},
     },
-    sync::json::Writer,
+    sync::{
+        json::Writer,
+        parts,
+        timeline::{Timeline, Window},
+    },
 };
 
 /// Writes the room as a member of `leave`: the timeline up to the leave, nothing after it.
@@ -43,7 +46,7 @@ pub(super) fn write(
     let after = if new { Seq(0) } else { since };
     // In between the user may not have been in all the time, so the rules are asked.
     let window = Window { room: row.room, after, upto, visible_from: Seq(i64::MAX) };
-    let timeline = Timeline::load(tx, context, plan, id, window)?;
+    let timeline = Timeline::load(tx, &plan.view(context), id, window)?;
     let from = match row.left_state {
         Some(sid) if new || context.full_state => From::Snapshot(sid),
         _ => From::Position(after),
@@ -53,7 +56,7 @@ pub(super) fn write(
     let timeline_events = render(tx, &timeline.events, &viewer)?;
     let state_events = render(tx, &part.events, &viewer)?;
     let data = plan.room_data.get(&row.room).into_iter().flatten();
-    let data: Vec<_> = data.map(|entry| account_data_event(&entry.kind, &entry.content)).collect();
+    let data: Vec<_> = data.map(|entry| parts::account_data_event(&entry.kind, &entry.content)).collect();
     writer.key(id).object(|object| {
         write_timeline(object, &timeline, &timeline_events);
         object.key("state").events(&state_events);

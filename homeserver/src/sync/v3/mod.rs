@@ -1,23 +1,24 @@
 //! A v2 response (`/_matrix/client/v3/sync`): what changed is found first, then each part written.
 
-mod devices;
-mod ephemeral;
+pub(super) mod devices;
+pub(super) mod ephemeral;
 mod invited;
 mod joined;
 mod left;
 mod state;
-mod timeline;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 pub(super) use self::devices::key_changes;
-use super::{Context, Inner, filter::Members, json::Writer, lazy::Member, token::Token};
+use super::{
+    Context, Inner, filter::Members, json::Writer, lazy::Member, parts, timeline::View, token::Token,
+};
 use crate::{
-    e2ee, push,
+    e2ee,
     store::{
         Nid, ReadTx, Seq, StoreError,
         schema::{
@@ -25,7 +26,7 @@ use crate::{
             e2ee as keys,
             events::stream_kind,
             membership::{self, Membership, UserRoom},
-            push as push_table, sync as query,
+            sync as query,
         },
     },
 };
@@ -100,6 +101,16 @@ struct Plan {
 }
 
 impl Plan {
+    /// How timelines are read.
+    fn view<'a>(&'a self, context: &'a Context) -> View<'a> {
+        View {
+            user: context.user,
+            filter: &context.filter.timeline,
+            limit: context.filter.timeline_limit(),
+            ignored: &self.ignored,
+        }
+    }
+
     fn new(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Self, StoreError> {
         let until = query::end(tx)?;
         let since = context.since();
@@ -136,7 +147,7 @@ impl Plan {
             globals: Vec::new(),
             news: false,
             to_device: until,
-            ignored: ignored(tx, context)?,
+            ignored: parts::ignored(tx, context.user)?,
             known: match context.filter.members {
                 Members::Lazy => {
                     inner.shown.known(context.user, context.device.as_str(), context.since.map(|_| since))
@@ -223,10 +234,10 @@ impl Plan {
         let mut writer = Writer::default();
         let mut events = Vec::new();
         for entry in data.iter().filter(|entry| context.filter.account_data.passes_type(&entry.kind)) {
-            events.push(account_data_event(&entry.kind, &entry.content));
+            events.push(parts::account_data_event(&entry.kind, &entry.content));
         }
-        if let Some(rules) = push_rules(tx, context, self.until)? {
-            events.push(rules);
+        if context.filter.account_data.passes_type(parts::PUSH_RULES) {
+            events.extend(parts::push_rules(tx, context.user, context.since.map(|_| since), self.until)?);
         }
         self.news |= !events.is_empty();
         writer.key("account_data").events(events);
@@ -258,50 +269,6 @@ impl Plan {
         self.globals.extend(writer.into_members());
         Ok(())
     }
-}
-
-/// The user's push rules, if they changed (or all is asked for), as an account data event.
-fn push_rules(tx: &ReadTx<'_>, context: &Context, until: Seq) -> Result<Option<Vec<u8>>, StoreError> {
-    const TYPE: &str = "m.push_rules";
-    if !context.filter.account_data.passes_type(TYPE) {
-        return Ok(None);
-    }
-    let stored = push_table::rules(tx, context.user)?;
-    let changed = stored.as_ref().is_some_and(|(seq, _)| *seq > context.since() && *seq <= until);
-    if context.since.is_some() && !changed {
-        return Ok(None);
-    }
-    let user = tx.text(context.user)?;
-    let Ok(user) = <&ruma::UserId>::try_from(&*user) else { return Ok(None) };
-    let rules = push::rules::effective(user, stored.as_ref().map(|(_, json)| json.as_str()));
-    let rules =
-        serde_json::to_string(&rules).map_err(|_| StoreError::Corrupt("rules that cannot be written"))?;
-    Ok(Some(account_data_event(TYPE, &format!("{{\"global\":{rules}}}"))))
-}
-
-fn account_data_event(kind: &str, content: &str) -> Vec<u8> {
-    let mut writer = Writer::default();
-    writer.object(|object| {
-        object.key("content").raw(content.as_bytes());
-        object.key("type").string(kind);
-    });
-    writer.finish();
-    writer.into_bytes()
-}
-
-/// Whom the user ignores.
-fn ignored(tx: &ReadTx<'_>, context: &Context) -> Result<HashSet<Nid>, StoreError> {
-    #[derive(serde::Deserialize)]
-    struct Content {
-        ignored_users: BTreeMap<String, serde::de::IgnoredAny>,
-    }
-    let content = account_data::get(tx, context.user, account_data::GLOBAL, "m.ignored_user_list")?;
-    let content = content.and_then(|content| serde_json::from_str::<Content>(&content).ok());
-    let mut ignored = HashSet::new();
-    for user in content.iter().flat_map(|content| content.ignored_users.keys()) {
-        ignored.extend(tx.lookup(crate::store::Kind::User, user)?);
-    }
-    Ok(ignored)
 }
 
 /// A response half written.

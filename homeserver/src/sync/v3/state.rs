@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Context, Plan, timeline::Timeline};
+use super::{Context, Plan};
 use crate::{
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
@@ -17,7 +17,11 @@ use crate::{
             state::{self, Change},
         },
     },
-    sync::{filter::Members, lazy::Member},
+    sync::{
+        filter::Members,
+        lazy::Member,
+        timeline::{Timeline, has_url},
+    },
 };
 
 const MEMBER: &str = "m.room.member";
@@ -103,7 +107,7 @@ impl StateOf<'_> {
             let Some(event) = events::event(self.tx, nid)? else { continue };
             let passes = filter.is_open() || {
                 let (kind, sender) = (self.tx.text(event.kind)?, self.tx.text(event.sender)?);
-                filter.passes(&kind, &sender, || super::timeline::has_url(&event.client))
+                filter.passes(&kind, &sender, || has_url(&event.client))
             };
             // An event that the timeline shows has its turn there.
             if passes && !self.timeline.contains(nid) {

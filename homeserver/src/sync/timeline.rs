@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Context, Plan};
+use super::filter::EventFilter;
 use crate::{
     room::read::timeline::Token,
     store::{
@@ -17,52 +17,62 @@ use crate::{
 /// Events that are looked at for one timeline; if a filter lets few of them pass, the client pages on by itself.
 const SCAN_MAX: usize = 1_000;
 /// Gaps of one room that are looked at.
-pub(super) const GAPS_MAX: u32 = 100;
+pub(in crate::sync) const GAPS_MAX: u32 = 100;
 
 /// Which part of a room's timeline.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(in crate::sync) struct Window {
     /// The room.
-    pub(super) room: Nid,
+    pub(in crate::sync) room: Nid,
     /// Events after this position.
-    pub(super) after: Seq,
+    pub(in crate::sync) after: Seq,
     /// Up to this one.
-    pub(super) upto: Seq,
+    pub(in crate::sync) upto: Seq,
     /// Events from here on are visible without a look at the room's rules: the user was in the room.
-    pub(super) visible_from: Seq,
+    pub(in crate::sync) visible_from: Seq,
+}
+
+/// For whom a timeline is read, and what of it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sync) struct View<'a> {
+    /// The user.
+    pub(in crate::sync) user: Nid,
+    /// What the client wants to see.
+    pub(in crate::sync) filter: &'a EventFilter,
+    /// How many events at most.
+    pub(in crate::sync) limit: usize,
+    /// Senders whose messages the user does not want to see.
+    pub(in crate::sync) ignored: &'a HashSet<Nid>,
 }
 
 /// Events, oldest first.
 #[derive(Debug)]
-pub(super) struct Timeline {
-    pub(super) events: Vec<EventRow>,
+pub(in crate::sync) struct Timeline {
+    pub(in crate::sync) events: Vec<EventRow>,
     /// There are more before.
-    pub(super) limited: bool,
+    pub(in crate::sync) limited: bool,
     /// Where to page back from.
-    pub(super) prev_batch: Token,
+    pub(in crate::sync) prev_batch: Token,
     /// Position of the first event; after all if there is none.
-    pub(super) start: Seq,
+    pub(in crate::sync) start: Seq,
 }
 
 impl Timeline {
     /// Reads the latest events of the window that the filter and the room's rules let through.
-    pub(super) fn load(
+    pub(in crate::sync) fn load(
         tx: &ReadTx<'_>,
-        context: &Context,
-        plan: &Plan,
+        view: &View<'_>,
         room_id: &str,
         window: Window,
     ) -> Result<Self, StoreError> {
-        let filter = &context.filter.timeline;
-        let limit = context.filter.timeline_limit();
         let mut timeline = Self {
             events: Vec::new(),
             limited: false,
             prev_batch: Token::END,
             start: Seq(window.upto.0.saturating_add(1)),
         };
-        if !filter.is_closed_in(room_id) {
-            timeline.fill(tx, context, plan, window, limit)?;
+        if !view.filter.is_closed_in(room_id) {
+            timeline.fill(tx, view, window)?;
         }
         timeline.events.reverse();
         let first = timeline.events.first().and_then(|event| event.seq);
@@ -71,15 +81,8 @@ impl Timeline {
     }
 
     /// Fills in events, newest first.
-    fn fill(
-        &mut self,
-        tx: &ReadTx<'_>,
-        context: &Context,
-        plan: &Plan,
-        window: Window,
-        limit: usize,
-    ) -> Result<(), StoreError> {
-        let filter = &context.filter.timeline;
+    fn fill(&mut self, tx: &ReadTx<'_>, view: &View<'_>, window: Window) -> Result<(), StoreError> {
+        let limit = view.limit;
         let gaps: HashSet<Nid> = query::after_gaps(tx, window.room, GAPS_MAX)?.into_iter().collect();
         let mut upto = window.upto;
         let mut scanned = 0;
@@ -91,10 +94,10 @@ impl Timeline {
             for (seq, nid) in rows {
                 upto = Seq(seq.0 - 1);
                 let Some(event) = events::event(tx, nid)? else { continue };
-                if !passes(tx, context, plan, filter, &event)? {
+                if !passes(tx, view, &event)? {
                     continue;
                 }
-                if seq < window.visible_from && !visible(tx, context.user, &event)? {
+                if seq < window.visible_from && !visible(tx, view.user, &event)? {
                     continue;
                 }
                 if self.events.len() >= limit {
@@ -119,22 +122,17 @@ impl Timeline {
     }
 
     /// Whether this event is in it.
-    pub(super) fn contains(&self, nid: Nid) -> bool {
+    pub(in crate::sync) fn contains(&self, nid: Nid) -> bool {
         self.events.iter().any(|event| event.nid == nid)
     }
 }
 
 /// Whether the client's filter and the user's list of whom to ignore let an event through.
-fn passes(
-    tx: &ReadTx<'_>,
-    context: &Context,
-    plan: &Plan,
-    filter: &super::super::filter::EventFilter,
-    event: &EventRow,
-) -> Result<bool, StoreError> {
-    if event.skey.is_none() && event.sender != context.user && plan.ignored.contains(&event.sender) {
+fn passes(tx: &ReadTx<'_>, view: &View<'_>, event: &EventRow) -> Result<bool, StoreError> {
+    if event.skey.is_none() && event.sender != view.user && view.ignored.contains(&event.sender) {
         return Ok(false);
     }
+    let filter = view.filter;
     if filter.is_open() {
         return Ok(true);
     }
@@ -142,8 +140,21 @@ fn passes(
     Ok(filter.passes(&kind, &sender, || has_url(&event.client)))
 }
 
+/// Whether a membership event says that its user is in the room.
+pub(in crate::sync) fn is_join(client: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    serde_json::from_slice::<Event>(client).is_ok_and(|event| event.content.membership == "join")
+}
+
 /// Whether an event's content has a `url`.
-pub(super) fn has_url(client: &[u8]) -> bool {
+pub(in crate::sync) fn has_url(client: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Event {
         content: Content,
@@ -175,7 +186,7 @@ fn visible(tx: &ReadTx<'_>, user: Nid, event: &EventRow) -> Result<bool, StoreEr
 }
 
 /// A text field of the content of a state event in a snapshot.
-fn content_at(
+pub(in crate::sync) fn content_at(
     tx: &ReadTx<'_>,
     sid: i64,
     event_type: &str,
