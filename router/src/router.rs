@@ -267,6 +267,26 @@ impl Router {
         (0..self.trees.len()).map(view).collect()
     }
 
+    /// The root of a tree as this node sees it, without a copy of the whole place.
+    pub fn root(&self, tree: usize) -> Option<NodeId> {
+        (tree < self.trees.len()).then(|| self.trees.root(tree))
+    }
+
+    /// Parent and coordinates in a tree, without a copy.
+    pub fn place(&self, tree: usize) -> Option<(Option<NodeId>, &crate::lookup::Coords)> {
+        (tree < self.trees.len()).then(|| (self.trees.parent(tree).0, self.trees.coords(tree)))
+    }
+
+    /// Number of trees.
+    pub const fn tree_count(&self) -> usize {
+        self.trees.len()
+    }
+
+    /// Nodes of which something is known in any tree.
+    pub fn known(&self) -> usize {
+        self.trees.known()
+    }
+
     /// All sessions.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.endpoint.sessions()

@@ -7,17 +7,21 @@
 //! The same seed and the same code give the same run, byte for byte: [`World::digest`] is a hash over every frame that
 //! arrived, when and where.
 //!
-//! - `topology.rs`: who is linked to whom; `fault.rs`: what goes wrong; `workload.rs`: who sends to whom; `scenario.rs`: one run from cold start to report
+//! - `topology/`: who is linked to whom; `event.rs`: what goes wrong; `adversary.rs`: nodes that are not honest; `workload.rs`:
+//!   who sends to whom
+//! - `scenario/`: what to run, as a value or a file, and one run from cold start to report
 //! - `check/`: what must hold, asked at quiet points and at every frame
 //! - `report.rs`: figures, as text and JSON; `shrink.rs`: a failing run made small; `cli.rs`: the `sim` subcommand
 
+pub mod adversary;
 pub mod check;
 pub mod cli;
-pub mod fault;
+pub mod event;
 pub mod link;
 pub mod report;
 pub mod scenario;
 pub mod shrink;
+mod signatures;
 pub mod topology;
 pub mod trace;
 pub mod workload;

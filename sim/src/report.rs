@@ -1,6 +1,6 @@
 //! The figures of a run, as text for people and JSON for scripts. What was not measured is not there.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
@@ -35,12 +35,11 @@ pub struct Report {
     /// How lookups fared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookup: Option<LookupShare>,
-    /// The crash of a root, if one was asked for.
+    /// Flows over the busiest node.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub crash: Option<Crash>,
-    /// Trouble, if it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub faults: Option<Faults>,
+    pub load: Option<Busiest>,
+    /// What went wrong on purpose.
+    pub events: Vec<EventFigures>,
     /// Packets that came back to where they had been.
     pub loops: Loops,
     /// A hash over every frame that arrived: the same in every run of the same code with the same seed.
@@ -54,14 +53,79 @@ pub struct Report {
     /// Most memory that the process had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_mb: Option<f64>,
+    /// Delivery second by second, for plots.
+    #[serde(skip)]
+    pub seconds: Vec<Second>,
+    /// The network at the end, for plots.
+    #[serde(skip)]
+    pub picture: Picture,
+}
+
+/// What is counted during a run.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Control frames a node until all was settled.
+    pub messages_build: Option<f64>,
+    /// Bytes a node and minute without traffic.
+    pub control_bytes_min: Option<f64>,
+    /// The same by link and direction.
+    pub link_bytes_min: Option<f64>,
+    /// Traffic that goes on was started.
+    pub loaded: bool,
+    /// Where nodes are, if the network lies in a plane.
+    pub places: Option<Vec<[f32; 2]>>,
+}
+
+/// Delivery of the packets sent in one second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Second {
+    /// Since the start.
+    pub at: u64,
+    /// Packets.
+    pub sent: u32,
+    /// Share of those between strangers that arrived with the first try.
+    pub strangers: Option<f64>,
+    /// Of those of flows.
+    pub flows: Option<f64>,
+    /// Share of all that arrived within all tries.
+    pub retried: Option<f64>,
+}
+
+/// The network at the end of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Picture {
+    /// How many nodes have so many links.
+    pub degrees: BTreeMap<usize, usize>,
+    /// By tree: how many nodes are so deep.
+    pub depths: Vec<BTreeMap<usize, usize>>,
+    /// Bytes sent, by node.
+    pub bytes: Vec<u64>,
+    /// Control frames sent, by node.
+    pub frames: Vec<u64>,
+    /// Packets passed on, by node.
+    pub forwarded: Vec<u64>,
+    /// Where nodes are.
+    pub places: Option<Vec<[f32; 2]>>,
+    /// Links, if there are not too many to be drawn.
+    pub links: Vec<[u32; 2]>,
+    /// Parents in the first tree.
+    pub parents: Vec<Option<u32>>,
+    /// Nodes that are not honest.
+    pub villains: Vec<u32>,
 }
 
 /// Stretches by kind of way.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Stretches {
-    /// Routed by the trees, with the coordinates that the lookup gave.
+    /// Of the packet that begins a session, routed by the trees with the coordinates that the lookup gave: the links' latencies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_packet: Option<Stretch>,
+    /// Of packets on source routes: the links' latencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Stretch>,
+    /// Of all packets of applications: the time from command to event, queues, jitter, lookup and handshake included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Stretch>,
 }
 
 /// How much longer ways are than the shortest.
@@ -87,15 +151,27 @@ impl Stretch {
     }
 }
 
-/// Shares of probes.
+/// Shares of the packets of applications that arrived. Pairs between which no way of honest nodes led are not counted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Delivery {
-    /// Probes sent.
+    /// Packets sent, repeats not counted.
     pub probes: usize,
     /// Sent once.
     pub first_try: f64,
-    /// Sent up to four times.
+    /// Sent once, before droppers can have been found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_audit: Option<f64>,
+    /// Sent once, when droppers have been audited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_audit: Option<f64>,
+    /// Sent up to three times, 3 s apart (with droppers: when they have been audited).
     pub with_retries: f64,
+    /// Sent once, between strangers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<f64>,
+    /// Sent once, in flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<f64>,
     /// Who did not hear from whom, the first few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<(usize, usize)>,
@@ -107,12 +183,17 @@ pub struct PerNode {
     /// Bytes sent in a minute in which no application sends anything: control frames, lookups, records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_bytes_min: Option<f64>,
+    /// The same by link and direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_bytes_min: Option<f64>,
     /// Control frames from the cold start until all is settled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_build: Option<f64>,
-    /// Bytes of tables. The router does not count them yet.
+    /// Bytes of the tables of trees, peers, sessions and lookup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_bytes: Option<f64>,
+    /// Nodes of which the trees know something.
+    pub known: f64,
     /// Sessions at the end.
     pub sessions: f64,
     /// Records kept for others at the end.
@@ -126,31 +207,58 @@ pub struct LookupShare {
     pub lookups: usize,
     /// Share that named the right key.
     pub success: f64,
+    /// Questions asked for one, those of sessions and publication included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queries_mean: Option<f64>,
+    /// Hops that a question took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hops_mean: Option<f64>,
 }
 
-/// A root that crashed without a word.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Crash {
-    /// When, in virtual seconds.
-    pub at_s: f64,
-    /// Until all was settled again; none if it was not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub healed_s: Option<f64>,
-    /// Probes sent while it healed, and their shares.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<Delivery>,
+/// The node that passes most flows on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Busiest {
+    /// Its share of them, in the second half of the traffic.
+    pub busiest_share: f64,
+    /// Which.
+    pub node: usize,
 }
 
-/// Trouble before the probes.
+/// Something that went wrong on purpose, and what it did to flows. Seconds are those in which packets were sent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Faults {
+pub struct EventFigures {
     /// Which.
     pub kind: String,
-    /// Crashes and cuts.
+    /// When it began.
+    pub at_s: f64,
+    /// Crashes, cuts, attackers.
     pub faults: usize,
-    /// From the last of it until all was settled.
+    /// First try in the worst second, from the beginning to a minute after the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_min: Option<f64>,
+    /// The same with one retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_retry_min: Option<f64>,
+    /// First try in the worst second from the third after the beginning on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_3s_min: Option<f64>,
+    /// First try in the worst second, within the part that was cut off or came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub island_min: Option<f64>,
+    /// First try over the whole time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_try: Option<f64>,
+    /// From the end of the trouble until every tree had one root again in each part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_root_s: Option<f64>,
+    /// Until all coordinates fitted together too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healed_s: Option<f64>,
+    /// The longest time that honest nodes that reach each other had different roots of a tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_s: Option<f64>,
+    /// Packets that no retry brought.
+    pub lost: u64,
 }
 
 /// How straight packets went.
@@ -194,28 +302,24 @@ impl fmt::Display for Report {
         if let Some(delivery) = &self.delivery {
             writeln!(f, "delivered           {delivery}")?;
         }
-        if let Some(Stretch { mean, p50, p99 }) = self.stretch.first_packet {
-            writeln!(f, "stretch             {mean:.3} mean, {p50:.3} p50, {p99:.3} p99")?;
+        for (name, stretch) in [
+            ("first packet", self.stretch.first_packet),
+            ("source route", self.stretch.route),
+            ("latency", self.stretch.latency),
+        ] {
+            if let Some(Stretch { mean, p50, p99 }) = stretch {
+                let name = format!("stretch, {name}");
+                writeln!(f, "{name:<22}{mean:.3} mean, {p50:.3} p50, {p99:.3} p99")?;
+            }
         }
         if let Some(lookup) = self.lookup {
             writeln!(f, "lookups             {} of {}", lookup.success, lookup.lookups)?;
         }
-        if let Some(Faults { kind, faults, healed_s }) = &self.faults {
-            write!(f, "{kind:<20}{faults} faults")?;
-            match healed_s {
-                Some(healed) => writeln!(f, ", healed {healed:.2} s after the last")?,
-                None => writeln!(f, ", not healed")?,
-            }
+        if let Some(busiest) = self.load {
+            writeln!(f, "busiest node        {} of the flows", busiest.busiest_share)?;
         }
-        if let Some(crash) = &self.crash {
-            match crash.healed_s {
-                Some(healed) => write!(f, "root crash          healed after {healed:.2} s")?,
-                None => write!(f, "root crash          not healed")?,
-            }
-            match &crash.delivery {
-                Some(delivery) => writeln!(f, ", meanwhile {delivery}")?,
-                None => writeln!(f)?,
-            }
+        for event in &self.events {
+            writeln!(f, "{event}")?;
         }
         writeln!(
             f,
@@ -232,10 +336,31 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at first, {} in the end, of {}", self.first_try, self.with_retries, self.probes)?;
+        write!(f, "{} at first, {} in three tries, of {}", self.first_try, self.with_retries, self.probes)?;
+        if let (Some(before), Some(after)) = (self.before_audit, self.after_audit) {
+            write!(f, "; first try {before} before audits, {after} after")?;
+        }
         if !self.missing.is_empty() {
             write!(f, ", missing {:?}", self.missing)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for EventFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<20}at {:.1} s, {} faults", self.kind, self.at_s, self.faults)?;
+        let mut figure = |name: &str, value: Option<f64>| match value {
+            Some(value) => write!(f, ", {name} {value}"),
+            None => Ok(()),
+        };
+        figure("worst second", self.delivery_min)?;
+        figure("with one retry", self.one_retry_min)?;
+        figure("from the third second", self.after_3s_min)?;
+        figure("within the part", self.island_min)?;
+        figure("one root after s", self.one_root_s)?;
+        figure("healed after s", self.healed_s)?;
+        figure("longest split s", self.split_s)?;
+        write!(f, ", {} lost", self.lost)
     }
 }

@@ -1,11 +1,15 @@
-//! Follows packets from node to node by their sealed bodies, which no hop changes: how long their ways are, and
-//! whether one comes back to where it has been.
+//! Follows packets from node to node by their sealed bodies, which no hop changes: how long their ways are, who passes
+//! them on, and whether one comes back to where it has been.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    time::Duration,
+};
 
 use router::{
-    Instant,
-    wire::{DataS, DataT, kind},
+    Instant, Sid,
+    wire::{DataS, DataT, body, kind},
 };
 
 /// A packet's way so far.
@@ -15,16 +19,31 @@ pub struct Way {
     pub nodes: Vec<u32>,
     /// The sum of the links' latencies.
     pub latency: Duration,
+    /// It goes by a list of ports rather than by the trees.
+    pub listed: bool,
     /// When it was seen first.
     since: Instant,
     /// Hops that it had left; more again is a repeat by its sender. 0 where packets do not count them.
     ttl: u8,
 }
 
+/// The first packet between two nodes that came to its end: by the trees, with the coordinates that the lookup gave.
+#[derive(Debug, Clone, Copy)]
+pub struct First {
+    /// Who sent it.
+    pub from: u32,
+    /// Where it came to.
+    pub to: u32,
+    /// The sum of the links' latencies.
+    pub latency: Duration,
+}
+
 /// The packets under way.
 #[derive(Debug, Default)]
 pub struct Traces {
-    ways: HashMap<Key, Way>,
+    ways: HashMap<u64, Way, BuildHasherDefault<Itself>>,
+    /// First packets that came to their end, of the whole run but not more than a bound.
+    pub firsts: Vec<First>,
     /// Packets that came back to a node they had left.
     pub revisits: u64,
     /// The most often that one packet was at one node.
@@ -33,32 +52,75 @@ pub struct Traces {
     pub hops_max: usize,
 }
 
-type Key = [u8; 40];
-
 /// A packet is forgotten after this long: the same bytes later are a repeat.
 const FORGET: Duration = Duration::from_secs(4);
 /// How many packets are followed at once.
 const WAYS_MAX: usize = 200_000;
+/// How many first packets are kept: more make no mean better.
+const FIRSTS_MAX: usize = 100_000;
+
+/// A packet as seen on a link.
+pub(crate) struct Seen<'a> {
+    /// What names it on all its hops.
+    pub(crate) key: u64,
+    /// The packet's body.
+    pub(crate) body: &'a [u8],
+    /// Ports left, of a packet that goes by a list.
+    pub(crate) ports: Option<&'a [u8]>,
+    /// The way back.
+    pub(crate) rev: &'a [u8],
+    /// The receiver's index.
+    pub(crate) index: u32,
+    /// The destination, of a packet that goes by the trees.
+    pub(crate) dst: Option<Sid>,
+    ttl: u8,
+}
+
+impl<'a> Seen<'a> {
+    /// `None` for frames that are no packet.
+    pub(crate) fn new(frame: &'a [u8]) -> Option<Self> {
+        let frame = match *frame.first()? {
+            kind::GUARDED => frame.get(GUARD..)?,
+            _ => frame,
+        };
+        match *frame.first()? {
+            kind::DATA_T => {
+                let DataT { ttl, dst, rev, index, body, .. } = DataT::decode(frame).ok()?;
+                let key = name(index, body);
+                Some(Self { key, body, ports: None, rev, index, dst: Some(dst), ttl })
+            }
+            kind::DATA_S => {
+                let DataS { ports, rev, index, body, .. } = DataS::decode(frame).ok()?;
+                let key = name(index, body);
+                Some(Self { key, body, ports: Some(ports), rev, index, dst: None, ttl: 0 })
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Traces {
-    /// A frame arrived: returns the way of the packet in it, this hop included.
+    /// A frame arrived at a node with that short name: returns the way of the packet in it, this hop included, if it has come to
+    /// its end.
     pub fn arrived(
         &mut self,
         from: usize,
         to: usize,
+        sid: Sid,
         latency: Duration,
         frame: &[u8],
         now: Instant,
-    ) -> Option<&Way> {
-        let (key, ttl) = key(frame)?;
+    ) -> Option<Way> {
+        let Seen { key, body, ports, dst, ttl, .. } = Seen::new(frame)?;
         if self.ways.len() >= WAYS_MAX {
             self.ways.retain(|_, way| now.since(way.since) < FORGET);
         }
         let (from, to) = (from as u32, to as u32);
-        let fresh = || Way { nodes: vec![from], latency: Duration::ZERO, since: now, ttl };
+        let listed = ports.is_some();
+        let fresh = || Way { nodes: vec![from], latency: Duration::ZERO, listed, since: now, ttl };
         let way = self.ways.entry(key).or_insert_with(fresh);
         // Its sender sent it again, or it went two ways.
-        if way.nodes.last() != Some(&from) || ttl > way.ttl {
+        if way.nodes.last() != Some(&from) || ttl > way.ttl || listed != way.listed {
             *way = fresh();
         }
         way.ttl = ttl;
@@ -68,28 +130,47 @@ impl Traces {
         self.visits_max = self.visits_max.max(visits);
         way.latency += latency;
         self.hops_max = self.hops_max.max(way.nodes.len() - 1);
+        if dst != Some(sid) && ports.is_none_or(|ports| !ports.is_empty()) {
+            return None;
+        }
+        let way = self.ways.remove(&key)?;
+        if dst.is_some() && body.first() == Some(&body::INIT) && self.firsts.len() < FIRSTS_MAX {
+            self.firsts.push(First { from: way.nodes[0], to, latency: way.latency });
+        }
         Some(way)
     }
 }
 
-/// What names a packet on all its hops; `None` for frames that are no packet.
-fn key(frame: &[u8]) -> Option<(Key, u8)> {
-    let frame = match *frame.first()? {
-        kind::GUARDED => frame.get(GUARD..)?,
-        _ => frame,
-    };
-    let (index, body, ttl) = match *frame.first()? {
-        kind::DATA_T => DataT::decode(frame).ok().map(|packet| (packet.index, packet.body, packet.ttl))?,
-        kind::DATA_S => DataS::decode(frame).ok().map(|packet| (packet.index, packet.body, 0))?,
-        _ => return None,
-    };
-    let mut key = [0; 40];
-    key[..4].copy_from_slice(&index.to_be_bytes());
-    key[4..8].copy_from_slice(&(body.len() as u32).to_be_bytes());
-    let head = body.len().min(16);
-    key[8..8 + head].copy_from_slice(&body[..head]);
-    key[24..24 + head].copy_from_slice(&body[body.len() - head..]);
-    Some((key, ttl))
+fn name(index: u32, body: &[u8]) -> u64 {
+    let head = body.len().min(24);
+    let mut hash = u64::from(index) << 32 | body.len() as u64;
+    for chunk in body[..head].chunks(8).chain(body[body.len() - head..].chunks(8)) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        // Bodies are sealed or carry nonces: mixing them is enough.
+        hash = (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    hash ^ hash >> 29
+}
+
+/// A name is random enough to be its own hash.
+#[derive(Debug, Default)]
+pub(crate) struct Itself(u64);
+
+impl Hasher for Itself {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0 << 8 | u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, name: u64) {
+        self.0 = name;
+    }
 }
 
 /// Bytes before the packet in a guarded frame: kind, counter, MAC.

@@ -3,9 +3,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
-    sync::{Arc, Mutex},
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,13 +13,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use router::{
     Boot, Command, Config, Entropy, Event, Instant, LinkId, LinkSpec, NodeId, Role, RootTimes, Router,
-    SecretKey, Stats,
+    SecretKey, Sid, Stats,
 };
 
 use crate::{
+    adversary::{Malice, Verdict},
     link::{Connection, Edge, Fate, Lane, Shape, unit},
+    signatures::Checked,
     topology::Graph,
-    trace::Traces,
+    trace::{Traces, Way},
 };
 
 /// A network of routers.
@@ -29,6 +30,7 @@ pub struct World {
     due: BinaryHeap<Reverse<Due>>,
     order: u64,
     nodes: Vec<Node>,
+    numbers: HashMap<NodeId, u32>,
     edges: Vec<Edge>,
     /// Edge and end of every link that ever was, by its number.
     links: Vec<(u32, u8)>,
@@ -43,11 +45,14 @@ pub struct World {
     frames: u64,
     closed: u64,
     stuck: Option<usize>,
+    /// Rises with every change of who is up and linked.
+    version: u64,
 }
 
 struct Node {
     router: Option<Router>,
     key: NodeId,
+    sid: Sid,
     secret: [u8; 32],
     /// What [`Router::persisted`] said before the crash.
     counter: u64,
@@ -58,6 +63,10 @@ struct Node {
     wakes: Option<Instant>,
     /// Timeouts in a row without time passing.
     spins: u32,
+    /// Since when it has been up.
+    since: Instant,
+    /// What it does that an honest node does not.
+    malice: Option<Box<Malice>>,
 }
 
 /// What happened that a workload wants to know.
@@ -67,12 +76,14 @@ pub enum Happened {
     Received {
         /// The node it came to.
         at: usize,
+        /// When.
+        when: Instant,
         /// Who sent it, as the router says.
         from: NodeId,
         /// The packet.
         payload: Bytes,
-        /// The sum of the latencies of the links it took.
-        way: Option<Duration>,
+        /// How it came, if the packet that came last brought it.
+        way: Option<Way>,
     },
     /// A lookup ended.
     LookupDone {
@@ -165,6 +176,7 @@ impl World {
             due: BinaryHeap::new(),
             order: 0,
             nodes: Vec::new(),
+            numbers: HashMap::new(),
             edges: Vec::new(),
             links: Vec::new(),
             edges_of: vec![Vec::new(); nodes],
@@ -178,24 +190,37 @@ impl World {
             frames: 0,
             closed: 0,
             stuck: None,
+            version: 0,
         };
         for node in 0..nodes {
             let mut secret = [0; 32];
             rng.fill_bytes(&mut secret);
-            let key = SecretKey::from_seed(secret).id();
-            world.nodes.push(Node {
-                router: None,
-                key,
-                secret,
-                counter: 0,
-                roots: RootTimes::default(),
-                starts: 0,
-                wakes: None,
-                spins: 0,
-            });
+            world.add(secret);
             world.start(node);
         }
         world
+    }
+
+    /// One more node, which is down and has no links.
+    pub fn add(&mut self, secret: [u8; 32]) -> usize {
+        let key = SecretKey::from_seed(secret).id();
+        let number = self.nodes.len();
+        self.numbers.insert(key, number as u32);
+        self.edges_of.resize(self.edges_of.len().max(number + 1), Vec::new());
+        self.nodes.push(Node {
+            router: None,
+            key,
+            sid: key.sid(),
+            secret,
+            counter: 0,
+            roots: RootTimes::default(),
+            starts: 0,
+            wakes: None,
+            spins: 0,
+            since: Instant::ZERO,
+            malice: None,
+        });
+        number
     }
 
     /// Adds a link; its connection is made at once, by the first of the two.
@@ -205,6 +230,7 @@ impl World {
         self.edges_of[a].push(edge as u32);
         self.edges_of[b].push(edge as u32);
         self.schedule(self.now, What::Connect { edge: edge as u32 });
+        self.version += 1;
         edge
     }
 
@@ -216,6 +242,8 @@ impl World {
             return;
         }
         entry.starts += 1;
+        entry.since = now;
+        self.version += 1;
         let stream = u64::from(entry.starts) << 32 | node as u64;
         let unix_ms = EPOCH_MS + now.as_micros() / 1000;
         let boot = Boot { counter: entry.counter.max(unix_ms), roots: entry.roots.clone() };
@@ -234,6 +262,7 @@ impl World {
         self.nodes[node].counter = router.persisted();
         self.nodes[node].roots = router.root_times();
         self.nodes[node].wakes = None;
+        self.version += 1;
         for edge in self.edges_of[node].clone() {
             self.disconnect(edge, Some(node), end == End::Killed);
         }
@@ -241,6 +270,7 @@ impl World {
 
     /// Takes a link away or puts it back. Silent: both ends have to notice.
     pub fn set_link(&mut self, edge: usize, exists: bool) {
+        self.version += 1;
         self.edges[edge].exists = exists;
         if exists {
             // A connection that nobody gave up meanwhile has lost frames that a stream must not lose.
@@ -310,11 +340,31 @@ impl World {
         self.hasher.update(&link.0.to_be_bytes());
         self.hasher.update(frame);
         let latency = entry.shape.latency;
-        let way = self.traces.arrived(sender, node, latency, frame, self.now).map(|way| way.latency);
+        if let Some(malice) = &mut self.nodes[node].malice {
+            match malice.comes(frame) {
+                Verdict::Pass => {}
+                Verdict::Drop => return,
+                Verdict::Answer(frame) => return self.inject(edge, 1 - from, frame),
+            }
+        }
+        let ended = self.nodes[node].sid;
+        let way = self.traces.arrived(sender, node, ended, latency, frame, self.now);
         let now = self.now;
         if let Some(router) = &mut self.nodes[node].router {
             router.handle_frame(link, frame, now);
             self.drain(node, way);
+        }
+    }
+
+    /// Sends a frame that no router made.
+    fn inject(&mut self, edge: u32, from: u8, frame: Bytes) {
+        let now = self.now;
+        let entry = &mut self.edges[edge as usize];
+        let (epoch, shape, exists) = (entry.epoch, entry.shape, entry.exists);
+        let Some(connection) = &mut entry.connection else { return };
+        let lane = &mut connection.lanes[usize::from(from)];
+        if let (Fate::Arrives(at), true) = (lane.send(frame.len(), &shape, now, &mut self.rng), exists) {
+            self.schedule(at, What::Frame { edge, from, epoch, frame });
         }
     }
 
@@ -376,9 +426,9 @@ impl World {
     }
 
     /// After every change of a router: what it has to say, to send and to wait for.
-    fn drain(&mut self, node: usize, way: Option<Duration>) {
+    fn drain(&mut self, node: usize, way: Option<Way>) {
         while let Some(event) = self.nodes[node].router.as_mut().and_then(Router::poll_event) {
-            self.on_event(node, event, way);
+            self.on_event(node, event, way.as_ref());
         }
         while let Some(link) = self.nodes[node].router.as_mut().and_then(Router::poll_link) {
             let (edge, end) = self.links[link.0 as usize];
@@ -392,10 +442,11 @@ impl World {
         self.plan_wake(node);
     }
 
-    fn on_event(&mut self, node: usize, event: Event, way: Option<Duration>) {
+    fn on_event(&mut self, node: usize, event: Event, way: Option<&Way>) {
         match event {
             Event::Received { from, payload, .. } => {
-                self.happened.push(Happened::Received { at: node, from, payload, way });
+                let (when, way) = (self.now, way.cloned());
+                self.happened.push(Happened::Received { at: node, when, from, payload, way });
             }
             Event::LookupDone { id, result } => {
                 self.happened.push(Happened::LookupDone { at: node, id, result: result.ok() });
@@ -419,6 +470,7 @@ impl World {
         let entry = &mut self.edges[edge as usize];
         let (node, epoch, shape, exists) =
             (entry.ends[usize::from(end)], entry.epoch, entry.shape, entry.exists);
+        let other = entry.ends[usize::from(1 - end)];
         loop {
             let Some(connection) = &mut self.edges[edge as usize].connection else { return };
             let link = connection.links[usize::from(end)];
@@ -435,6 +487,12 @@ impl World {
             else {
                 return;
             };
+            if let Some(malice) = &self.nodes[node].malice {
+                let fellow = self.nodes[other].malice.is_some();
+                if malice.swallows(&frame, fellow) {
+                    continue;
+                }
+            }
             let fate = lane.send(frame.len(), &shape, now, &mut self.rng);
             if let (Fate::Arrives(at), true) = (fate, exists) {
                 self.schedule(at, What::Frame { edge, from: end, epoch, frame });
@@ -506,7 +564,43 @@ impl World {
 
     /// The number of a key.
     pub fn node(&self, key: &NodeId) -> Option<usize> {
-        self.nodes.iter().position(|node| node.key == *key)
+        self.numbers.get(key).map(|&number| number as usize)
+    }
+
+    /// Since when a node has been up.
+    pub fn up_since(&self, node: usize) -> Option<Instant> {
+        let entry = &self.nodes[node];
+        entry.router.is_some().then_some(entry.since)
+    }
+
+    /// Makes a node do what an honest one does not.
+    pub fn corrupt(&mut self, node: usize, malice: Malice) {
+        self.nodes[node].malice = Some(Box::new(malice));
+    }
+
+    /// Whether it does only what an honest node does.
+    pub fn is_honest(&self, node: usize) -> bool {
+        self.nodes[node].malice.is_none()
+    }
+
+    /// Changes whenever a node or a link comes or goes.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Links of a node that the network has.
+    pub fn degree(&self, node: usize) -> usize {
+        self.edges_of[node].iter().filter(|&&edge| self.edges[edge as usize].exists).count()
+    }
+
+    /// The links of a node, those that are cut too.
+    pub fn edges_of(&self, node: usize) -> &[u32] {
+        &self.edges_of[node]
+    }
+
+    /// Whether the network has the link now.
+    pub fn has_link(&self, edge: usize) -> bool {
+        self.edges[edge].exists
     }
 
     /// A node's router, if it is up.
@@ -521,11 +615,19 @@ impl World {
 
     /// The links between nodes that are up, as a graph of latencies.
     pub fn graph(&self) -> Graph {
-        let alive = |node: usize| self.nodes[node].router.is_some();
+        self.graph_of(|node| self.nodes[node].router.is_some())
+    }
+
+    /// The links between honest nodes that are up: nobody else need pass anything on.
+    pub fn honest_graph(&self) -> Graph {
+        self.graph_of(|node| self.nodes[node].router.is_some() && self.nodes[node].malice.is_none())
+    }
+
+    fn graph_of(&self, keeps: impl Fn(usize) -> bool) -> Graph {
         let links = self
             .edges
             .iter()
-            .filter(|edge| edge.exists && edge.ends.iter().all(|&node| alive(node)))
+            .filter(|edge| edge.exists && edge.ends.iter().all(|&node| keeps(node)))
             .map(|edge| (edge.ends[0], edge.ends[1], edge.shape.latency));
         Graph::new(self.nodes.len(), links)
     }
@@ -533,6 +635,12 @@ impl World {
     /// The component of every node that is up.
     pub fn components(&self) -> Vec<Option<usize>> {
         self.graph().components(|node| self.nodes[node].router.is_some())
+    }
+
+    /// The component of every honest node that is up, ways through others not counted.
+    pub fn honest_components(&self) -> Vec<Option<usize>> {
+        self.honest_graph()
+            .components(|node| self.nodes[node].router.is_some() && self.nodes[node].malice.is_none())
     }
 
     /// The counters of all nodes that are up, added.
@@ -548,6 +656,11 @@ impl World {
     /// How packets fared.
     pub fn traces(&self) -> &Traces {
         &self.traces
+    }
+
+    /// The same, to be set and emptied.
+    pub fn traces_mut(&mut self) -> &mut Traces {
+        &mut self.traces
     }
 
     /// A node whose router wants to be called over and over without time passing.
@@ -590,42 +703,5 @@ impl SeededEntropy {
 impl Entropy for SeededEntropy {
     fn fill(&mut self, out: &mut [u8]) {
         self.0.fill_bytes(out);
-    }
-}
-
-/// Signatures found good, for all routers of a world.
-#[derive(Default)]
-struct Checked(Mutex<HashSet<[u8; 32], BuildHasherDefault<Prefix>>>);
-
-/// A digest is random enough to be its own hash.
-#[derive(Default)]
-struct Prefix(u64);
-
-impl Hasher for Prefix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(head) = bytes.first_chunk::<8>() {
-            self.0 ^= u64::from_le_bytes(*head);
-        }
-    }
-}
-
-/// More are forgotten; they are checked again then.
-const CHECKED_MAX: usize = 2_000_000;
-
-impl router::config::SignatureMemory for Checked {
-    fn is_known(&self, digest: &[u8; 32]) -> bool {
-        self.0.lock().expect("no panic under the lock").contains(digest)
-    }
-
-    fn remember(&self, digest: [u8; 32]) {
-        let mut known = self.0.lock().expect("no panic under the lock");
-        if known.len() >= CHECKED_MAX {
-            known.clear();
-        }
-        known.insert(digest);
     }
 }

@@ -5,15 +5,34 @@
 use std::time::Duration;
 
 use router::LinkKind;
-use sim::{Report, Scenario, Topology, scenario};
+use sim::{
+    Report, Scenario, Topology, cli,
+    event::{Event, Kind},
+    scenario,
+};
+
+fn scenario(kind: LinkKind, seed: u64) -> Scenario {
+    let mut scenario = Scenario::new(Topology::ScaleFree, 40, seed);
+    scenario.duration = Duration::from_secs(60);
+    scenario.link.kind = kind;
+    scenario.link.loss = 0.02;
+    scenario.events.push(Event::new(Kind::RootCrash));
+    scenario.watch(20);
+    scenario
+}
 
 fn run(kind: LinkKind, seed: u64) -> Report {
-    let mut scenario = Scenario::new(Topology::ScaleFree, 40, seed);
-    scenario.duration = Duration::from_secs(40);
-    scenario.kind = kind;
-    scenario.loss = 0.02;
-    scenario.crash_root = true;
-    scenario::run(&scenario, |_, _| ()).unwrap_or_else(|violation| panic!("{violation}"))
+    scenario::run(&scenario(kind, seed), |_, _| ()).unwrap_or_else(|violation| panic!("{violation}"))
+}
+
+#[test]
+fn runs_beside_others_are_the_same_runs() {
+    let scenarios: Vec<_> = (1..4).map(|seed| scenario(LinkKind::Stream, seed)).collect();
+    let digests = |jobs| {
+        let reports = cli::run_all(&scenarios, jobs).into_iter();
+        reports.map(|report| report.unwrap_or_else(|violation| panic!("{violation}")).digest).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(1), digests(3));
 }
 
 #[test]

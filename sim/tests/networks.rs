@@ -4,7 +4,12 @@
 use std::time::Duration;
 
 use router::LinkKind;
-use sim::{Report, Scenario, Topology, fault::Fault, scenario};
+use sim::{
+    Report, Scenario, Topology,
+    adversary::{DropperKind, DropperPlace},
+    event::{Event, Kind},
+    scenario::{self, Droppers},
+};
 
 fn scenario(topology: Topology, nodes: usize, seed: u64) -> Scenario {
     let mut scenario = Scenario::new(topology, nodes, seed);
@@ -54,15 +59,15 @@ fn line_ring_and_random() {
 #[test]
 fn loss_on_streams() {
     let mut scenario = scenario(Topology::ScaleFree, 30, 4);
-    scenario.loss = 0.05;
+    scenario.link.loss = 0.05;
     assert_delivered(&run(&scenario), 0.9);
 }
 
 #[test]
 fn loss_on_datagram_links() {
     let mut scenario = scenario(Topology::Grid, 25, 5);
-    scenario.loss = 0.05;
-    scenario.kind = LinkKind::Datagram;
+    scenario.link.loss = 0.05;
+    scenario.link.kind = LinkKind::Datagram;
     // Nothing repeats what an application sends: on a way of eight links one try in three is lost.
     let report = run(&scenario);
     let delivery = report.delivery.as_ref().expect("there were probes");
@@ -73,7 +78,7 @@ fn loss_on_datagram_links() {
 #[test]
 fn slow_links() {
     let mut scenario = scenario(Topology::Grid, 16, 6);
-    scenario.rate = 12_500;
+    scenario.link.rate = 12_500;
     assert_delivered(&run(&scenario), 0.9);
 }
 
@@ -81,16 +86,16 @@ fn slow_links() {
 fn the_crash_of_a_root_heals() {
     for seed in 0..3 {
         let mut scenario = scenario(Topology::ScaleFree, 30, seed);
-        scenario.duration = Duration::from_secs(90);
+        scenario.duration = Duration::from_secs(150);
         scenario.probes = 120;
-        scenario.crash_root = true;
+        scenario.events.push(Event::new(Kind::RootCrash));
+        scenario.watch(100);
         let report = run(&scenario);
-        let crash = report.crash.as_ref().expect("it crashed");
+        let crash = &report.events[0];
         assert!(crash.healed_s.expect("healed") < 15.0, "{report}");
+        assert!(crash.delivery_min.expect("flows were watched") >= 0.7, "{report}");
+        assert_eq!(crash.lost, 0, "{report}");
         assert_delivered(&report, 0.9);
-        if let Some(delivery) = &crash.delivery {
-            assert_eq!(delivery.with_retries, 1.0, "{report}");
-        }
     }
 }
 
@@ -98,22 +103,45 @@ fn the_crash_of_a_root_heals() {
 fn churn_heals() {
     for seed in 0..3 {
         let mut scenario = scenario(Topology::Random, 30, seed);
-        scenario.duration = Duration::from_secs(120);
-        scenario.fault = Some(Fault::Churn);
+        scenario.duration = Duration::from_secs(180);
+        scenario.traffic_at = Some(Duration::from_secs(15));
+        let churn = |kind, share| Event { share: Some(share), for_s: Some(40.0), ..Event::new(kind) };
+        scenario.events = vec![churn(Kind::Churn, 0.4), churn(Kind::LinkChurn, 0.4)];
         let report = run(&scenario);
-        assert!(report.faults.as_ref().is_some_and(|faults| faults.faults >= 5), "{report}");
-        assert_delivered(&report, 0.9);
+        assert!(report.events.iter().map(|event| event.faults).sum::<usize>() >= 5, "{report}");
+        let delivery = report.delivery.as_ref().expect("there were probes");
+        assert!(delivery.with_retries >= 0.98 && delivery.first_try >= 0.9, "{report}");
     }
 }
 
 #[test]
 fn two_halves_merge() {
     let mut scenario = scenario(Topology::Grid, 36, 9);
-    scenario.duration = Duration::from_secs(120);
-    scenario.fault = Some(Fault::Partition);
+    scenario.duration = Duration::from_secs(150);
+    scenario.events.push(Event::new(Kind::Partition));
     let report = run(&scenario);
-    assert!(report.faults.as_ref().and_then(|faults| faults.healed_s).is_some_and(|s| s < 10.0), "{report}");
+    assert!(report.events[0].healed_s.is_some_and(|s| s < 10.0), "{report}");
     assert_delivered(&report, 0.95);
+}
+
+#[test]
+fn a_mesh_joins() {
+    let mut scenario = scenario(Topology::Mixed, 60, 2);
+    scenario.duration = Duration::from_secs(150);
+    scenario.events.push(Event { size: 20, ..Event::new(Kind::Merge) });
+    scenario.watch(100);
+    let report = run(&scenario);
+    assert!(report.events[0].one_root_s.is_some_and(|s| s < 10.0), "{report}");
+    assert!(report.events[0].island_min.is_some_and(|share| share >= 0.9), "{report}");
+}
+
+#[test]
+fn droppers_drop() {
+    let mut scenario = scenario(Topology::UnitDisk, 40, 3);
+    scenario.droppers =
+        Some(Droppers { share: 0.2, kind: DropperKind::Silent, place: DropperPlace::Random, lie: false });
+    let report = run(&scenario);
+    assert!(report.delivery.as_ref().is_some_and(|delivery| delivery.first_try < 1.0), "{report}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use router::{NodeId, Port, TreeInfoView};
+use router::NodeId;
 
 use crate::World;
 
@@ -10,45 +10,57 @@ use crate::World;
 /// of them, and every node's coordinates are its parent's and one step.
 pub fn unsettled(world: &World) -> Option<String> {
     let components = world.components();
-    let places: BTreeMap<NodeId, (usize, Vec<TreeInfoView>)> =
-        world.routers().map(|(node, router)| (router.id(), (node, router.trees()))).collect();
-    let mut roots: BTreeMap<(usize, u8), NodeId> = BTreeMap::new();
-    for (node, trees) in places.values() {
-        let component = components[*node]?;
-        for place in trees {
-            let root = *roots.entry((component, place.tree)).or_insert(place.root);
-            if root != place.root {
-                return Some(format!(
-                    "tree {}: node {node} sees root {:?}, another one {root:?}",
-                    place.tree, place.root
-                ));
+    one_root(world, &components).or_else(|| {
+        for (node, router) in world.routers() {
+            for tree in 0..router.tree_count() {
+                let (parent, coords) = router.place(tree)?;
+                let ports = |coords: &router::lookup::Coords| {
+                    coords.hops.iter().map(|hop| hop.port).collect::<Vec<_>>()
+                };
+                let Some(parent) = parent else {
+                    if !coords.hops.is_empty() {
+                        return Some(format!("tree {tree}: node {node} is a root with coordinates"));
+                    }
+                    continue;
+                };
+                let above = world.node(&parent).and_then(|parent| world.router(parent));
+                let Some(above) = above else {
+                    return Some(format!("tree {tree}: node {node} has a parent that is down"));
+                };
+                let (_, above) = above.place(tree)?;
+                if ports(coords).split_last().is_none_or(|(_, rest)| rest != ports(above)) {
+                    return Some(format!(
+                        "tree {tree}: node {node} has coordinates that do not follow from those of its parent {parent:?}"
+                    ));
+                }
             }
-            let Some((at, _)) = places.get(&root) else {
-                return Some(format!("tree {}: node {node} sees root {root:?}, which is down", place.tree));
-            };
-            if components[*at] != Some(component) {
-                return Some(format!("tree {}: root {root:?} of node {node} cannot be reached", place.tree));
-            }
-            if let Some(wrong) = misplaced(place, &places) {
-                return Some(format!("tree {}: node {node} {wrong}", place.tree));
+        }
+        None
+    })
+}
+
+/// Why there is not one root for each tree and component, or `None` if there is.
+pub fn one_root(world: &World, components: &[Option<usize>]) -> Option<String> {
+    let mut roots: BTreeMap<(usize, usize), NodeId> = BTreeMap::new();
+    for (node, router) in world.routers() {
+        let Some(component) = components[node] else { continue };
+        for tree in 0..router.tree_count() {
+            let seen = router.root(tree)?;
+            let root = *roots.entry((component, tree)).or_insert(seen);
+            if root != seen {
+                return Some(format!("tree {tree}: node {node} sees root {seen:?}, another one {root:?}"));
             }
         }
     }
-    None
-}
-
-fn misplaced(place: &TreeInfoView, places: &BTreeMap<NodeId, (usize, Vec<TreeInfoView>)>) -> Option<String> {
-    let Some(parent) = place.parent else {
-        return (!place.coords.is_empty()).then(|| "is a root with coordinates".to_owned());
-    };
-    let Some((number, trees)) = places.get(&parent) else {
-        return Some("has a parent that is down".to_owned());
-    };
-    let above = trees.iter().find(|other| other.tree == place.tree)?;
-    let ports = |coords: &[(Port, u8)]| coords.iter().map(|&(port, _)| port).collect::<Vec<_>>();
-    let expected = ports(&above.coords);
-    match ports(&place.coords).split_last() {
-        Some((_, rest)) if rest == expected => None,
-        _ => Some(format!("has coordinates that do not follow from its parent {number}")),
+    for (&(component, tree), root) in &roots {
+        let at = world.node(root).filter(|&at| world.router(at).is_some());
+        match at {
+            None => return Some(format!("tree {tree}: root {root:?} is down")),
+            Some(at) if components[at] != Some(component) => {
+                return Some(format!("tree {tree}: root {root:?} cannot be reached"));
+            }
+            Some(_) => {}
+        }
     }
+    None
 }

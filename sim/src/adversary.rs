@@ -1,0 +1,157 @@
+//! Nodes that do what an honest one does not. Their routers are honest ones; the world takes away what they should have
+//! passed on, or answers in their place.
+
+use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
+
+use bytes::Bytes;
+use router::{
+    NodeId,
+    wire::{
+        DataS, Notice, body,
+        body::find::{Contact, Find, Found, Values},
+        kind,
+    },
+};
+
+use crate::trace::{Itself, Seen};
+
+/// Which packets of others a dropper drops. It takes part in the trees like an honest node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize)]
+#[value(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
+pub enum DropperKind {
+    /// All.
+    Silent,
+    /// Those of every second flow.
+    Selective,
+    /// All but those that could be an audit by what a node on the way sees: sent by the neighbour that they come from.
+    AuditAware,
+    /// All but those that it can give to a fellow, so that fellows vouch for each other.
+    Colluding,
+}
+
+/// Where droppers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Deserialize, serde::Serialize)]
+#[value(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
+pub enum DropperPlace {
+    /// Anywhere.
+    #[default]
+    Random,
+    /// The nodes with the most links.
+    Degree,
+}
+
+/// What one node does.
+#[derive(Debug)]
+pub struct Malice {
+    kind: DropperKind,
+    /// It lies in the lookup: these are the only nodes that it knows.
+    fellows: Arc<[Contact]>,
+    lies: bool,
+    /// Packets of others that came, and whether it passes them on.
+    transit: HashMap<u64, bool, BuildHasherDefault<Itself>>,
+    me: router::Sid,
+}
+
+/// What becomes of a frame that comes to such a node.
+pub(crate) enum Verdict {
+    /// Its router gets it.
+    Pass,
+    /// It is gone.
+    Drop,
+    /// Its router does not get it, but this goes back.
+    Answer(Bytes),
+}
+
+/// Packets that are remembered between coming and going: they wait for milliseconds.
+const TRANSIT_MAX: usize = 4096;
+/// Contacts of a lying answer: as many as an honest one has.
+const CONTACTS: usize = 8;
+
+impl Malice {
+    /// A dropper of that kind.
+    pub fn new(kind: DropperKind, me: NodeId) -> Self {
+        Self { kind, fellows: Arc::default(), lies: false, transit: HashMap::default(), me: me.sid() }
+    }
+
+    /// It also answers every question of the lookup with fellows only, and keeps no record for others.
+    #[must_use]
+    pub fn lying(mut self, fellows: Arc<[Contact]>) -> Self {
+        self.fellows = fellows;
+        self.lies = true;
+        self
+    }
+
+    pub(crate) fn comes(&mut self, frame: &[u8]) -> Verdict {
+        if frame.first() == Some(&kind::NOTICE) {
+            let for_others = Notice::decode(frame).is_ok_and(|notice| !notice.ports.is_empty());
+            return if for_others { Verdict::Drop } else { Verdict::Pass };
+        }
+        let Some(seen) = Seen::new(frame) else { return Verdict::Pass };
+        let for_me = seen.dst == Some(self.me) || seen.ports.is_some_and(<[u8]>::is_empty);
+        if for_me {
+            return self.asked(&seen);
+        }
+        if self.transit.len() >= TRANSIT_MAX {
+            self.transit.clear();
+        }
+        let passes = match self.kind {
+            DropperKind::Silent | DropperKind::Colluding => false,
+            DropperKind::Selective => flow(&seen) % 2 == 0,
+            DropperKind::AuditAware => seen.rev.is_empty(),
+        };
+        self.transit.insert(seen.key, passes);
+        Verdict::Pass
+    }
+
+    /// Whether a frame that its router sends is taken away; `fellow`: the next hop is one of them.
+    pub(crate) fn swallows(&self, frame: &[u8], fellow: bool) -> bool {
+        let Some(seen) = Seen::new(frame) else { return false };
+        let Some(&passes) = self.transit.get(&seen.key) else { return false };
+        !passes && !(self.kind == DropperKind::Colluding && fellow)
+    }
+
+    fn asked(&self, seen: &Seen<'_>) -> Verdict {
+        match seen.body.first() {
+            Some(&(body::STORE | body::REFRESH)) if self.lies => Verdict::Drop,
+            Some(&body::FIND) if self.lies => {
+                let Ok(find) = Find::decode(seen.body) else { return Verdict::Drop };
+                self.lie(&find, seen.rev).map_or(Verdict::Drop, Verdict::Answer)
+            }
+            _ => Verdict::Pass,
+        }
+    }
+
+    /// An answer that leads to fellows, the nearest first.
+    fn lie(&self, find: &Find, back: &[u8]) -> Option<Bytes> {
+        let mut nearest: Vec<&Contact> = self.fellows.iter().collect();
+        nearest.sort_by_cached_key(|fellow| {
+            let mut distance = fellow.node.hash();
+            distance.iter_mut().zip(&find.place).for_each(|(byte, other)| *byte ^= other);
+            distance
+        });
+        let found = Found {
+            nonce: find.nonce,
+            token: [7; 16],
+            stored: false,
+            more: false,
+            own: None,
+            values: Values::Locators(Vec::new()),
+            contacts: nearest.into_iter().take(CONTACTS).cloned().collect(),
+        };
+        let mut body = Vec::new();
+        found.encode(usize::MAX, &mut body);
+        let packet = DataS { flags: 0, load: 0, ports: back, rev: &[], index: 0, body: &body };
+        let mut frame = Vec::new();
+        packet.encode(None, &mut frame);
+        Some(frame.into())
+    }
+}
+
+/// The same for all packets of a flow, as far as a node on the way can tell.
+fn flow(seen: &Seen<'_>) -> u64 {
+    let dst = seen.dst.map_or(0, |dst| u64::from_be_bytes(*dst.as_bytes()));
+    let index = if seen.index == 0 { dst } else { u64::from(seen.index) };
+    index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33
+}
