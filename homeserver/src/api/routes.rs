@@ -61,6 +61,7 @@ pub struct Row {
     paths: Vec<&'static str>,
     limit: Class,
     body_max: usize,
+    query_default: Option<(&'static str, &'static str)>,
     handler: Handler,
 }
 
@@ -151,7 +152,15 @@ impl Table {
         paths: Vec<&'static str>,
         handler: Handler,
     ) -> &mut Row {
-        self.rows.push(Row { group, method, paths, limit: Class::Free, body_max: BODY_BYTES_MAX, handler });
+        self.rows.push(Row {
+            group,
+            method,
+            paths,
+            limit: Class::Free,
+            body_max: BODY_BYTES_MAX,
+            query_default: None,
+            handler,
+        });
         self.rows.last_mut().expect("a row was pushed just now")
     }
 
@@ -175,6 +184,7 @@ impl Table {
                     server: Arc::clone(server),
                     handler: Arc::clone(&row.handler),
                     body_max: row.body_max,
+                    query_default: row.query_default,
                     limit: row.limit,
                 };
                 let at = match by_path.iter().position(|(known, _)| known == path) {
@@ -212,6 +222,12 @@ impl Row {
         self
     }
 
+    /// The value of a query parameter that ruma wants and clients leave out.
+    pub fn query_default(&mut self, name: &'static str, value: &'static str) -> &mut Self {
+        self.query_default = Some((name, value));
+        self
+    }
+
     /// A further spelling that clients use.
     pub fn also(&mut self, path: &'static str) -> &mut Self {
         self.paths.push(path);
@@ -226,6 +242,7 @@ struct Endpoint {
     handler: Handler,
     limit: Class,
     body_max: usize,
+    query_default: Option<(&'static str, &'static str)>,
 }
 
 impl tower::Service<Request> for Endpoint {
@@ -238,10 +255,13 @@ impl tower::Service<Request> for Endpoint {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { server, handler, limit, body_max } = self.clone();
+        let Self { server, handler, limit, body_max, query_default } = self.clone();
         Box::pin(async move {
             let answer = async {
-                let streaming = Streaming::new(request).await?;
+                let mut streaming = Streaming::new(request).await?;
+                if let Some((name, value)) = query_default {
+                    streaming.incoming.head.complete_query(name, value);
+                }
                 if limit != Class::Free {
                     server.limits.take(limit, &streaming.incoming.origin.key())?;
                 }

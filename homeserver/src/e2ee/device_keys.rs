@@ -45,8 +45,9 @@ pub struct Upload {
 impl E2ee {
     /// `/keys/upload`: keeps keys of a device of ours; gives the one-time keys left for each algorithm.
     ///
-    /// The same upload again changes nothing. Identity keys do not change within the life of a device: whoever holds a
-    /// stolen token must not be able to put their own in place.
+    /// The same upload again changes nothing. A device that comes with other identity keys (its storage was lost, say)
+    /// begins anew: its one-time keys, which the old ones signed, are dropped. Whether to trust it is for those who
+    /// verified it to decide: they see the change.
     pub async fn upload(
         &self,
         user: &UserId,
@@ -192,7 +193,7 @@ fn put_device_keys(
     if let Some(old) = table::device_key(tx, nid, device.as_str())? {
         let old = KeyObject::parse(&old, usize::MAX)?;
         if old.keys() != new.keys() {
-            return Err(E2eeError::IdentityChanged(device.to_owned()));
+            table::drop_keys_of_device(tx, nid, device.as_str())?;
         }
         if old.signed_part() == new.signed_part() {
             // Signatures that came by /keys/signatures/upload stay.

@@ -15,7 +15,7 @@ pub mod to_device;
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
+use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::Semaphore;
 
 use self::{
@@ -63,9 +63,6 @@ pub enum E2eeError {
     /// A key object that is not what it should be.
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// The device has other identity keys already.
-    #[error("device {0} has other identity keys already; log in again to get a new device")]
-    IdentityChanged(OwnedDeviceId),
     /// A one-time key id was used for another key.
     #[error("one-time key {0} was uploaded before with another value; make a new key with a new id")]
     OneTimeKeyTaken(String),

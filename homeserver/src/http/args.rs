@@ -63,6 +63,10 @@ where
             [] if incoming.head.method != Method::GET => b"{}",
             body => body,
         };
+        // The parser skips over texts that nobody asks for; these, too, have to be texts.
+        if std::str::from_utf8(body).is_err() {
+            return Err(RequestError::NotJson("it is not UTF-8".into()).into());
+        }
         let mut request = http::Request::new(body);
         *request.method_mut() = incoming.head.method.clone();
         *request.uri_mut() = incoming.head.uri.clone();
@@ -92,6 +96,25 @@ impl Head {
             let spaced = value.replace('+', " ");
             percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
         })
+    }
+
+    /// Adds a query parameter unless there is one of that name.
+    pub(crate) fn complete_query(&mut self, name: &'static str, value: &'static str) {
+        if self.query_values(name).next().is_some() {
+            return;
+        }
+        let path = self.uri.path();
+        let whole = match self.uri.query() {
+            Some(query) if !query.is_empty() => format!("{path}?{query}&{name}={value}"),
+            _ => format!("{path}?{name}={value}"),
+        };
+        let mut parts = self.uri.clone().into_parts();
+        if let Ok(path) = whole.parse() {
+            parts.path_and_query = Some(path);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                self.uri = uri;
+            }
+        }
     }
 
     /// A header's value, if there is one and it is text.

@@ -173,6 +173,8 @@ fn room_error(error: &RoomError, text: String) -> Reply {
         RoomError::Forbidden(_) | RoomError::Mixture(_) | RoomError::Rejected(_) => ErrorKind::Forbidden,
         RoomError::Invalid(_) => ErrorKind::InvalidParam,
         RoomError::BadJson(_) => ErrorKind::BadJson,
+        RoomError::BadAlias(_) => ErrorKind::BadAlias,
+        RoomError::NotNow(_) => return refuse(StatusCode::BAD_REQUEST, ErrorKind::Unknown, text),
         RoomError::TooLarge => ErrorKind::TooLarge,
         RoomError::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
         RoomError::IncompatibleVersion(version) => match RoomVersionId::try_from(version.as_str()) {
@@ -197,9 +199,8 @@ fn e2ee_error(error: &E2eeError, text: String) -> Reply {
             return json(StatusCode::BAD_REQUEST, body.to_string());
         }
         E2eeError::Object(ObjectError::TooLong { .. }) | E2eeError::TooMany { .. } => ErrorKind::TooLarge,
-        E2eeError::Object(_) | E2eeError::IdentityChanged(_) | E2eeError::NoMasterKey => {
-            ErrorKind::InvalidParam
-        }
+        E2eeError::Object(ObjectError::Field(_) | ObjectError::NotCanonical(_)) => ErrorKind::BadJson,
+        E2eeError::Object(_) | E2eeError::NoMasterKey => ErrorKind::InvalidParam,
         E2eeError::OneTimeKeyTaken(_) => ErrorKind::Unknown,
         E2eeError::NoBackup => ErrorKind::NotFound,
         E2eeError::WrongBackup { current } => {

@@ -5,11 +5,11 @@ use ruma::{
     api::federation::query::get_room_information,
 };
 use serde_json::{
-    json,
+    Map, Value, json,
     value::{RawValue, to_raw_value},
 };
 
-use super::{RoomError, Rooms, core::auth::Action, ingest::load, read::access::access};
+use super::{Draft, RoomError, Rooms, core::auth::Action, ingest::load, read::access::access};
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
@@ -74,10 +74,12 @@ impl Rooms {
 
     /// Removes an alias of ours: by who made it, or who may change the room's canonical alias.
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId) -> Result<(), RoomError> {
+        let (user_id, removed) = (user.to_owned(), alias.to_owned());
         let (user, alias) = (user.to_owned(), alias.to_owned());
-        self.inner
+        let room = self
+            .inner
             .store
-            .write(move |tx| -> Result<(), RoomError> {
+            .write(move |tx| -> Result<OwnedRoomId, RoomError> {
                 let (room, creator) = rooms::alias(tx, alias.as_str())?
                     .ok_or_else(|| RoomError::NotFound(format!("there is no alias {alias}")))?;
                 let own = tx.lookup(Kind::User, user.as_str())? == Some(creator);
@@ -85,9 +87,40 @@ impl Rooms {
                     return Err(RoomError::Forbidden("this alias is not yours to remove".into()));
                 }
                 rooms::remove_alias(tx, alias.as_str())?;
-                Ok(())
+                Ok(load::room_id(tx, room)?)
             })
-            .await
+            .await?;
+        // The alias is gone in any case; the room's own word for itself follows where this user may change it.
+        if let Err(error) = self.uncanonical(&user_id, &room, &removed).await {
+            tracing::debug!(%room, alias = %removed, %error, "the canonical alias still names a removed one");
+        }
+        Ok(())
+    }
+
+    /// Takes a removed alias out of the room's canonical alias event.
+    async fn uncanonical(&self, user: &UserId, room: &RoomId, alias: &RoomAliasId) -> Result<(), RoomError> {
+        let content = match self.state_content(user, room, "m.room.canonical_alias", "").await {
+            Ok(content) => content,
+            Err(RoomError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut content: Map<String, Value> = serde_json::from_str(content.get()).unwrap_or_default();
+        let before = content.clone();
+        let is = |value: &Value| value.as_str() == Some(alias.as_str());
+        if content.get("alias").is_some_and(is) {
+            content.remove("alias");
+        }
+        if let Some(Value::Array(others)) = content.get_mut("alt_aliases") {
+            others.retain(|other| !is(other));
+            if others.is_empty() {
+                content.remove("alt_aliases");
+            }
+        }
+        if content == before {
+            return Ok(());
+        }
+        let content = to_raw_value(&content).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        self.send(user, room, Draft::state("m.room.canonical_alias", "", content), None).await.map(drop)
     }
 
     /// The room behind an alias OF OURS, with servers to join through.

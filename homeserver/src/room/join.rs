@@ -1,7 +1,7 @@
 //! Verbs that bring a user in: join, invite, knock.
 
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomOrAliasId, UserId};
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::{
     Draft, Profile, RoomError, Rooms,
@@ -27,10 +27,27 @@ impl Rooms {
         via: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<OwnedRoomId, RoomError> {
+        self.join_with(user, target, via, reason, Map::new()).await
+    }
+
+    /// The same with more in the membership event's content; what the event is about cannot be overwritten.
+    pub async fn join_with(
+        &self,
+        user: &UserId,
+        target: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+        reason: Option<String>,
+        extra: Map<String, Value>,
+    ) -> Result<OwnedRoomId, RoomError> {
         let (room, via) = self.target(user, target, via).await?;
         let (user_id, room_id) = (user.to_owned(), room.clone());
         let entry = self.inner.store.read(move |tx| entry(tx, &user_id, &room_id)).await?;
         let mut content = self.inner.profiles.profile(user).await.content("join", reason.as_deref());
+        for (key, value) in extra {
+            if key != "join_authorised_via_users_server" && content.get(&key).is_none() {
+                content[key] = value;
+            }
+        }
         match entry {
             Entry::Joined => Ok(room),
             Entry::Here { vouch } => {

@@ -110,7 +110,7 @@ impl Rooms {
                     return Err(RoomError::NotFound("you have not been in this room".into()));
                 };
                 if !matches!(row.membership, Membership::Leave | Membership::Ban) {
-                    return Err(RoomError::Invalid("leave the room before you forget it".into()));
+                    return Err(RoomError::NotNow("leave the room before you forget it".into()));
                 }
                 row.forgotten = true;
                 membership::put_user_room(tx, user, &row)?;

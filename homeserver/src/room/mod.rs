@@ -198,6 +198,12 @@ pub enum RoomError {
     /// The content is not an object that an event can have (`M_BAD_JSON`).
     #[error("{0}")]
     BadJson(String),
+    /// An alias that is not the room's (`M_BAD_ALIAS`).
+    #[error("{0}")]
+    BadAlias(String),
+    /// Not as things stand; the text says what has to come first (`M_UNKNOWN`).
+    #[error("{0}")]
+    NotNow(String),
     /// The event would be larger than 65,535 bytes (`M_TOO_LARGE`).
     #[error("the event is larger than the 65535 bytes that an event may have")]
     TooLarge,

@@ -147,7 +147,7 @@ impl Rooms {
                 let room = tx.lookup(Kind::Room, room.as_str())?;
                 for alias in ours {
                     if rooms::alias(tx, &alias)?.map(|(of, _)| of) != room {
-                        return Err(RoomError::Invalid(format!(
+                        return Err(RoomError::BadAlias(format!(
                             "{alias} is no alias of this room; make it first"
                         )));
                     }

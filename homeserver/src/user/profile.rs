@@ -127,8 +127,10 @@ fn check(field: &str, value: Option<&Value>) -> Result<(), UserError> {
             None => Err(UserError::Invalid("a display name is a string".into())),
         },
         "avatar_url" => match value.as_str() {
-            Some(url) if url.is_empty() || url.len() <= URL_BYTES_MAX && url.starts_with("mxc://") => Ok(()),
-            _ => Err(UserError::Invalid("an avatar is an mxc:// address".into())),
+            // What is no mxc:// address shows no picture; clients are the ones to know.
+            Some(url) if url.len() <= URL_BYTES_MAX => Ok(()),
+            Some(_) => Err(UserError::TooLarge("an avatar's address has at most 1000 bytes".into())),
+            None => Err(UserError::Invalid("an avatar is an mxc:// address".into())),
         },
         _ => Ok(()),
     }

@@ -1,6 +1,6 @@
 //! Finding people: our own users, those who share a room with the searcher, and the neighbours'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ruma::{OwnedMxcUri, OwnedUserId, UserId};
 use serde::Deserialize;
@@ -10,12 +10,14 @@ use crate::store::{Nid, ReadTx, StoreError, schema, schema::membership::Membersh
 
 impl Users {
     /// People whose name or id contains `term`, at most `limit`; true if there are more. The searcher is left out.
+    /// Without `everyone`, users of ours are found by those who share a room with them, or if they are in a public one.
     pub async fn search(
         &self,
         searcher: &UserId,
         term: &str,
         limit: usize,
         neighbours: &dyn Neighbours,
+        everyone: bool,
     ) -> Result<(Vec<Person>, bool), UserError> {
         let needle = term.trim().trim_start_matches('@').to_lowercase();
         if needle.is_empty() {
@@ -24,7 +26,12 @@ impl Users {
         let mut found: BTreeMap<OwnedUserId, Person> = BTreeMap::new();
         neighbours.refresh().await;
         let mates = self.room_mates(searcher).await?;
-        let ours = self.people(PEOPLE_SCANNED_MAX).await?;
+        let mut ours = self.people(PEOPLE_SCANNED_MAX).await?;
+        if !everyone {
+            let shown: HashSet<OwnedUserId> = mates.iter().map(|mate| mate.user_id.clone()).collect();
+            let public = self.in_public_rooms().await?;
+            ours.retain(|person| shown.contains(&person.user_id) || public.contains(&person.user_id));
+        }
         // Later ones win: a user's own profile says more than a membership in some room.
         for person in neighbours.people().into_iter().chain(mates).chain(ours) {
             if person.user_id != searcher && person.matches(&needle) {
@@ -42,6 +49,28 @@ impl Users {
         let more = people.len() > limit;
         people.truncate(limit);
         Ok((people, more))
+    }
+
+    /// Users of ours who are in a room that anybody may join or read.
+    async fn in_public_rooms(&self) -> Result<HashSet<OwnedUserId>, UserError> {
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let mut found = HashSet::new();
+                for row in schema::users::all(tx)?.into_iter().take(PEOPLE_SCANNED_MAX) {
+                    for room in schema::membership::rooms_of(tx, row.user, Membership::Join)? {
+                        let open = schema::rooms::room(tx, room)?.is_some_and(|room| {
+                            room.join_rule.as_deref() == Some("public")
+                                || room.history.as_deref() == Some("world_readable")
+                        });
+                        if open {
+                            found.extend(UserId::parse(&*tx.text(row.user)?));
+                            break;
+                        }
+                    }
+                }
+                Ok(found)
+            })
+            .await
     }
 
     /// Those who share a room with a user, as they show themselves there.

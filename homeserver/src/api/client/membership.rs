@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomOrAliasId, UInt, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomOrAliasId, UInt, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -15,6 +15,7 @@ use ruma::{
     events::room::member::MembershipState,
 };
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::{
     api::routes::{Group, Table},
@@ -51,8 +52,9 @@ async fn join(
     server: Arc<Server>,
     args: Args<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    let room =
-        do_join(&server, &args.caller, &args.room_id_or_alias, args.via.clone(), args.reason.clone()).await?;
+    let extra = more_content(&args.body);
+    let target = &args.room_id_or_alias;
+    let room = do_join(&server, &args.caller, target, args.via.clone(), args.reason.clone(), extra).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
@@ -62,7 +64,8 @@ async fn join_by_id(
 ) -> Result<join_room_by_id::v3::Response, Error> {
     let target: &RoomOrAliasId = (&*args.room_id).into();
     let via = via(&args.head);
-    let room = do_join(&server, &args.caller, target, via, args.reason.clone()).await?;
+    let extra = more_content(&args.body);
+    let room = do_join(&server, &args.caller, target, via, args.reason.clone(), extra).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -72,10 +75,18 @@ async fn do_join(
     target: &RoomOrAliasId,
     mut via: Vec<OwnedServerName>,
     reason: Option<String>,
+    extra: Map<String, Value>,
 ) -> Result<OwnedRoomId, Error> {
     server.limits.take(Class::Membership, caller.user.as_str())?;
     via.truncate(VIA_MAX);
-    Ok(server.rooms.join(&caller.user, target, via, reason).await?)
+    Ok(server.rooms.join_with(&caller.user, target, via, reason, extra).await?)
+}
+
+/// What a join request has besides what the specification knows goes into the membership event, as in other servers.
+fn more_content(body: &[u8]) -> Map<String, Value> {
+    let mut content: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    content.retain(|key, _| !matches!(key.as_str(), "reason" | "third_party_signed"));
+    content
 }
 
 async fn knock(
@@ -156,21 +167,31 @@ async fn joined_rooms(
     Ok(joined_rooms::v3::Response::new(rooms))
 }
 
+#[derive(Serialize)]
+struct Joined {
+    joined: BTreeMap<OwnedUserId, Profile>,
+}
+
+/// What a member has not, it has as null: clients ask for both.
+#[derive(Serialize)]
+struct Profile {
+    display_name: Option<String>,
+    avatar_url: Option<String>,
+}
+
 async fn joined_members(
     server: Arc<Server>,
     args: Args<joined_members::v3::Request>,
-) -> Result<joined_members::v3::Response, Error> {
+) -> Result<Json<Joined>, Error> {
     let members = server.rooms.joined_members(&args.caller.user, &args.room_id).await?;
     let joined: BTreeMap<_, _> = members
         .into_iter()
         .map(|known| {
-            let mut member = joined_members::v3::RoomMember::new();
-            member.display_name = known.displayname;
-            member.avatar_url = known.avatar_url.map(Into::into);
+            let member = Profile { display_name: known.displayname, avatar_url: known.avatar_url };
             (known.user_id, member)
         })
         .collect();
-    Ok(joined_members::v3::Response::new(joined))
+    Ok(Json(Joined { joined }))
 }
 
 #[derive(Serialize)]

@@ -23,7 +23,8 @@ use crate::{
 pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, send);
     table.add(Group::Client, redact);
-    table.add(Group::Client, messages);
+    // A client that says no direction reads the room from its beginning, as in other servers.
+    table.add(Group::Client, messages).query_default("dir", "f");
 }
 
 async fn send(
@@ -82,6 +83,7 @@ async fn messages(
         limit: u64::from(args.limit).min(PAGE_MAX) as u32,
         lazy_members: lazy(&args.filter),
         filter: (!args.filter.is_empty()).then(|| args.filter.clone()),
+        device: Some(args.caller.device.clone()),
     };
     let page = server.rooms.messages(&args.caller.user, &args.room_id, query).await?;
     Ok(Json(Page {

@@ -22,8 +22,10 @@ async fn search(
     let caller = &args.caller.user;
     server.limits.take(Class::Write, caller.as_str())?;
     let limit = u64::from(args.limit).min(LIMIT_MAX) as usize;
+    // Who does not want to be found by the neighbours is not found by others of the same node either.
+    let everyone = server.settings.discoverable;
     let (people, limited) =
-        server.users.search(caller, &args.search_term, limit, &*server.neighbours).await?;
+        server.users.search(caller, &args.search_term, limit, &*server.neighbours, everyone).await?;
     let results = people
         .into_iter()
         .map(|person| {

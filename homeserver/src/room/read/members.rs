@@ -142,9 +142,14 @@ impl Rooms {
     }
 }
 
-/// The state after the last event before a token.
+/// The state after the last event before a token; before all events: after the creator's join, before which there was
+/// nobody to ask.
 fn state_at(tx: &ReadTx<'_>, room: Nid, at: Token) -> Result<Option<i64>, StoreError> {
-    Ok(match at.newest_before(tx, room)? {
+    let newest = match at.newest_before(tx, room)? {
+        Some(nid) => Some(nid),
+        None => Token::START.oldest_from(tx, room, 2)?.pop(),
+    };
+    Ok(match newest {
         Some(nid) => events::event(tx, nid)?.and_then(|event| event.state_after),
         None => None,
     })

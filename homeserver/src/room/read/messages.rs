@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ruma::{EventId, RoomId, UserId, api::client::filter::RoomEventFilter};
+use ruma::{DeviceId, EventId, OwnedDeviceId, RoomId, UserId, api::client::filter::RoomEventFilter};
 
 use super::{
     access::{Access, access},
@@ -53,6 +53,8 @@ pub struct MessagesQuery {
     pub lazy_members: bool,
     /// What the filter lets through, by type, sender and content; none lets all through.
     pub filter: Option<RoomEventFilter>,
+    /// The device that asks: what it sent itself has its transaction id.
+    pub device: Option<OwnedDeviceId>,
 }
 
 /// What surrounds an event.
@@ -105,19 +107,33 @@ impl Rooms {
     }
 
     /// One event, if the user may see it.
-    pub async fn event(
+    pub async fn event(&self, user: &UserId, room: &RoomId, event: &EventId) -> Result<ClientEvent, RoomError> {
+        self.event_on(user, None, room, event).await
+    }
+
+    /// One event, if the user may see it; with the device's transaction id, if that sent it. Who is not in the room
+    /// does not learn whether the event is there.
+    pub async fn event_on(
         &self,
         user: &UserId,
+        device: Option<&DeviceId>,
         room: &RoomId,
         event: &EventId,
     ) -> Result<ClientEvent, RoomError> {
         let (user, room, event) = (user.to_owned(), room.to_owned(), event.to_owned());
+        let device = device.map(ToOwned::to_owned);
         let now_ms = self.inner.clock.now_ms();
         self.inner
             .store
             .read(move |tx| {
-                let (access, row) = visible(tx, &user, &room, &event)?;
-                Ok(client_event(tx, &row, &viewer(&access, now_ms))?)
+                let (access, row) = match visible(tx, &user, &room, &event) {
+                    Err(RoomError::Forbidden(_)) => {
+                        return Err(RoomError::NotFound("there is no such event, or it is not yours to see".into()));
+                    }
+                    found => found?,
+                };
+                let viewer = Viewer { device: device.as_deref(), ..viewer(&access, now_ms) };
+                Ok(client_event(tx, &row, &viewer)?)
             })
             .await
     }
@@ -185,14 +201,14 @@ fn messages(
         timeline::page(tx, &mut access, start, query.to, query.backwards, limit, |event| {
             wanted(tx, event, query.filter.as_ref())
         })?;
-    let viewer = viewer(&access, now_ms);
+    let viewer = Viewer { device: query.device.as_deref(), ..viewer(&access, now_ms) };
     let state = if query.lazy_members { senders(tx, &access, &events, &viewer)? } else { Vec::new() };
     let chunk = events.iter().map(|event| client_event(tx, event, &viewer)).collect::<Result<Vec<_>, _>>()?;
     // A gap inside the page is as good a reason to ask others as the end.
     let newest = start.depth.min(access.row.depth);
     let gap = query.backwards && events::gap_between(tx, access.row.room, next.depth, newest)?;
-    // A page that is not full because the viewer may see little goes on, one at the end does not.
-    let end = if ended && chunk.len() < limit { None } else { Some(next) };
+    // A page at the end that has something names its end all the same: more may be there by the next question.
+    let end = if ended && chunk.is_empty() { None } else { Some(next) };
     Ok((Messages { start, end, chunk, state }, ended || gap))
 }
 

@@ -92,6 +92,12 @@ impl Token {
         Ok(self.facing(true).places(tx, room, true, 1)?.first().map(|(_, _, nid)| *nid))
     }
 
+    /// The first `count` events from this place on, oldest first.
+    pub(super) fn oldest_from(self, tx: &ReadTx<'_>, room: Nid, count: u32) -> Result<Vec<Nid>, StoreError> {
+        let places = self.facing(false).places(tx, room, false, count)?;
+        Ok(places.into_iter().map(|(_, _, nid)| nid).collect())
+    }
+
     /// Places from this one on, in the order of the direction.
     fn places(
         self,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn back(limit: u32) -> MessagesQuery {
-    MessagesQuery { from: None, to: None, backwards: true, limit, lazy_members: true, filter: None }
+    MessagesQuery { from: None, to: None, backwards: true, limit, lazy_members: true, filter: None, device: None }
 }
 
 fn body(event: &serde_json::value::RawValue) -> String {

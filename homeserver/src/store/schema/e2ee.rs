@@ -251,6 +251,13 @@ pub fn unused_fallback_keys(tx: &ReadTx<'_>, user: Nid, device: &str) -> Result<
     )
 }
 
+/// Drops the one-time and fallback keys of a device whose identity keys are no longer the same.
+pub fn drop_keys_of_device(tx: &mut WriteTx<'_>, user: Nid, device: &str) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM one_time_key WHERE user = ?1 AND device = ?2", (user, device))?;
+    tx.execute("DELETE FROM fallback_key WHERE user = ?1 AND device = ?2", (user, device))?;
+    Ok(())
+}
+
 /// Drops all one-time keys: a restored backup may hold keys that were claimed since.
 pub fn drop_one_time_keys(tx: &mut WriteTx<'_>) -> Result<(), StoreError> {
     tx.execute("DELETE FROM one_time_key", ()).map(drop)

@@ -206,7 +206,8 @@ impl Plan {
                         || happened()?
                 }
                 Membership::Invite | Membership::Knock => initial || changed,
-                Membership::Leave | Membership::Ban if row.forgotten => false,
+                // The user's other devices learn that the room was left, although it is forgotten by now.
+                Membership::Leave | Membership::Ban if row.forgotten => !initial && changed,
                 Membership::Leave | Membership::Ban => {
                     if initial {
                         context.filter.include_leave
