@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     Step { name: "users", sql: schema::users::SCHEMA },
     Step { name: "account_data", sql: schema::account_data::SCHEMA },
     Step { name: "media", sql: schema::media::SCHEMA },
+    Step { name: "threads", sql: schema::threads::SCHEMA },
     Step { name: "accounts", sql: schema::accounts::SCHEMA },
 ];
 

@@ -313,7 +313,7 @@ fn accept(
             || membership::servers(tx, event.room)?.is_empty();
     }
 
-    project::relations::apply(tx, event.nid, event.sender, &content)?;
+    project::relations::apply(tx, event, &content)?;
     let waits = match pdu.target(&append.rules) {
         Some(target) => {
             let effect =
@@ -572,7 +572,7 @@ pub(in crate::room) fn history(
             }
         }
         let content = project::content(&event.client);
-        project::relations::apply(tx, event.nid, event.sender, &content)?;
+        project::relations::apply(tx, &event, &content)?;
         if let Ok(pdu) = load::pdu_of(tx, &event)
             && let Some(target) = pdu.target(rules)
         {

@@ -45,7 +45,7 @@ pub(in crate::room) fn apply(
         Some(event) if !allowed(tx, &event, redaction.sender, power)? => Ok(Effect::Refused),
         Some(event) if event.flags & REDACTED != 0 => Ok(Effect::Done),
         Some(event) => {
-            relations::remove(tx, event.nid, &content(&event.client))?;
+            relations::remove(tx, &event, &content(&event.client))?;
             let says_room = event.flags & NO_ROOM_ID == 0;
             let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)
                 .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;

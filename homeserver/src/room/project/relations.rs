@@ -4,8 +4,17 @@ use serde_json::Value;
 
 use crate::{
     room::core::pdu::hash_id,
-    store::{Kind, Nid, StoreError, WriteTx, schema::events},
+    store::{
+        Kind, StoreError, WriteTx,
+        schema::{
+            events::{self, EventRow},
+            threads,
+        },
+    },
 };
+
+/// The relation of a reply to its thread's root.
+const THREAD: &str = "m.thread";
 
 /// Longest `rel_type` that is kept: names of relations are short, and each is interned.
 const REL_TYPE_BYTES_MAX: usize = 255;
@@ -13,23 +22,30 @@ const REL_TYPE_BYTES_MAX: usize = 255;
 /// Notes what the event relates to.
 pub(in crate::room) fn apply(
     tx: &mut WriteTx<'_>,
-    event: Nid,
-    sender: Nid,
+    event: &EventRow,
     content: &Value,
 ) -> Result<(), StoreError> {
-    let Some((rel, parent)) = relates_to(content) else { return Ok(()) };
+    let Some((name, parent)) = relates_to(content) else { return Ok(()) };
     let parent = events::intern(tx, &parent)?;
-    let rel = tx.intern(Kind::Name, rel)?;
-    events::put_relation(tx, parent, rel, event, sender)
+    let rel = tx.intern(Kind::Name, name)?;
+    events::put_relation(tx, parent, rel, event.nid, event.sender)?;
+    match event.seq {
+        Some(seq) if name == THREAD => threads::reply(tx, event.room, parent, seq),
+        _ => Ok(()),
+    }
 }
 
 /// The relation leaves with the content of a redacted event.
-pub(in crate::room) fn remove(tx: &mut WriteTx<'_>, event: Nid, content: &Value) -> Result<(), StoreError> {
-    let Some((rel, parent)) = relates_to(content) else { return Ok(()) };
-    let (Some(parent), Some(rel)) = (events::nid(tx, &parent)?, tx.lookup(Kind::Name, rel)?) else {
+pub(in crate::room) fn remove(tx: &mut WriteTx<'_>, event: &EventRow, content: &Value) -> Result<(), StoreError> {
+    let Some((name, parent)) = relates_to(content) else { return Ok(()) };
+    let (Some(parent), Some(rel)) = (events::nid(tx, &parent)?, tx.lookup(Kind::Name, name)?) else {
         return Ok(());
     };
-    events::remove_relation(tx, parent, rel, event)
+    events::remove_relation(tx, parent, rel, event.nid)?;
+    if name == THREAD {
+        threads::reply_gone(tx, event.room, parent, rel)?;
+    }
+    Ok(())
 }
 
 /// `m.relates_to` with `rel_type` and `event_id`.

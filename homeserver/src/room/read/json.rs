@@ -33,11 +33,21 @@ pub struct Viewer<'a> {
 }
 
 /// The event as a client sees it. `unsigned` has `age`, the viewer's `transaction_id`, `prev_content` and `replaces_state`
-/// of a state event, `redacted_because`, and `m.relations` with the newest edit.
+/// of a state event, `redacted_because`, and `m.relations`: see [`bundle`].
 pub fn client_event(
     tx: &ReadTx<'_>,
     event: &EventRow,
     viewer: &Viewer<'_>,
+) -> Result<ClientEvent, StoreError> {
+    with_relations(tx, event, viewer, true)
+}
+
+/// `threads`: with the summary of its thread; the newest reply inside of one has none, however replies are nested.
+fn with_relations(
+    tx: &ReadTx<'_>,
+    event: &EventRow,
+    viewer: &Viewer<'_>,
+    threads: bool,
 ) -> Result<ClientEvent, StoreError> {
     let mut unsigned = Object::new();
     let age = i64::try_from(viewer.now_ms).unwrap_or(i64::MAX).saturating_sub(event.ts);
@@ -80,9 +90,11 @@ pub fn client_event(
             }
             unsigned.put("replaces_state", text_json(events::id(tx, old.nid)?.as_str()).as_bytes());
         }
-        if let Some(relations) = bundle(tx, event, viewer)? {
-            unsigned.put("m.relations", relations.as_bytes());
-        }
+    }
+    if event.skey.is_none()
+        && let Some(relations) = bundle(tx, event, viewer, threads)?
+    {
+        unsigned.put("m.relations", relations.as_bytes());
     }
     let json = shape(tx, event, viewer.room_id, Some(unsigned.close()))?;
     RawValue::from_string(json).map_err(|_| StoreError::Corrupt("a stored event is no JSON"))
@@ -103,11 +115,19 @@ fn membership_at(tx: &ReadTx<'_>, event: &EventRow, user: Nid) -> Result<Option<
     Ok(Some(membership.unwrap_or_else(|| "leave".to_owned())))
 }
 
-/// The newest edit by the same sender and the thread's summary, if there are any.
-fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Option<String>, StoreError> {
+/// The newest edit by the same sender (not of a redacted event), the events that refer to it and the thread's summary,
+/// as far as there are any. State has none.
+///
+/// spec: <https://spec.matrix.org/v1.19/client-server-api/#aggregations-of-child-events>
+fn bundle(
+    tx: &ReadTx<'_>,
+    event: &EventRow,
+    viewer: &Viewer<'_>,
+    threads: bool,
+) -> Result<Option<String>, StoreError> {
     let mut relations = Object::new();
     let mut any = false;
-    if event.skey.is_none()
+    if event.flags & REDACTED == 0
         && let Some(replace) = tx.lookup(Kind::Name, "m.replace")?
     {
         let mut newest: Option<EventRow> = None;
@@ -126,7 +146,19 @@ fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Opti
             any = true;
         }
     }
-    if let Some(thread) = tx.lookup(Kind::Name, "m.thread")? {
+    if let Some(reference) = tx.lookup(Kind::Name, "m.reference")? {
+        let mut ids = Vec::new();
+        for (child, _) in events::relations(tx, event.nid, Some(reference), BUNDLE_MAX)?.into_iter().rev() {
+            if events::standing(tx, child)?.is_some() {
+                ids.push(serde_json::json!({ "event_id": events::id(tx, child)? }));
+            }
+        }
+        if !ids.is_empty() {
+            relations.put("m.reference", serde_json::json!({ "chunk": ids }).to_string().as_bytes());
+            any = true;
+        }
+    }
+    if threads && let Some(thread) = tx.lookup(Kind::Name, "m.thread")? {
         let (count, mine) = events::relation_count(tx, event.nid, thread, viewer.user)?;
         if count > 0
             && let Some((latest, _)) = events::relations(tx, event.nid, Some(thread), 1)?.first()
@@ -136,7 +168,8 @@ fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Opti
             summary.put("count", count.to_string().as_bytes());
             let mine = mine || event.sender == viewer.user;
             summary.put("current_user_participated", mine.to_string().as_bytes());
-            summary.put("latest_event", shape(tx, &latest, viewer.room_id, None)?.as_bytes());
+            let latest = with_relations(tx, &latest, viewer, false)?;
+            summary.put("latest_event", latest.get().as_bytes());
             relations.put("m.thread", summary.close().as_bytes());
             any = true;
         }
@@ -144,7 +177,7 @@ fn bundle(tx: &ReadTx<'_>, event: &EventRow, viewer: &Viewer<'_>) -> Result<Opti
     Ok(any.then(|| relations.close()))
 }
 
-/// Edits looked at to find the newest.
+/// Edits looked at to find the newest, and references told.
 const BUNDLE_MAX: u32 = 64;
 
 /// `event_id`, `room_id`, the stored fields, and `unsigned`.

@@ -12,5 +12,6 @@ pub use self::{
     json::{client_event, pdu},
     members::JoinedMember,
     messages::{Context, Messages, MessagesQuery},
+    relations::{Relations, RelationsQuery},
     timeline::Token,
 };

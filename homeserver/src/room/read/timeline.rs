@@ -92,6 +92,35 @@ impl Token {
         Ok(self.facing(true).places(tx, room, true, 1)?.first().map(|(_, _, nid)| *nid))
     }
 
+    /// Children of an event from this place on, in the order of the direction.
+    pub(super) fn children(
+        self,
+        tx: &ReadTx<'_>,
+        parent: Nid,
+        rel: Option<Nid>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
+        let from = self.facing(backwards);
+        events::children(tx, parent, rel, (from.depth, from.seq), from.range(), backwards, limit)
+    }
+
+    /// The place just past one at (depth, seq), for going on in the direction that this one was gone from.
+    pub(super) fn past(self, depth: i64, seq: Seq, backwards: bool) -> Self {
+        let part = self.facing(backwards).part;
+        Self { depth, seq: if backwards { seq } else { next(seq) }, part }
+    }
+
+    /// Whether (depth, seq) lies beyond this place, where it is where to stop.
+    pub(super) fn stops(self, depth: i64, seq: Seq, backwards: bool) -> bool {
+        match self.as_stream() {
+            Some(until) if backwards => seq < until,
+            Some(until) => seq >= until,
+            None if backwards => (depth, seq) < (self.depth, self.seq),
+            None => (depth, seq) >= (self.depth, self.seq),
+        }
+    }
+
     /// The first `count` events from this place on, oldest first.
     pub(super) fn oldest_from(self, tx: &ReadTx<'_>, room: Nid, count: u32) -> Result<Vec<Nid>, StoreError> {
         let places = self.facing(false).places(tx, room, false, count)?;

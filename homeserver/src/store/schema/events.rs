@@ -479,6 +479,33 @@ pub fn relations(
     )
 }
 
+/// Children of `parent` with a place in the timeline, from a place on in the order of the direction (see [`places`]):
+/// (depth, seq, child).
+pub fn children(
+    tx: &ReadTx<'_>,
+    parent: Nid,
+    rel: Option<Nid>,
+    from: (i64, Seq),
+    seqs: (Seq, Seq),
+    backwards: bool,
+    limit: u32,
+) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
+    let sql = if backwards {
+        "SELECT event.depth, event.seq, event.nid FROM relation JOIN event ON event.nid = relation.child \
+         WHERE relation.parent = ?1 AND (?2 IS NULL OR relation.rel = ?2) AND event.seq IS NOT NULL \
+         AND (event.depth, event.seq) < (?3, ?4) AND event.seq BETWEEN ?5 AND ?6 \
+         ORDER BY event.depth DESC, event.seq DESC LIMIT ?7"
+    } else {
+        "SELECT event.depth, event.seq, event.nid FROM relation JOIN event ON event.nid = relation.child \
+         WHERE relation.parent = ?1 AND (?2 IS NULL OR relation.rel = ?2) AND event.seq IS NOT NULL \
+         AND (event.depth, event.seq) >= (?3, ?4) AND event.seq BETWEEN ?5 AND ?6 \
+         ORDER BY event.depth, event.seq LIMIT ?7"
+    };
+    tx.rows(sql, (parent, rel, from.0, from.1, seqs.0, seqs.1, limit), |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })
+}
+
 /// Notes a redaction of `target`, whether that is here or not. `power`: its sender may redact others' events.
 pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid, power: bool) -> Result<(), StoreError> {
     tx.execute(

@@ -18,4 +18,5 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+pub mod threads;
 pub mod users;
