@@ -1,6 +1,6 @@
 //! Verbs that put an event into a room.
 
-use ruma::{EventId, OwnedEventId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, RoomAliasId, RoomId, UserId};
 use serde_json::{json, value::to_raw_value};
 use tokio::sync::oneshot;
 
@@ -135,7 +135,15 @@ impl Rooms {
         let alt = content.get("alt_aliases").and_then(serde_json::Value::as_array);
         let aliases = content.get("alias").into_iter().chain(alt.into_iter().flatten());
         let own = format!(":{}", self.server_name());
+        let aliases: Vec<&serde_json::Value> = aliases.filter(|alias| !alias.is_null()).collect();
+        if let Some(bad) = aliases.iter().find(|alias| {
+            // An empty alias says that there is none.
+            alias.as_str().is_none_or(|alias| !alias.is_empty() && RoomAliasId::parse(alias).is_err())
+        }) {
+            return Err(RoomError::Invalid(format!("{bad} is no alias; one looks like #name:example.org")));
+        }
         let ours: Vec<String> = aliases
+            .into_iter()
             .filter_map(|alias| alias.as_str())
             .filter(|alias| alias.ends_with(&own))
             .map(ToOwned::to_owned)

@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "core", sql: CORE },
     Step { name: "events", sql: schema::events::SCHEMA },
     Step { name: "chain", sql: schema::chain::SCHEMA },
+    Step { name: "threads", sql: schema::threads::SCHEMA },
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
@@ -45,7 +46,6 @@ const STEPS: &[Step] = &[
     Step { name: "users", sql: schema::users::SCHEMA },
     Step { name: "account_data", sql: schema::account_data::SCHEMA },
     Step { name: "media", sql: schema::media::SCHEMA },
-    Step { name: "threads", sql: schema::threads::SCHEMA },
     Step { name: "accounts", sql: schema::accounts::SCHEMA },
 ];
 

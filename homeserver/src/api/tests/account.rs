@@ -230,9 +230,9 @@ async fn profiles_and_account_data() {
     assert_error(home.put(&field, &bob, json!({ "m.tz": "UTC" })).await, 403, "M_FORBIDDEN");
     let avatar = format!("{profile}/avatar_url");
     assert_error(
-        home.put(&avatar, &alice, json!({ "avatar_url": "https://x" })).await,
-        400,
-        "M_INVALID_PARAM",
+        home.put(&avatar, &alice, json!({ "avatar_url": "m".repeat(1_001) })).await,
+        413,
+        "M_TOO_LARGE",
     );
     let (_, none) = home.get(&avatar, &bob).await;
     assert_eq!(none, json!({}));

@@ -43,7 +43,9 @@ async fn chat_in_every_version() {
         let next = MessagesQuery { from: page.end, ..back(100) };
         let rest = node.rooms.messages(&bob, &room, next).await.unwrap();
         assert_eq!(body(&rest.chunk[0]), "m1");
-        assert!(rest.end.is_none());
+        // Where the past ends shows when there is nothing more on a page.
+        let past = node.rooms.messages(&alice, &room, MessagesQuery { from: rest.end, ..back(5) }).await.unwrap();
+        assert!(past.chunk.is_empty() && past.end.is_none());
         let forwards = MessagesQuery { backwards: false, ..back(100) };
         let all = node.rooms.messages(&alice, &room, forwards).await.unwrap();
         assert_eq!(all.chunk.len(), rest.chunk.len() + 3);
