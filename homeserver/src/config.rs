@@ -4,6 +4,7 @@
 //! stronger place replaces the list of a weaker one. Keys of the file are the flags' names with `_`; `--no-x` is
 //! `x = false`. Unknown keys are refused.
 
+mod accounts;
 mod federation;
 
 use std::net::SocketAddr;
@@ -79,6 +80,9 @@ pub struct Flags {
     /// Who may make an account over the client API [default: token]
     #[arg(long, value_enum, env = "MANGROVE_REGISTRATION")]
     pub registration: Option<Registration>,
+    /// Where clients reach this node, e.g. https://chat.example.org [default: the address they ask]
+    #[arg(long, value_name = "URL", env = "MANGROVE_PUBLIC_URL")]
+    pub public_url: Option<String>,
     /// Whoever knows this secret makes accounts at /_synapse/admin/v1/register, as scripts for Synapse do
     #[arg(long, value_name = "SECRET", env = "MANGROVE_REGISTRATION_SHARED_SECRET", hide_env_values = true)]
     pub registration_shared_secret: Option<String>,
@@ -143,6 +147,12 @@ struct File {
     log: Option<String>,
     #[serde(default)]
     federation: federation::FederationFile,
+    public_url: Option<String>,
+    #[serde(default)]
+    accounts: crate::user::General,
+    terms: Option<crate::user::Terms>,
+    captcha: Option<crate::user::Captcha>,
+    email: Option<crate::user::EmailSettings>,
 }
 
 /// `multicast = false`, `true`, or a list of interfaces.
@@ -190,6 +200,10 @@ pub struct Config {
     pub log: String,
     /// Ordinary Matrix servers.
     pub federation: Federation,
+    /// Where clients reach this node, e.g. `https://chat.example.org`.
+    pub public_url: Option<String>,
+    /// The sections about accounts.
+    pub accounts: crate::user::AccountSettings,
 }
 
 impl Config {
@@ -255,6 +269,14 @@ impl Config {
                 "hosts {bad:?}: not a host name; e.g. --hosts chat.example.org"
             )));
         }
+        let accounts = accounts::load(accounts::AccountsFile {
+            accounts: file.accounts,
+            terms: file.terms,
+            captcha: file.captcha,
+            email: file.email,
+        })
+        .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
+        let public_url = flags.public_url.clone().or(file.public_url).map(|url| parse_url(&url)).transpose()?;
         let federation = Federation::load(&flags.federation, file.federation)
             .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
@@ -275,6 +297,8 @@ impl Config {
             name,
             default_room_version,
             federation,
+            public_url,
+            accounts,
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "warn".into()),
         })
     }
@@ -363,6 +387,20 @@ fn parse_http(text: &str) -> Result<SocketAddr, ConfigError> {
             "http {text:?}: not an IP address and port; e.g. --http 127.0.0.1:8008 or [::]:8008"
         ))
     })
+}
+
+/// An address of ours as clients are told it, without a slash at the end.
+fn parse_url(text: &str) -> Result<String, ConfigError> {
+    let url = text.trim_end_matches('/');
+    let parsed: Option<http::Uri> = url.parse().ok();
+    let fits = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()
+    });
+    if fits { Ok(url.to_owned()) } else {
+        Err(ConfigError(format!(
+            "public_url {text:?}: not a URL; e.g. --public-url https://chat.example.org"
+        )))
+    }
 }
 
 fn parse_room_version(text: &str) -> Result<ruma::RoomVersionId, ConfigError> {

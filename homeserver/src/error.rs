@@ -55,6 +55,9 @@ pub enum Error {
     /// The user has to prove who it is first.
     #[error("user-interactive authentication is needed")]
     Uiaa(Box<UiaaInfo>),
+    /// The caller is shadow-banned: it is told that all went well, and nothing happened.
+    #[error("nothing was done for a shadow-banned user")]
+    Pretend(serde_json::Value),
     /// Something of ours is broken; the text goes to the log, not to the caller.
     #[error("{0}")]
     Internal(Cow<'static, str>),

@@ -10,14 +10,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::Clock,
     e2ee::{E2ee, device_lists},
-    http::{auth::VerifyXMatrix, limits::Limits},
+    error::Error,
+    http::{auth::VerifyXMatrix, limits::Limits, uia},
     media::{self, Media, MediaError},
     push::Push,
-    remote::Remote,
+    remote::{Remote, web::Web},
     room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
     store::Store,
     sync::{self, Filters, Sync},
-    user::{DeviceHooks, Neighbours, NoNeighbours, Users, next_door::NextDoor},
+    user::{AccountSettings, DeviceHooks, Mailer, Neighbours, NoNeighbours, Users, next_door::NextDoor},
 };
 
 /// All areas, shared by every handler.
@@ -62,6 +63,10 @@ pub struct Server {
     pub remote: Remote,
     /// Our node on the overlay, if there is one.
     pub overlay: Option<router::net::Node>,
+    /// Proofs of who somebody is, under way.
+    pub uia: uia::Sessions,
+    /// Asks services that the operator has configured.
+    pub web: Web,
 }
 
 /// What a [`Server`] is made of.
@@ -87,6 +92,9 @@ pub enum StartError {
     /// The directory of the content store could not be made or read.
     #[error("the media directory cannot be used: {0}")]
     Media(#[from] MediaError),
+    /// The section `[email]` does not hold.
+    #[error("{0}")]
+    Mail(String),
 }
 
 impl Server {
@@ -96,7 +104,9 @@ impl Server {
         let identity = remote.identity();
         let signer = Signer { name: identity.server_name().to_owned(), key: identity.signing_key() };
         let name = signer.name.clone();
-        let users = Users::new(store.clone(), clock.clone(), name.clone(), device_hooks());
+        let mailer = settings.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
+        let users =
+            Users::new(store.clone(), clock.clone(), name.clone(), device_hooks()).with_mailer(mailer);
         let e2ee = E2ee::new(store.clone(), Arc::new(remote.clone()), clock.clone(), name.clone());
         let media = Media::open(
             store.clone(),
@@ -143,6 +153,8 @@ impl Server {
         };
         Ok(Arc::new(Self {
             limits: Limits::new(settings.rate_limits, clock.clone()),
+            uia: uia::Sessions::new(clock.clone()),
+            web: Web::default(),
             shutdown,
             tasks,
             push: Push::new(store.clone()),
@@ -163,6 +175,18 @@ impl Server {
             remote,
             overlay,
         }))
+    }
+
+    /// Ends an account: it leaves its rooms, refuses its invites, and is gone. What cannot be left (its servers are away)
+    /// stays.
+    pub async fn deactivate(&self, user: &UserId, erase: bool) -> Result<(), Error> {
+        // Rooms first: a user without an account cannot leave.
+        for room in self.rooms.rooms_to_leave(user).await? {
+            if let Err(error) = self.rooms.leave(user, &room, None).await {
+                tracing::debug!(%room, %error, "a deactivated user could not leave a room");
+            }
+        }
+        Ok(self.users.deactivate(user, erase).await?)
     }
 
     /// Begins the end: long polls answer, listeners take no more requests.
@@ -204,6 +228,8 @@ pub struct Settings {
     pub registration: Registration,
     /// Whoever knows it makes accounts at Synapse's path for scripts.
     pub registration_shared_secret: Option<Secret>,
+    /// The sections about accounts.
+    pub accounts: AccountSettings,
     /// Whether `/_synapse/admin` answers beyond loopback listeners.
     pub admin_everywhere: bool,
     /// Off only for benches.
@@ -232,6 +258,7 @@ impl Default for Settings {
         Self {
             registration: Registration::Token,
             registration_shared_secret: None,
+            accounts: AccountSettings::default(),
             admin_everywhere: false,
             rate_limits: true,
             open_directory: false,

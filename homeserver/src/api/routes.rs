@@ -23,6 +23,7 @@ use crate::{
         auth::CallerKind,
         limits::Class,
         reply::{IntoReply, Reply},
+        standing::Policy,
     },
     server::Server,
 };
@@ -76,6 +77,7 @@ impl Table {
         api::client::routes(&mut table);
         api::federation::routes(&mut table);
         api::x::routes(&mut table);
+        api::pages::routes(&mut table);
         api::wellknown::routes(&mut table);
         table
     }
@@ -186,6 +188,7 @@ impl Table {
                     body_max: row.body_max,
                     query_default: row.query_default,
                     limit: row.limit,
+                    policy: Policy::of(&row.method, path),
                 };
                 let at = match by_path.iter().position(|(known, _)| known == path) {
                     Some(at) => at,
@@ -243,6 +246,7 @@ struct Endpoint {
     limit: Class,
     body_max: usize,
     query_default: Option<(&'static str, &'static str)>,
+    policy: Policy,
 }
 
 impl tower::Service<Request> for Endpoint {
@@ -255,10 +259,10 @@ impl tower::Service<Request> for Endpoint {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { server, handler, limit, body_max, query_default } = self.clone();
+        let Self { server, handler, limit, body_max, query_default, policy } = self.clone();
         Box::pin(async move {
             let answer = async {
-                let mut streaming = Streaming::new(request).await?;
+                let mut streaming = Streaming::new(request, policy).await?;
                 if let Some((name, value)) = query_default {
                     streaming.incoming.head.complete_query(name, value);
                 }

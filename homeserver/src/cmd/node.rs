@@ -277,6 +277,8 @@ fn settings(config: &Config) -> Settings {
         open_directory: config.open_directory,
         hosts: config.hosts.clone(),
         admin_everywhere: config.admin_everywhere,
+        public_url: config.public_url.clone(),
+        accounts: config.accounts.clone(),
         rate_limits: config.rate_limits,
         default_room_version: config.default_room_version.clone(),
         federation_well_known: config.federation.well_known.clone(),

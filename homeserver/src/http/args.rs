@@ -17,7 +17,10 @@ use ruma::api::{
 
 use crate::{
     error::{Error, RequestError},
-    http::auth::{CallerKind, Origin},
+    http::{
+        auth::{CallerKind, Origin},
+        standing::Policy,
+    },
     server::Server,
 };
 
@@ -134,6 +137,8 @@ pub struct Incoming {
     pub body: Bytes,
     /// Where it came from.
     pub origin: Origin,
+    /// What the endpoint asks of its caller's standing.
+    pub policy: Policy,
 }
 
 /// A request whose body nobody has read yet: for uploads.
@@ -147,7 +152,7 @@ pub struct Streaming {
 
 impl Streaming {
     /// Takes the path apart.
-    pub(crate) async fn new(request: Request) -> Result<Self, Error> {
+    pub(crate) async fn new(request: Request, policy: Policy) -> Result<Self, Error> {
         let (mut parts, body) = request.into_parts();
         let path = match parts.extract::<RawPathParams>().await {
             Ok(params) => params.iter().map(|(_, value)| value.to_owned()).collect(),
@@ -162,6 +167,7 @@ impl Streaming {
                 path,
                 body: Bytes::new(),
                 origin,
+                policy,
             },
             body,
         })

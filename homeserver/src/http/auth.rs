@@ -19,8 +19,9 @@ use ruma::{
 pub use crate::user::LocalUser;
 use crate::{
     error::{Error, RequestError},
-    http::args::Incoming,
+    http::{args::Incoming, standing::Policy},
     server::Server,
+    user::Access,
 };
 
 /// What an authentication scheme of ruma's makes of a request here.
@@ -39,9 +40,11 @@ impl CallerKind for AccessToken {
     type Caller = LocalUser;
 
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
-        let caller = require_user(server, &request.head.headers, request.head.uri.query()).await?;
-        note_seen(server, &caller, &request.origin);
-        Ok(caller)
+        let token = token(&request.head.headers, request.head.uri.query())?;
+        let access = access_of(server, &token.ok_or(RequestError::MissingToken)?).await?;
+        request.policy.check(server, &access, &request.path).await?;
+        note_seen(server, &access.caller, &request.origin);
+        Ok(access.caller)
     }
 }
 
@@ -50,7 +53,11 @@ impl CallerKind for AccessTokenOptional {
 
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<Option<LocalUser>, Error> {
         match token(&request.head.headers, request.head.uri.query())? {
-            Some(token) => Ok(Some(user_of(server, &token).await?)),
+            Some(token) => {
+                let access = access_of(server, &token).await?;
+                request.policy.check(server, &access, &request.path).await?;
+                Ok(Some(access.caller))
+            }
             None => Ok(None),
         }
     }
@@ -182,7 +189,20 @@ pub async fn require_user(
     query: Option<&str>,
 ) -> Result<LocalUser, Error> {
     let token = token(headers, query)?.ok_or(RequestError::MissingToken)?;
-    user_of(server, &token).await
+    let access = access_of(server, &token).await?;
+    Policy::ANY.check(server, &access, &[]).await?;
+    Ok(access.caller)
+}
+
+/// The administrator a request's token belongs to.
+pub async fn require_admin(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
+    let token = token(&request.head.headers, request.head.uri.query())?.ok_or(RequestError::MissingToken)?;
+    let access = access_of(server, &token).await?;
+    Policy::ANY.check(server, &access, &[]).await?;
+    if !access.standing.admin {
+        return Err(Error::forbidden("you are not a server admin"));
+    }
+    Ok(access.caller)
 }
 
 /// Keeps a device's "last seen" fresh, beside the request.
@@ -198,7 +218,7 @@ fn note_seen(server: &Arc<Server>, caller: &LocalUser, origin: &Origin) {
     }
 }
 
-async fn user_of(server: &Arc<Server>, token: &str) -> Result<LocalUser, Error> {
+async fn access_of(server: &Arc<Server>, token: &str) -> Result<Access, Error> {
     server.users.by_token(token).await?.ok_or_else(|| RequestError::UnknownToken.into())
 }
 

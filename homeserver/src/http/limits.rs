@@ -20,6 +20,10 @@ pub enum Class {
     LoginAnywhere,
     /// New accounts and looks at free names and tokens, by caller.
     Register,
+    /// New access tokens by a refresh token, by caller.
+    Refresh,
+    /// Mails to one address.
+    Mail,
     /// Messages and state events, by user.
     Message,
     /// Joins, invites and new rooms, by user.
@@ -41,6 +45,10 @@ impl Class {
             Self::LoginAnywhere => Some((100.0, 1.0)),
             // One person makes a handful of accounts; a script thousands.
             Self::Register => Some((20.0, 0.5)),
+            // Every client of a household behind one address, once in five minutes each.
+            Self::Refresh => Some((100.0, 2.0)),
+            // Nobody's mailbox is filled by strangers.
+            Self::Mail => Some((3.0, 1.0 / 300.0)),
             // A bridge or a busy bot stays below it, a runaway loop does not.
             Self::Message => Some((100.0, 20.0)),
             Self::Membership => Some((50.0, 2.0)),

@@ -8,6 +8,8 @@ pub mod args;
 pub mod auth;
 pub mod limits;
 pub mod listen;
+pub mod page;
 pub mod reply;
 pub mod tls;
+pub mod standing;
 pub mod uia;

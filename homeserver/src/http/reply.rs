@@ -99,6 +99,7 @@ impl IntoReply for Error {
             Self::Store(error) => store_error(&error, &text),
             Self::Matrix(kind, _) => refuse(status_of(&kind), kind, text),
             Self::Uiaa(info) => UiaaResponse::AuthResponse(*info).into_reply(),
+            Self::Pretend(answer) => json(StatusCode::OK, answer.to_string()),
             Self::Internal(_) => broken(&text),
         }
     }
@@ -140,6 +141,21 @@ fn user_error(error: &UserError, text: String) -> Reply {
             ErrorKind::Forbidden
         }
         UserError::Deactivated => ErrorKind::UserDeactivated,
+        UserError::Locked => ErrorKind::UserLocked,
+        UserError::ExpiredToken => {
+            let mut data = UnknownTokenErrorData::new();
+            data.soft_logout = true;
+            ErrorKind::UnknownToken(data)
+        }
+        UserError::BadRefreshToken => ErrorKind::UnknownToken(UnknownTokenErrorData::new()),
+        UserError::BadLoginToken => ErrorKind::Forbidden,
+        UserError::NoMail => ErrorKind::ThreepidMediumNotSupported,
+        UserError::MailFailed => return refuse(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, text),
+        UserError::AddressInUse => ErrorKind::ThreepidInUse,
+        UserError::UnknownAddress => ErrorKind::ThreepidNotFound,
+        UserError::NotProven => {
+            return refuse(StatusCode::UNAUTHORIZED, ErrorKind::ThreepidAuthFailed, text);
+        }
         UserError::NoDevice | UserError::NoUser => ErrorKind::NotFound,
         UserError::TooLarge(_) => ErrorKind::TooLarge,
         UserError::InvalidRegistrationToken | UserError::Invalid(_) => ErrorKind::InvalidParam,
@@ -171,6 +187,7 @@ fn room_error(error: &RoomError, text: String) -> Reply {
     let kind = match error {
         RoomError::NotFound(_) => ErrorKind::NotFound,
         RoomError::Forbidden(_) | RoomError::Mixture(_) | RoomError::Rejected(_) => ErrorKind::Forbidden,
+        RoomError::NoGuests => ErrorKind::GuestAccessForbidden,
         RoomError::Invalid(_) => ErrorKind::InvalidParam,
         RoomError::BadJson(_) => ErrorKind::BadJson,
         RoomError::BadAlias(_) => ErrorKind::BadAlias,
@@ -308,7 +325,13 @@ pub fn json(status: StatusCode, body: impl Into<Body>) -> Reply {
 
 /// Lets web pages of any origin read our answers, errors too: that is how web clients work.
 // spec: https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients
+///
+/// Pages for people are none of their business: they say so by an origin of `null`, which is taken off here.
 pub fn allow_any_page(reply: &mut Reply) {
+    if reply.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).is_some_and(|origin| origin == "null") {
+        reply.headers_mut().remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        return;
+    }
     for (name, value) in CORS {
         let name = HeaderName::from_static(name);
         reply.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));

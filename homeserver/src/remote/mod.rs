@@ -16,6 +16,7 @@ pub mod overlay;
 pub mod resolve;
 pub mod sender;
 pub mod tls;
+pub mod web;
 mod ways;
 
 use std::{

@@ -51,6 +51,7 @@ impl Rooms {
         match entry {
             Entry::Joined => Ok(room),
             Entry::Here { vouch } => {
+                self.guest_may_join(user, &room).await?;
                 if let Some(vouch) = vouch {
                     content["join_authorised_via_users_server"] = vouch.as_str().into();
                 }

@@ -186,6 +186,9 @@ pub struct FetchError(pub String);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RoomError {
+    /// A guest came to a room that lets no guests in.
+    #[error("this room lets no guests in; make an account first")]
+    NoGuests,
     /// No such room, event, alias or state, or none that this caller may know of.
     #[error("{0}")]
     NotFound(String),

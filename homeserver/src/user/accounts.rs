@@ -2,7 +2,7 @@
 
 use ruma::{DeviceId, OwnedUserId, UserId};
 
-use super::{NewDevice, Proof, Session, UserError, Users, active, sessions::open_session, user_nid};
+use super::{Address, NewDevice, Proof, Session, UserError, Users, active, sessions::open_session, user_nid};
 use crate::store::{ReadTx, WriteTx, schema, schema::accounts::Flag};
 
 /// An account to be made.
@@ -20,6 +20,10 @@ pub struct NewAccount {
     pub guest: bool,
     /// `bot` or `support`, as Synapse has them.
     pub kind: Option<String>,
+    /// The e-mail address that it was proven with.
+    pub email: Option<Address>,
+    /// The version of the terms agreed to.
+    pub consent: Option<String>,
     /// Why it may be made.
     pub proof: Proof,
 }
@@ -34,6 +38,8 @@ impl NewAccount {
             admin: false,
             guest: false,
             kind: None,
+            email: None,
+            consent: None,
             proof,
         }
     }
@@ -101,6 +107,12 @@ impl Users {
                 schema::accounts::set_flag(tx, nid, Flag::Admin, account.admin)?;
                 schema::accounts::set_flag(tx, nid, Flag::Guest, account.guest)?;
                 schema::accounts::set_kind(tx, nid, account.kind.as_deref())?;
+                if let Some(version) = &account.consent {
+                    schema::accounts::set_consent(tx, nid, version)?;
+                }
+                if let Some(email) = &account.email {
+                    email.give_to(tx, nid, now)?;
+                }
                 // Clients show the local part until the user chooses a name; so do room-mates and searches.
                 let shown = account.displayname.as_deref().unwrap_or_else(|| name.localpart());
                 let shown = serde_json::Value::from(shown).to_string();
@@ -136,7 +148,7 @@ impl Users {
 
     /// Checks a password.
     pub async fn check_password(&self, user: &UserId, password: &str) -> Result<(), UserError> {
-        let user = user.to_owned();
+        let (user, name) = (user.to_owned(), user.to_owned());
         let row = self
             .store
             .read(move |tx: &ReadTx<'_>| Ok::<_, UserError>(schema::users::find(tx, user.as_str())?))
@@ -146,7 +158,34 @@ impl Users {
             let _ = self.passwords.verify(password, None).await;
             return Err(UserError::Deactivated);
         }
-        self.passwords.verify(password, row.and_then(|row| row.password)).await
+        let stored = row.and_then(|row| row.password);
+        let old = stored.as_deref().is_some_and(super::password::is_imported);
+        self.passwords.verify(password, stored).await?;
+        if old {
+            // From Synapse: from now on as ours are. Its length may break our rules; the user chose it under others.
+            let hash = self.passwords.hash_any(password).await?;
+            self.store
+                .write(move |tx: &mut WriteTx<'_>| {
+                    let nid = active(tx, &name)?;
+                    Ok::<_, UserError>(schema::users::set_password(tx, nid, Some(&hash))?)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Sets a password's hash as another server had it: argon2 (PHC string) or bcrypt.
+    pub async fn import_password(&self, user: &UserId, hash: &str) -> Result<(), UserError> {
+        if !super::password::is_hash(hash) {
+            return Err(UserError::Invalid("a password hash is an argon2 PHC string or bcrypt's $2b$..".into()));
+        }
+        let (name, hash) = (user.to_owned(), hash.to_owned());
+        self.store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &name)?;
+                Ok(schema::users::set_password(tx, nid, Some(&hash))?)
+            })
+            .await
     }
 
     /// Sets a password. With `end_others` every device but `keep` is logged out.
@@ -172,9 +211,9 @@ impl Users {
         Ok(())
     }
 
-    /// Ends an account: its devices, tokens and password go, its name stays taken. Leaving its rooms is for whoever
-    /// knows rooms.
-    pub async fn deactivate(&self, user: &UserId) -> Result<(), UserError> {
+    /// Ends an account: its devices, tokens, addresses and password go, its name stays taken. Leaving its rooms is for
+    /// whoever knows rooms. With `erase` its words are no longer shown to those who were not there when it said them.
+    pub async fn deactivate(&self, user: &UserId, erase: bool) -> Result<(), UserError> {
         self.logout_all(user, None).await?;
         let (name, hooks) = (user.to_owned(), self.hooks);
         self.store
@@ -186,6 +225,7 @@ impl Users {
                     schema::users::set_profile(tx, nid, &field, None)?;
                 }
                 schema::users::deactivate(tx, nid)?;
+                schema::accounts::set_flag(tx, nid, Flag::Erased, erase)?;
                 Ok::<_, UserError>(())
             })
             .await?;

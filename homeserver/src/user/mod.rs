@@ -6,6 +6,10 @@
 pub mod account_data;
 mod accounts;
 mod devices;
+mod guests;
+mod identity_reset;
+mod login_token;
+mod mail;
 mod neighbours;
 pub mod next_door;
 mod operator;
@@ -13,10 +17,14 @@ mod password;
 pub mod presence;
 mod profile;
 mod pushers;
+mod refresh;
 mod registration;
 mod search;
 mod sessions;
+mod settings;
 mod shared_secret;
+mod standing;
+mod threepid;
 pub mod token;
 
 use std::{borrow::Cow, sync::Arc};
@@ -29,9 +37,14 @@ pub use self::{
     neighbours::{Neighbours, NoNeighbours},
     profile::{PROFILE_BYTES_MAX, Person},
     registration::RegistrationToken,
-    sessions::{NewDevice, Session},
+    login_token::LOGIN_TOKEN_MS,
+    mail::{EmailSettings, Mailer, Security},
+    sessions::{Access, NewDevice, Session},
+    settings::{AccountSettings, Captcha, General, Terms},
     shared_secret::SharedSecretRequest,
+    threepid::{Address, AskMail, Purpose, SUBMIT_PATH, Threepid},
 };
+pub use crate::store::schema::accounts::{Flag, Standing};
 use crate::{
     clock::Clock,
     store::{Kind, Nid, Store, StoreError, WriteTx, schema},
@@ -48,6 +61,8 @@ pub struct Users {
     tokens: Arc<sessions::TokenCache>,
     presence: Arc<presence::Table>,
     nonces: Arc<shared_secret::Nonces>,
+    mailer: Option<Mailer>,
+    resets: Arc<identity_reset::Resets>,
 }
 
 impl Users {
@@ -62,7 +77,15 @@ impl Users {
             tokens: Arc::default(),
             presence: Arc::default(),
             nonces: Arc::default(),
+            mailer: None,
+            resets: Arc::default(),
         }
+    }
+
+    /// With a way to send mails.
+    #[must_use]
+    pub fn with_mailer(self, mailer: Option<Mailer>) -> Self {
+        Self { mailer, ..self }
     }
 
     /// The user id that goes with a local part.
@@ -139,6 +162,33 @@ pub enum UserError {
     /// The account was deactivated.
     #[error("this account was deactivated")]
     Deactivated,
+    /// An administrator has locked the account.
+    #[error("this account is locked; ask whoever runs this server")]
+    Locked,
+    /// The access token's time is over; a refresh or a new log-in on the same device goes on.
+    #[error("this access token has expired; refresh it or log in again")]
+    ExpiredToken,
+    /// A refresh token nobody has, or no longer.
+    #[error("this refresh token is not (or no longer) valid; log in again")]
+    BadRefreshToken,
+    /// A log-in token nobody has, or that was used or is too old.
+    #[error("this log-in token is not valid, was used before, or is too old; ask for a new one")]
+    BadLoginToken,
+    /// This server sends no mails.
+    #[error("this server sends no e-mail; its operator has to set up [email]")]
+    NoMail,
+    /// The mail server did not take the mail.
+    #[error("the e-mail could not be sent; try again later")]
+    MailFailed,
+    /// Another account has the address.
+    #[error("this e-mail address belongs to an account already")]
+    AddressInUse,
+    /// No account has the address.
+    #[error("no account here has this e-mail address")]
+    UnknownAddress,
+    /// The link in the mail was not followed yet, or the session is over.
+    #[error("the e-mail address is not proven; open the link in the e-mail first")]
+    NotProven,
     /// The registration token is none, or was used.
     #[error("this registration token is not valid, or was used before")]
     BadRegistrationToken,

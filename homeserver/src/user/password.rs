@@ -40,6 +40,11 @@ impl Pool {
         if !(CHARS_MIN..=CHARS_MAX).contains(&chars) {
             return Err(UserError::WeakPassword);
         }
+        self.hash_any(password).await
+    }
+
+    /// [`Pool::hash`] for a password that another server's rules let through.
+    pub(super) async fn hash_any(&self, password: &str) -> Result<String, UserError> {
         let password = password.to_owned();
         self.run(move || {
             Argon2::default()
@@ -60,6 +65,10 @@ impl Pool {
         self.run(move || {
             let known = stored.is_some();
             let stored = stored.unwrap_or_else(|| DECOY.to_owned());
+            if is_imported(&stored) {
+                let right = bcrypt::verify(password, &stored).unwrap_or(false);
+                return if right { Ok(()) } else { Err(UserError::WrongPassword) };
+            }
             let hash = PasswordHash::new(&stored).map_err(|_| UserError::WrongPassword)?;
             let right = Argon2::default().verify_password(password.as_bytes(), &hash).is_ok();
             if right && known { Ok(()) } else { Err(UserError::WrongPassword) }
@@ -82,6 +91,23 @@ impl Pool {
         .map_err(|_| UserError::Busy)?
     }
 }
+
+/// Whether a stored hash is bcrypt's, as Synapse has them.
+pub(super) fn is_imported(hash: &str) -> bool {
+    hash.starts_with("$2a$") || hash.starts_with("$2b$") || hash.starts_with("$2y$")
+}
+
+/// Whether a text is a hash that [`Pool::verify`] can check at a cost it can pay.
+pub(super) fn is_hash(hash: &str) -> bool {
+    if is_imported(hash) {
+        let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
+        return hash.len() == 60 && cost.is_some_and(|cost| (4..=BCRYPT_COST_MAX).contains(&cost));
+    }
+    hash.len() <= 256 && PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"))
+}
+
+/// Synapse has 12; each step doubles the time, and 15 takes some two seconds.
+const BCRYPT_COST_MAX: u32 = 15;
 
 /// A place in the queue, given back when dropped.
 struct Waiting<'a>(&'a AtomicUsize);
@@ -122,6 +148,16 @@ mod tests {
         assert!(matches!(pool.hash("short").await, Err(UserError::WeakPassword)));
         let long = "x".repeat(CHARS_MAX + 1);
         assert!(matches!(pool.hash(&long).await, Err(UserError::WeakPassword)));
+    }
+
+    #[tokio::test]
+    async fn synapse_hashes_are_understood() {
+        let pool = Pool::new();
+        let stored = bcrypt::hash("correct horse", 4).unwrap();
+        assert!(is_hash(&stored) && is_imported(&stored));
+        assert!(pool.verify("correct horse", Some(stored.clone())).await.is_ok());
+        assert!(pool.verify("battery staple", Some(stored)).await.is_err());
+        assert!(is_hash(DECOY) && !is_hash("$2b$31$aaaa") && !is_hash("plain"));
     }
 
     #[tokio::test]

@@ -6,11 +6,12 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
-use super::{DeviceHooks, LocalUser, UserError, Users, active, devices, token};
+use super::{DeviceHooks, LocalUser, Standing, UserError, Users, active, devices, refresh::give_tokens, token};
 use crate::store::{Kind, Nid, ReadTx, StoreError, WriteTx, schema};
 
 /// The device that somebody logs in on.
@@ -20,6 +21,10 @@ pub struct NewDevice {
     pub id: Option<OwnedDeviceId>,
     /// What to call it, if it is new.
     pub name: Option<String>,
+    /// Whether the client knows refresh tokens: its access tokens then end by themselves.
+    pub refresh: bool,
+    /// The OAuth client that it is made by, and the scope granted.
+    pub client: Option<(String, String)>,
 }
 
 impl NewDevice {
@@ -41,6 +46,21 @@ pub struct Session {
     pub device: OwnedDeviceId,
     /// What the client shows from now on. Only its hash is kept.
     pub access_token: String,
+    /// What makes the next access token, if the client knows such.
+    pub refresh_token: Option<String>,
+    /// How long the access token is good.
+    pub expires_in: Option<Duration>,
+}
+
+/// Who a token speaks for, and what that account may do.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The user and device.
+    pub caller: LocalUser,
+    /// What the account may do.
+    pub standing: Standing,
+    /// When the token ends by itself.
+    pub expires_ms: Option<u64>,
 }
 
 impl Users {
@@ -53,11 +73,19 @@ impl Users {
     ) -> Result<Session, UserError> {
         device.check()?;
         self.check_password(user, password).await?;
+        self.open(user, device).await
+    }
+
+    /// Logs a device in, for a user who has proven to be it.
+    pub(super) async fn open(&self, user: &UserId, device: NewDevice) -> Result<Session, UserError> {
         let (name, hooks, now) = (user.to_owned(), self.hooks, self.clock.now_ms());
         let session = self
             .store
             .write(move |tx: &mut WriteTx<'_>| {
                 let nid = active(tx, &name)?;
+                if schema::accounts::standing(tx, nid)?.locked {
+                    return Err(UserError::Locked);
+                }
                 open_session(tx, hooks, &name, nid, device, now)
             })
             .await?;
@@ -66,32 +94,47 @@ impl Users {
         Ok(session)
     }
 
-    /// Whose access token this is.
-    pub async fn by_token(&self, token: &str) -> Result<Option<LocalUser>, UserError> {
+    /// Whose access token this is; an expired one is told apart, since its device may come back.
+    pub async fn by_token(&self, token: &str) -> Result<Option<Access>, UserError> {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Ok(None);
         }
-        let hash = token::hash(token);
+        let (hash, now) = (token::hash(token), self.clock.now_ms());
         if let Some(known) = self.tokens.find(&hash) {
-            return Ok(Some(known));
+            return in_time(known, now).map(Some);
         }
         let before = self.tokens.ended();
         let found = self
             .store
             .read(move |tx: &ReadTx<'_>| {
-                let Some((user, device)) = schema::users::by_token(tx, &hash)? else {
+                let Some(row) = schema::accounts::access_token(tx, &hash)? else {
                     return Ok(None);
                 };
-                let user =
-                    UserId::parse(&*tx.text(user)?).map_err(|_| StoreError::Corrupt("a token of no user"))?;
-                let device = OwnedDeviceId::from(&*tx.text(device)?);
-                Ok::<_, UserError>(Some(LocalUser { user, device }))
+                let user = UserId::parse(&*tx.text(row.user)?)
+                    .map_err(|_| StoreError::Corrupt("a token of no user"))?;
+                let device = OwnedDeviceId::from(&*tx.text(row.device)?);
+                let access = Access {
+                    caller: LocalUser { user, device },
+                    standing: schema::accounts::standing(tx, row.user)?,
+                    expires_ms: row.expires_ms,
+                };
+                Ok::<_, UserError>(Some((access, row)))
             })
             .await?;
-        if let Some(found) = &found {
-            self.tokens.insert(hash, found.clone(), before);
+        let Some((access, row)) = found else { return Ok(None) };
+        let access = in_time(access, now)?;
+        if let Some(replaced) = row.replaces {
+            // The first use of a token that came by a refresh: what it was made of ends now.
+            self.store
+                .write(move |tx: &mut WriteTx<'_>| {
+                    Ok::<_, UserError>(schema::accounts::confirm_refresh(tx, row.user, row.device, &replaced)?)
+                })
+                .await?;
+            self.tokens.forget_device(&access.caller.user, &access.caller.device);
+        } else {
+            self.tokens.insert(hash, access.clone(), before);
         }
-        Ok(found)
+        Ok(Some(access))
     }
 
     /// Whether it is time to note again that a device was heard of: once in [`SEEN_EVERY_MS`].
@@ -180,12 +223,20 @@ pub(super) fn open_session(
         return Err(UserError::TooLarge("this account has 500 devices; log some of them out first".into()));
     }
     let new = schema::users::put_device(tx, user_nid, nid, device.name.as_deref(), now_ms)?;
-    let access_token = token::random();
-    schema::users::put_token(tx, user_nid, nid, &token::hash(&access_token))?;
+    schema::accounts::set_device_client(tx, user_nid, nid, device.client.as_ref())?;
+    schema::users::remove_tokens(tx, user_nid, nid)?;
+    let tokens = give_tokens(tx, (user_nid, nid), device.refresh, now_ms, None)?;
     if new {
         (hooks.changed)(tx, user, &id)?;
     }
-    Ok(Session { user: user.to_owned(), device: id, access_token })
+    Ok(tokens.session(user.to_owned(), id))
+}
+
+fn in_time(access: Access, now_ms: u64) -> Result<Access, UserError> {
+    match access.expires_ms {
+        Some(end) if end <= now_ms => Err(UserError::ExpiredToken),
+        _ => Ok(access),
+    }
 }
 
 /// Tokens seen lately, so that a request need not ask the database who it is. Entries go when a token ends, after the
@@ -199,7 +250,7 @@ pub(super) struct TokenCache {
 
 #[derive(Default)]
 struct Known {
-    by_hash: HashMap<[u8; 32], LocalUser>,
+    by_hash: HashMap<[u8; 32], Access>,
     seen_ms: HashMap<(OwnedUserId, OwnedDeviceId), u64>,
 }
 
@@ -208,7 +259,7 @@ impl TokenCache {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, hash: &[u8; 32]) -> Option<LocalUser> {
+    fn find(&self, hash: &[u8; 32]) -> Option<Access> {
         self.lock().by_hash.get(hash).cloned()
     }
 
@@ -216,7 +267,7 @@ impl TokenCache {
         self.ended.load(Ordering::Acquire)
     }
 
-    fn insert(&self, hash: [u8; 32], user: LocalUser, before: u64) {
+    fn insert(&self, hash: [u8; 32], access: Access, before: u64) {
         let mut known = self.lock();
         if self.ended() != before {
             return;
@@ -224,7 +275,7 @@ impl TokenCache {
         if known.by_hash.len() >= TOKENS_CACHED_MAX {
             known.by_hash.clear();
         }
-        known.by_hash.insert(hash, user);
+        known.by_hash.insert(hash, access);
     }
 
     fn due(&self, caller: &LocalUser, now_ms: u64) -> bool {
@@ -244,13 +295,13 @@ impl TokenCache {
     pub(super) fn forget_device(&self, user: &UserId, device: &DeviceId) {
         let mut known = self.lock();
         self.ended.fetch_add(1, Ordering::AcqRel);
-        known.by_hash.retain(|_, entry| entry.user != user || entry.device != device);
+        known.by_hash.retain(|_, entry| entry.caller.user != user || entry.caller.device != device);
     }
 
     pub(super) fn forget_user(&self, user: &UserId) {
         let mut known = self.lock();
         self.ended.fetch_add(1, Ordering::AcqRel);
-        known.by_hash.retain(|_, entry| entry.user != user);
+        known.by_hash.retain(|_, entry| entry.caller.user != user);
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn routes(table: &mut Table) {
 }
 
 /// The body as an object of a known shape; an empty one counts as `{}`.
-fn body<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Error> {
+pub(crate) fn body<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Error> {
     let bytes = if incoming.body.is_empty() { b"{}" } else { &incoming.body[..] };
     // A struct may also be written as a list; nobody means that.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
+    OwnedUserId,
     api::{
         client::account::{
             ThirdPartyIdRemovalStatus, change_password, check_registration_token_validity, deactivate,
-            get_3pids, get_username_availability, register, request_openid_token, whoami,
+            get_username_availability, register, request_openid_token, whoami,
         },
         error::ErrorKind,
     },
@@ -17,9 +18,9 @@ use super::own;
 use crate::{
     api::routes::{Group, Table},
     error::{Error, RequestError},
-    http::{args::Args, auth::LocalUser, limits::Class, reply::Json, uia},
+    http::{args::Args, auth::LocalUser, limits::Class, uia},
     server::{Registration, Server},
-    user::{NewAccount, NewDevice, UserError},
+    user::{NewAccount, NewDevice, Session, UserError},
 };
 
 pub(super) fn routes(table: &mut Table) {
@@ -30,11 +31,14 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, change_password);
     table.add(Group::Client, deactivate);
     table.add(Group::Client, openid_token);
-    table.add(Group::Client, third_party_ids);
 }
 
-async fn whoami(_: Arc<Server>, args: Args<whoami::v3::Request>) -> Result<whoami::v3::Response, Error> {
-    let mut response = whoami::v3::Response::new(args.caller.user, false);
+async fn whoami(
+    server: Arc<Server>,
+    args: Args<whoami::v3::Request>,
+) -> Result<whoami::v3::Response, Error> {
+    let guest = server.users.standing(&args.caller.user).await?.guest;
+    let mut response = whoami::v3::Response::new(args.caller.user, guest);
     response.device_id = Some(args.caller.device);
     Ok(response)
 }
@@ -45,7 +49,7 @@ async fn register(
 ) -> Result<register::v3::Response, Error> {
     let request = &args.request;
     if request.kind == register::RegistrationKind::Guest {
-        return Err(Error::new(ErrorKind::GuestAccessForbidden, "this node has no guest accounts"));
+        return register_guest(&server, &args).await;
     }
     if request.login_type.is_some() {
         return Err(Error::new(
@@ -53,36 +57,74 @@ async fn register(
             "this node has no application services",
         ));
     }
+    // People type capitals; user names here have none.
+    let username = request.username.as_ref().map(|name| name.to_lowercase());
     // A bad name is told before anything has to be proven; a taken one too, but only where everybody may ask. Where a
     // token is needed, whoever shows none learns nothing about who lives here.
-    if let (Registration::Open, Some(name)) = (server.settings.registration, &request.username) {
+    if let (Registration::Open, Some(name), None) =
+        (server.settings.registration, &username, &request.guest_access_token)
+    {
         server.users.available(name).await?;
     }
-    let proof = uia::registration(&server, request.auth.as_ref())?;
+    let proven = uia::registration(&server, &args.origin, request.auth.as_ref()).await?;
     server.limits.take(Class::Register, &args.origin.key())?;
-    let account = NewAccount {
-        localpart: request.username.clone(),
-        password: Some(
-            request.password.clone().ok_or_else(|| RequestError::MissingParam("password".into()))?,
-        ),
-        ..NewAccount::new(proof)
-    };
+    let password =
+        request.password.clone().ok_or_else(|| RequestError::MissingParam("password".into()))?;
     let device = (!request.inhibit_login).then(|| NewDevice {
         id: request.device_id.clone(),
         name: request.initial_device_display_name.clone(),
+        refresh: request.refresh_token,
+        client: None,
     });
-    let (user, session) = match server.users.register(account, device).await {
-        Err(UserError::BadRegistrationToken) => {
-            return Err(uia::bad_registration_token(request.auth.as_ref()));
+    let made = match &request.guest_access_token {
+        Some(guest) => {
+            let name = username.ok_or_else(|| RequestError::MissingParam("username".into()))?;
+            server.users.upgrade_guest(guest, &name, &password, proven.proof, device).await
         }
-        other => other?,
+        None => {
+            let account = NewAccount {
+                localpart: username,
+                password: Some(password),
+                email: proven.email,
+                consent: proven.consent,
+                ..NewAccount::new(proven.proof)
+            };
+            server.users.register(account, device).await
+        }
     };
+    match made {
+        Err(UserError::BadRegistrationToken) => {
+            Err(uia::bad_registration_token(&server, request.auth.as_ref()))
+        }
+        made => {
+            let (user, session) = made?;
+            Ok(registered(user, session))
+        }
+    }
+}
+
+async fn register_guest(
+    server: &Arc<Server>,
+    args: &Args<register::v3::Request>,
+) -> Result<register::v3::Response, Error> {
+    if !server.settings.accounts.general.guests {
+        return Err(Error::new(ErrorKind::GuestAccessForbidden, "this node has no guest accounts"));
+    }
+    server.limits.take(Class::Register, &args.origin.key())?;
+    let name = args.request.initial_device_display_name.clone();
+    let (user, session) = server.users.register_guest(name).await?;
+    Ok(registered(user, Some(session)))
+}
+
+fn registered(user: OwnedUserId, session: Option<Session>) -> register::v3::Response {
     let mut response = register::v3::Response::new(user);
     if let Some(session) = session {
         response.access_token = Some(session.access_token);
         response.device_id = Some(session.device);
+        response.refresh_token = session.refresh_token;
+        response.expires_in = session.expires_in;
     }
-    Ok(response)
+    response
 }
 
 async fn available(
@@ -90,9 +132,9 @@ async fn available(
     args: Args<get_username_availability::v3::Request>,
 ) -> Result<get_username_availability::v3::Response, Error> {
     match server.settings.registration {
-        Registration::Open => server.users.available(&args.username).await?,
+        Registration::Open => server.users.available(&args.username.to_lowercase()).await?,
         // Names are not told to web pages that happen to run in the same browser; the answer comes with the token.
-        Registration::Token => match server.users.available(&args.username).await {
+        Registration::Token => match server.users.available(&args.username.to_lowercase()).await {
             Err(error @ UserError::InvalidName) => return Err(error.into()),
             Ok(()) | Err(UserError::NameTaken) => {}
             Err(other) => return Err(other.into()),
@@ -117,12 +159,15 @@ async fn change_password(
     server: Arc<Server>,
     args: Args<change_password::v3::Request>,
 ) -> Result<change_password::v3::Response, Error> {
-    let caller = logged_in(args.caller.as_ref())?;
-    uia::password(&server, caller, &args.origin, args.auth.as_ref()).await?;
-    server
-        .users
-        .set_password(&caller.user, &args.new_password, args.logout_devices, Some(&caller.device))
-        .await?;
+    let (user, device) = match args.caller.as_ref() {
+        Some(caller) => {
+            uia::password(&server, caller, &args.origin, args.auth.as_ref()).await?;
+            (caller.user.clone(), Some(&*caller.device))
+        }
+        // Whoever forgot the password proves the account's e-mail address instead.
+        None => (uia::forgotten_password(&server, &args.origin, args.auth.as_ref()).await?, None),
+    };
+    server.users.set_password(&user, &args.new_password, args.logout_devices, device).await?;
     Ok(change_password::v3::Response::new())
 }
 
@@ -132,13 +177,7 @@ async fn deactivate(
 ) -> Result<deactivate::v3::Response, Error> {
     let caller = logged_in(args.caller.as_ref())?;
     uia::password(&server, caller, &args.origin, args.auth.as_ref()).await?;
-    // Rooms first: a user without an account cannot leave. What cannot be left (its servers are away) stays.
-    for room in server.rooms.joined_rooms(&caller.user).await? {
-        if let Err(error) = server.rooms.leave(&caller.user, &room, None).await {
-            tracing::debug!(%room, %error, "a deactivated user could not leave a room");
-        }
-    }
-    server.users.deactivate(&caller.user).await?;
+    server.deactivate(&caller.user, args.erase).await?;
     Ok(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport))
 }
 
@@ -155,14 +194,6 @@ async fn openid_token(
         server.name.clone(),
         Duration::from_millis(OPENID_MS),
     ))
-}
-
-async fn third_party_ids(
-    _: Arc<Server>,
-    _: Args<get_3pids::v3::Request>,
-) -> Result<Json<serde_json::Value>, Error> {
-    // Written out: ruma leaves the empty list away, which some clients do not expect.
-    Ok(Json(serde_json::json!({ "threepids": [] })))
 }
 
 /// The caller of an endpoint that old specifications let be called with an e-mail's proof instead of a token.

@@ -7,7 +7,7 @@ use ruma::{
     api::client::discovery::{
         get_capabilities::{
             self,
-            v3::{Capabilities, RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability},
+            v3::{AccountModerationCapability, Capabilities, GetLoginTokenCapability, RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability},
         },
         get_supported_versions,
     },
@@ -38,7 +38,7 @@ async fn versions(
 
 async fn capabilities(
     server: Arc<Server>,
-    _: Args<get_capabilities::v3::Request>,
+    args: Args<get_capabilities::v3::Request>,
 ) -> Result<get_capabilities::v3::Response, Error> {
     let available: BTreeMap<RoomVersionId, RoomVersionStability> = version::SUPPORTED
         .iter()
@@ -50,7 +50,14 @@ async fn capabilities(
     let mut capabilities = Capabilities::new();
     capabilities.room_versions =
         RoomVersionsCapability::new(server.settings.default_room_version.clone(), available);
-    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(server.users.sends_mail());
+    capabilities.get_login_token = GetLoginTokenCapability::new(true);
+    // Told to administrators alone: to others it means nothing.
+    if server.users.standing(&args.caller.user).await?.admin {
+        let mut moderation = AccountModerationCapability::default();
+        (moderation.suspend, moderation.lock) = (true, true);
+        capabilities.account_moderation = moderation;
+    }
     Ok(get_capabilities::v3::Response::new(capabilities))
 }
 

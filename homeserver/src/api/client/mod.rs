@@ -1,6 +1,7 @@
 //! The client-server API, a file per area, named as in ruma-client-api.
 
 mod account;
+mod admin;
 mod alias;
 mod backup;
 mod config;
@@ -26,6 +27,7 @@ mod state;
 mod sync;
 mod tag;
 mod thirdparty;
+mod threepid;
 mod to_device;
 mod typing;
 mod user_directory;
@@ -38,6 +40,7 @@ use crate::{
 /// Adds every endpoint of the client-server API.
 pub(crate) fn routes(table: &mut Table) {
     account::routes(table);
+    admin::routes(table);
     alias::routes(table);
     backup::routes(table);
     config::routes(table);
@@ -63,6 +66,7 @@ pub(crate) fn routes(table: &mut Table) {
     sync::routes(table);
     tag::routes(table);
     thirdparty::routes(table);
+    threepid::routes(table);
     to_device::routes(table);
     typing::routes(table);
     user_directory::routes(table);

@@ -1,15 +1,16 @@
 //! Logging in and out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     api::{
         IncomingRequest, Metadata,
         client::{
             session::{
-                get_login_types::{self, v3::LoginType, v3::PasswordLoginType},
-                login, logout, logout_all,
+                get_login_token,
+                get_login_types::{self, v3::LoginType, v3::PasswordLoginType, v3::TokenLoginType},
+                login, logout, logout_all, refresh_token,
             },
             uiaa::UserIdentifier,
         },
@@ -21,14 +22,16 @@ use serde::de::Error as _;
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, uia},
+    http::{args::Args, limits::Class, uia},
     server::Server,
-    user::{NewDevice, UserError},
+    user::{LOGIN_TOKEN_MS, NewDevice, UserError},
 };
 
 pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, login_types);
     table.add(Group::Client, login);
+    table.add(Group::Client, login_token);
+    table.add(Group::Client, refresh).limit(Class::Refresh);
     table.add(Group::Client, logout);
     table.add(Group::Client, logout_all);
 }
@@ -37,36 +40,41 @@ async fn login_types(
     _: Arc<Server>,
     _: Args<get_login_types::v3::Request>,
 ) -> Result<get_login_types::v3::Response, Error> {
-    Ok(get_login_types::v3::Response::new(vec![LoginType::Password(PasswordLoginType::new())]))
+    let mut token = TokenLoginType::new();
+    token.get_login_token = true;
+    let flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
+    Ok(get_login_types::v3::Response::new(flows))
 }
 
 async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Response, Error> {
     let request = &args.request.0;
-    let password = match &request.login_info {
-        login::v3::LoginInfo::Password(password) => password,
+    let device = NewDevice {
+        id: request.device_id.clone(),
+        name: request.initial_device_display_name.clone(),
+        refresh: request.refresh_token,
+        client: None,
+    };
+    let session = match &request.login_info {
+        login::v3::LoginInfo::Password(password) => {
+            let user = who(&server, password).await?;
+            server.limits.take_login(&user, args.origin.page.as_deref())?;
+            server.users.login(&user, &password.password, device).await?
+        }
+        login::v3::LoginInfo::Token(token) => {
+            server.limits.take(Class::Register, &args.origin.key())?;
+            server.users.login_by_token(&token.token, device).await?
+        }
         login::v3::LoginInfo::ApplicationService(_) => {
             return Err(Error::new(
                 ErrorKind::AppserviceLoginUnsupported,
                 "this node has no application services",
             ));
         }
-        _ => return Err(Error::new(ErrorKind::Unknown, "log-in is by m.login.password only")),
+        _ => return Err(Error::new(ErrorKind::Unknown, "log-in is by m.login.password or m.login.token")),
     };
-    #[allow(deprecated, reason = "old clients still name the user this way")]
-    let typed = match (&password.identifier, &password.user) {
-        (Some(UserIdentifier::Matrix(matrix)), _) => &matrix.user,
-        (Some(_), _) => {
-            return Err(Error::forbidden("log-in is by user name only"));
-        }
-        (None, Some(user)) => user,
-        (None, None) => return Err(Error::invalid_param("who logs in? `identifier` is missing")),
-    };
-    let user = user_of(&server, typed)?;
-    server.limits.take_login(&user, args.origin.page.as_deref())?;
-    let device =
-        NewDevice { id: request.device_id.clone(), name: request.initial_device_display_name.clone() };
-    let session = server.users.login(&user, &password.password, device).await?;
     let mut response = login::v3::Response::new(session.user, session.access_token, session.device);
+    response.refresh_token = session.refresh_token;
+    response.expires_in = session.expires_in;
     #[allow(deprecated, reason = "old clients read it")]
     {
         response.home_server = Some(server.name.clone());
@@ -74,8 +82,44 @@ async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Resp
     Ok(response)
 }
 
+/// Whom a password is said to belong to.
+async fn who(server: &Arc<Server>, password: &login::v3::Password) -> Result<OwnedUserId, Error> {
+    let by_email = async |address: &str| -> Result<OwnedUserId, Error> {
+        server.users.by_email(address).await?.ok_or_else(|| UserError::WrongPassword.into())
+    };
+    #[allow(deprecated, reason = "old clients still name the user this way")]
+    match (&password.identifier, &password.user, &password.address) {
+        (Some(UserIdentifier::Matrix(matrix)), ..) => user_of(server, &matrix.user),
+        (Some(UserIdentifier::Email(email)), ..) => by_email(&email.address).await,
+        (Some(_), ..) => Err(Error::forbidden("log-in is by user name or e-mail address")),
+        (None, Some(user), _) => user_of(server, user),
+        (None, None, Some(address)) => by_email(address).await,
+        (None, None, None) => Err(Error::invalid_param("who logs in? `identifier` is missing")),
+    }
+}
+
+async fn login_token(
+    server: Arc<Server>,
+    args: Args<get_login_token::v1::Request>,
+) -> Result<get_login_token::v1::Response, Error> {
+    uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+    let token = server.users.make_login_token(&args.caller.user).await?;
+    Ok(get_login_token::v1::Response::new(Duration::from_millis(LOGIN_TOKEN_MS), token))
+}
+
+async fn refresh(
+    server: Arc<Server>,
+    args: Args<refresh_token::v3::Request>,
+) -> Result<refresh_token::v3::Response, Error> {
+    let session = server.users.refresh(&args.request.refresh_token).await?;
+    let mut response = refresh_token::v3::Response::new(session.access_token);
+    response.refresh_token = session.refresh_token;
+    response.expires_in_ms = session.expires_in;
+    Ok(response)
+}
+
 /// The user who wants in. A name that cannot be one gets the answer of a wrong password.
-fn user_of(server: &Arc<Server>, typed: &str) -> Result<ruma::OwnedUserId, Error> {
+fn user_of(server: &Arc<Server>, typed: &str) -> Result<OwnedUserId, Error> {
     // People type capitals; user names here have none.
     let lower = typed.trim().to_lowercase();
     uia::user_id(server, &lower)

@@ -96,7 +96,8 @@ async fn log_in_by_every_form() {
     let home = Home::new(open()).await;
     let alice = home.user("alice").await;
     let (_, types) = home.call(Method::GET, LOGIN, None, Value::Null).await;
-    assert_eq!(types["flows"], json!([{ "type": "m.login.password" }]));
+    let token = json!({ "type": "m.login.token", "get_login_token": true });
+    assert_eq!(types["flows"], json!([{ "type": "m.login.password" }, token]));
     for name in ["alice", "Alice", &*alice.id] {
         let (status, answer) = login(&home, name, PASSWORD).await;
         assert_eq!(status, StatusCode::OK, "{name}: {answer}");

@@ -28,8 +28,8 @@ async fn every_fault_has_its_errcode() {
             "/_matrix/client/v3/login",
             None,
             r#"{"type":"m.login.token","token":"x"}"#,
-            400,
-            "M_UNKNOWN",
+            403,
+            "M_FORBIDDEN",
         ),
         (
             Method::POST,

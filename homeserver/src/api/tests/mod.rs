@@ -4,8 +4,12 @@ mod account;
 pub(crate) mod admin;
 mod bad_input;
 mod listener;
+mod mail;
 mod media;
 mod rooms;
+mod sessions;
+mod standing;
+mod uia;
 
 use std::{path::Path, sync::Arc};
 

@@ -119,6 +119,24 @@ impl Rooms {
             .await
     }
 
+    /// The rooms that a user is in, is invited to or has knocked at: what it leaves when its account ends.
+    pub async fn rooms_to_leave(&self, user: &UserId) -> Result<Vec<OwnedRoomId>, RoomError> {
+        let user = user.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let Some(user) = tx.lookup(Kind::User, user.as_str())? else { return Ok(Vec::new()) };
+                membership::user_rooms(tx, user)?
+                    .into_iter()
+                    .filter(|row| {
+                        matches!(row.membership, Membership::Join | Membership::Invite | Membership::Knock)
+                    })
+                    .map(|row| Ok(load::room_id(tx, row.room)?))
+                    .collect()
+            })
+            .await
+    }
+
     /// Whether two users are joined to one room.
     pub async fn share_room(&self, one: &UserId, other: &UserId) -> Result<bool, RoomError> {
         let (one, other) = (one.to_owned(), other.to_owned());

@@ -7,10 +7,11 @@ use super::{access::access, json::client_event, messages::viewer};
 use crate::{
     room::{ClientEvent, RoomError, Rooms},
     store::{
-        ReadTx,
+        Kind, ReadTx,
         schema::{
+            accounts,
             events::{self, EventRow},
-            state,
+            rooms, state,
         },
     },
 };
@@ -52,6 +53,43 @@ impl Rooms {
             .read(move |tx| {
                 let (access, event) = entry(tx, &user, &room, &key)?;
                 Ok(client_event(tx, &event, &viewer(&access, now_ms))?)
+            })
+            .await
+    }
+
+    /// Refuses a guest where the room does not let guests in.
+    // spec: https://spec.matrix.org/v1.19/client-server-api/#mroomguest_access
+    pub(in crate::room) async fn guest_may_join(&self, user: &UserId, room: &RoomId) -> Result<(), RoomError> {
+        let (user, room) = (user.to_owned(), room.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let Some(user) = tx.lookup(Kind::User, user.as_str())? else { return Ok(()) };
+                if !accounts::standing(tx, user)?.guest {
+                    return Ok(());
+                }
+                let rule = match tx.lookup_skey("m.room.guest_access", "")? {
+                    Some(skey) => {
+                        let room = tx.lookup(Kind::Room, room.as_str())?;
+                        let row = room.map(|room| rooms::room(tx, room)).transpose()?.flatten();
+                        let state = row.map(|row| row.sid);
+                        let nid = state.map(|state| state::one(tx, state, skey)).transpose()?.flatten();
+                        nid.map(|nid| events::event(tx, nid)).transpose()?.flatten()
+                    }
+                    None => None,
+                };
+                #[derive(serde::Deserialize)]
+                struct Content {
+                    guest_access: String,
+                }
+                #[derive(serde::Deserialize)]
+                struct Client {
+                    content: Content,
+                }
+                let open = rule
+                    .and_then(|event| serde_json::from_slice::<Client>(&event.client).ok())
+                    .is_some_and(|client| client.content.guest_access == "can_join");
+                if open { Ok(()) } else { Err(RoomError::NoGuests) }
             })
             .await
     }

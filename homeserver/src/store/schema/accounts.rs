@@ -132,3 +132,170 @@ pub fn set_kind(tx: &mut WriteTx<'_>, user: Nid, kind: Option<&str>) -> Result<(
     tx.execute("UPDATE user SET kind = ?2 WHERE user = ?1", params![user, kind])?;
     Ok(())
 }
+
+/// An access token as stored.
+#[derive(Clone, Debug)]
+pub struct AccessRow {
+    /// Whom it speaks for.
+    pub user: Nid,
+    /// On which device.
+    pub device: Nid,
+    /// When it ends by itself.
+    pub expires_ms: Option<u64>,
+    /// The refresh token it was given for, until it is first used: then that one ends.
+    pub replaces: Option<Vec<u8>>,
+}
+
+/// An access token that is known, whether it has expired or not.
+pub fn access_token(tx: &ReadTx<'_>, hash: &[u8; 32]) -> Result<Option<AccessRow>, StoreError> {
+    tx.row(
+        "SELECT user, device, expires_ms, replaces FROM access_token WHERE hash = ?1",
+        [hash.as_slice()],
+        |row| {
+            Ok(AccessRow {
+                user: row.get(0)?,
+                device: row.get(1)?,
+                expires_ms: row.get::<_, Option<i64>>(2)?.map(|ms| ms as u64),
+                replaces: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Adds an access token beside the device's others.
+pub fn add_access_token(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    device: Nid,
+    hash: &[u8; 32],
+    expires_ms: Option<u64>,
+    replaces: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO access_token(hash, user, device, expires_ms, replaces) VALUES(?1, ?2, ?3, ?4, ?5)",
+        params![hash.as_slice(), user, device, expires_ms.map(|ms| ms as i64), replaces],
+    )?;
+    Ok(())
+}
+
+/// Adds a refresh token beside the device's others.
+pub fn add_refresh_token(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    device: Nid,
+    hash: &[u8; 32],
+    expires_ms: Option<u64>,
+    replaces: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO refresh_token(hash, user, device, expires_ms, replaces) VALUES(?1, ?2, ?3, ?4, ?5)",
+        params![hash.as_slice(), user, device, expires_ms.map(|ms| ms as i64), replaces],
+    )?;
+    Ok(())
+}
+
+/// A refresh token that is known, whether it has expired or not.
+pub fn refresh_token(tx: &ReadTx<'_>, hash: &[u8; 32]) -> Result<Option<AccessRow>, StoreError> {
+    tx.row(
+        "SELECT user, device, expires_ms, replaces FROM refresh_token WHERE hash = ?1",
+        [hash.as_slice()],
+        |row| {
+            Ok(AccessRow {
+                user: row.get(0)?,
+                device: row.get(1)?,
+                expires_ms: row.get::<_, Option<i64>>(2)?.map(|ms| ms as u64),
+                replaces: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Forgets what was given out for a refresh token and never used: its answer was lost.
+pub fn forget_unused(tx: &mut WriteTx<'_>, replaced: &[u8]) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM access_token WHERE replaces = ?1", [replaced])?;
+    tx.execute("DELETE FROM refresh_token WHERE replaces = ?1", [replaced])?;
+    Ok(())
+}
+
+/// A new pair of tokens has been used: the refresh token it was given for and the device's older access tokens end.
+pub fn confirm_refresh(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    device: Nid,
+    replaced: &[u8],
+) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM refresh_token WHERE hash = ?1", [replaced])?;
+    tx.execute(
+        "DELETE FROM access_token WHERE user = ?1 AND device = ?2 AND (replaces IS NULL OR replaces <> ?3)",
+        params![user, device, replaced],
+    )?;
+    tx.execute("UPDATE access_token SET replaces = NULL WHERE replaces = ?1", [replaced])?;
+    tx.execute("UPDATE refresh_token SET replaces = NULL WHERE replaces = ?1", [replaced])?;
+    Ok(())
+}
+
+/// Stores a log-in token, and forgets those that have ended.
+pub fn put_login_token(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    hash: &[u8; 32],
+    now_ms: u64,
+    expires_ms: u64,
+) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM login_token WHERE expires_ms < ?1", [now_ms as i64])?;
+    tx.execute(
+        "INSERT INTO login_token(hash, user, expires_ms) VALUES(?1, ?2, ?3)",
+        params![hash.as_slice(), user, expires_ms as i64],
+    )?;
+    Ok(())
+}
+
+/// Uses a log-in token up; whom it logs in.
+pub fn take_login_token(
+    tx: &mut WriteTx<'_>,
+    hash: &[u8; 32],
+    now_ms: u64,
+) -> Result<Option<Nid>, StoreError> {
+    let user = tx.row(
+        "SELECT user FROM login_token WHERE hash = ?1 AND expires_ms >= ?2",
+        params![hash.as_slice(), now_ms as i64],
+        |row| row.get(0),
+    )?;
+    tx.execute("DELETE FROM login_token WHERE hash = ?1", [hash.as_slice()])?;
+    Ok(user)
+}
+
+/// Which version of the terms a user has agreed to.
+pub fn consent(tx: &ReadTx<'_>, user: Nid) -> Result<Option<String>, StoreError> {
+    Ok(tx.row("SELECT consent FROM user WHERE user = ?1", [user], |row| row.get(0))?.flatten())
+}
+
+/// Notes which version of the terms a user has agreed to.
+pub fn set_consent(tx: &mut WriteTx<'_>, user: Nid, version: &str) -> Result<(), StoreError> {
+    tx.execute("UPDATE user SET consent = ?2 WHERE user = ?1", params![user, version])?;
+    Ok(())
+}
+
+/// The OAuth client and scope that a device was made by.
+pub fn device_client(tx: &ReadTx<'_>, user: Nid, device: Nid) -> Result<Option<(String, String)>, StoreError> {
+    tx.row(
+        "SELECT client, scope FROM device WHERE user = ?1 AND device = ?2 AND client IS NOT NULL",
+        (user, device),
+        |row| Ok((row.get(0)?, row.get::<_, Option<String>>(1)?.unwrap_or_default())),
+    )
+}
+
+/// Notes (or clears) the OAuth client and scope of a device.
+pub fn set_device_client(
+    tx: &mut WriteTx<'_>,
+    user: Nid,
+    device: Nid,
+    client: Option<&(String, String)>,
+) -> Result<(), StoreError> {
+    let (client, scope) = client.map_or((None, None), |(client, scope)| (Some(client), Some(scope)));
+    tx.execute(
+        "UPDATE device SET client = ?3, scope = ?4 WHERE user = ?1 AND device = ?2",
+        params![user, device, client, scope],
+    )?;
+    Ok(())
+}

@@ -19,4 +19,5 @@ pub mod server_keys;
 pub mod state;
 pub mod sync;
 pub mod threads;
+pub mod threepids;
 pub mod users;

@@ -123,6 +123,9 @@ pub fn deactivate(tx: &mut WriteTx<'_>, user: Nid) -> Result<(), StoreError> {
     tx.execute("UPDATE user SET deactivated = 1, password = NULL WHERE user = ?1", [user])?;
     tx.execute("DELETE FROM openid_token WHERE user = ?1", [user])?;
     tx.execute("DELETE FROM pusher WHERE user = ?1", [user])?;
+    tx.execute("DELETE FROM login_token WHERE user = ?1", [user])?;
+    tx.execute("DELETE FROM threepid WHERE user = ?1", [user])?;
+    tx.execute("DELETE FROM upstream_account WHERE user = ?1", [user])?;
     Ok(())
 }
 
@@ -208,25 +211,10 @@ pub fn remove_device(tx: &mut WriteTx<'_>, user: Nid, device: Nid) -> Result<boo
     Ok(removed > 0)
 }
 
-/// Whom a token speaks for: (user, device).
-pub fn by_token(tx: &ReadTx<'_>, hash: &[u8; 32]) -> Result<Option<(Nid, Nid)>, StoreError> {
-    tx.row("SELECT user, device FROM access_token WHERE hash = ?1", [hash.as_slice()], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })
-}
-
-/// Gives a device a token; earlier ones of the device end.
-pub fn put_token(tx: &mut WriteTx<'_>, user: Nid, device: Nid, hash: &[u8; 32]) -> Result<(), StoreError> {
-    remove_tokens(tx, user, device)?;
-    tx.execute(
-        "INSERT INTO access_token(hash, user, device) VALUES(?1, ?2, ?3)",
-        params![hash.as_slice(), user, device],
-    )?;
-    Ok(())
-}
-
-fn remove_tokens(tx: &mut WriteTx<'_>, user: Nid, device: Nid) -> Result<(), StoreError> {
+/// Ends all tokens of a device.
+pub fn remove_tokens(tx: &mut WriteTx<'_>, user: Nid, device: Nid) -> Result<(), StoreError> {
     tx.execute("DELETE FROM access_token WHERE user = ?1 AND device = ?2", (user, device))?;
+    tx.execute("DELETE FROM refresh_token WHERE user = ?1 AND device = ?2", (user, device))?;
     Ok(())
 }
 
