@@ -1,6 +1,7 @@
 //! What a running node answers on its control socket.
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use router::Target;
@@ -8,16 +9,22 @@ use router::id::NodeId;
 use router::net::{Node, PeerUri};
 use serde_json::{Value, json};
 
-use super::account;
+use super::{account, backup};
 use super::control::{Handle, Request};
 use crate::account::Identity;
 use crate::server::Server;
+use crate::store::Store;
 
 /// Everything that may be asked.
 pub(super) struct Answers {
     pub(super) node: Node,
     pub(super) server: Arc<Server>,
     pub(super) identity: Arc<Identity>,
+    pub(super) store: Store,
+    /// The data directory.
+    pub(super) dir: PathBuf,
+    /// One backup at a time.
+    pub(super) backup: tokio::sync::Mutex<()>,
 }
 
 impl Handle for Answers {
@@ -53,12 +60,27 @@ impl Handle for Answers {
                 self.node.remove_peer(&peer).await.map_err(|error| error.to_string())?;
                 Ok(json!("removed until the node ends"))
             }
+            Request::Backup { file } => self.backup(file).await,
             about_accounts => account::handle(&self.server.users, &self.identity, about_accounts).await,
         }
     }
 }
 
 impl Answers {
+    async fn backup(&self, file: PathBuf) -> Result<Value, String> {
+        let Ok(_one) = self.backup.try_lock() else {
+            return Err("another backup is being written; wait for its end".into());
+        };
+        let (store, dir, name) = (self.store.clone(), self.dir.clone(), self.server.name.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            backup::write(&store, &dir, name.as_str(), &file).map(|summary| backup::told(&summary, &file))
+        });
+        match written.await {
+            Ok(told) => told.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the backup broke off: {error}")),
+        }
+    }
+
     async fn self_info(&self) -> Result<Value, String> {
         let info = self.node.self_info().await.ok_or("the router has ended")?;
         let stats = self.node.stats().await;

@@ -37,6 +37,8 @@ pub(super) enum Request {
     AddPeer { uri: String },
     /// Lets go of a peer.
     RemovePeer { uri: String },
+    /// Writes everything of the node into one file.
+    Backup { file: PathBuf },
     /// Makes an account.
     AccountCreate { name: String, password: String },
     /// Lists the accounts.

@@ -2,6 +2,7 @@
 
 mod account;
 mod answers;
+mod backup;
 mod control;
 mod ctl;
 mod data_dir;
@@ -47,6 +48,10 @@ enum Command {
     ServerName(Data),
     /// Make and look after accounts
     Account(account::AccountArgs),
+    /// Write everything of the node into one file, also while it runs
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
     /// Ask the running node, or tell it
     Ctl(ctl::CtlArgs),
     /// Simulate a network of many routers
@@ -101,6 +106,8 @@ pub fn main() -> ExitCode {
         Some(Command::Address(data)) => init::address(&data),
         Some(Command::ServerName(data)) => init::server_name(&data),
         Some(Command::Account(args)) => account::account(&args),
+        Some(Command::Backup(args)) => backup::backup(&args),
+        Some(Command::Restore(args)) => backup::restore(&args),
         Some(Command::Ctl(args)) => ctl::ctl(&args),
         Some(Command::Sim(args)) => return sim::cli::run(args),
     };

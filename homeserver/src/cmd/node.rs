@@ -171,7 +171,14 @@ impl RunningNode {
     }
 
     fn answers(&self, identity: &Arc<Identity>) -> Answers {
-        Answers { node: self.node.clone(), server: Arc::clone(&self.server), identity: Arc::clone(identity) }
+        Answers {
+            node: self.node.clone(),
+            server: Arc::clone(&self.server),
+            identity: Arc::clone(identity),
+            store: self.store.clone(),
+            dir: self.dir.path().to_owned(),
+            backup: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The server's name.

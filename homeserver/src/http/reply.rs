@@ -25,7 +25,7 @@ use crate::{
     push::PushError,
     remote::RemoteError,
     room::RoomError,
-    store::StoreError,
+    store::{StoreError, Trouble},
     sync::FilterError,
     user::UserError,
 };
@@ -275,7 +275,17 @@ fn store_error(error: &StoreError, text: &str) -> Reply {
         StoreError::Closed => {
             request_error(RequestError::ShuttingDown, RequestError::ShuttingDown.to_string())
         }
-        _ => broken(text),
+        error => match error.trouble() {
+            Some(trouble) => {
+                tracing::error!(%error, "{}", trouble.advice());
+                let status = match trouble {
+                    Trouble::Full => StatusCode::INSUFFICIENT_STORAGE,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                refuse(status, ErrorKind::Unknown, trouble.advice().to_owned())
+            }
+            None => broken(text),
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use ruma::{OwnedEventId, UserId};
+use ruma::UserId;
 use serde_json::{Value, json};
 
 use crate::{
@@ -186,9 +186,8 @@ impl Writer {
         content: &Value,
     ) -> Result<(), StoreError> {
         self.count += 1;
-        let hash = blake3::hash(&self.count.to_le_bytes());
-        let id = events::id_of(hash.as_bytes())?;
-        let nid = events::intern(tx, &id)?;
+        let id = events::id_of(blake3::hash(&self.count.to_le_bytes()).as_bytes())?;
+        let (nid, hash) = events::intern_stored(tx, &id)?;
         let rules = version::shared("10").ok_or(StoreError::Corrupt("room version"))?;
         let raw = serde_json::value::to_raw_value(content).map_err(|_| StoreError::Corrupt("content"))?;
         let user = UserId::parse(sender).map_err(|_| StoreError::Corrupt("user"))?;
@@ -200,10 +199,9 @@ impl Writer {
                 auth.extend(state.get(&skey).copied());
             }
         }
-        let ids: Vec<OwnedEventId> = auth.iter().map(|nid| events::id(tx, *nid)).collect::<Result<_, _>>()?;
         let client = json!({ "content": content, "origin_server_ts": self.count, "sender": sender, "state_key": key,
             "type": kind });
-        let rest = json!({ "auth_events": ids, "depth": self.count, "prev_events": [] });
+        let rest = json!({ "depth": self.count });
         let skey = tx.intern_skey(kind, key)?;
         let row = EventRow {
             nid,
@@ -214,10 +212,12 @@ impl Writer {
             ts: self.count as i64,
             depth: self.count as i64,
             seq: None,
-            flags: 0,
+            flags: events::NO_LISTS,
             state_before: None,
             state_after: None,
             redacted_by: None,
+            sent: None,
+            hash,
             prev: Vec::new(),
             auth,
             client: client.to_string().into_bytes(),

@@ -205,8 +205,7 @@ impl Rooms {
         let txn = txn.map(|txn| TxnKey {
             user: sender.to_owned(),
             device: txn.device,
-            // The same id for another room is another transaction.
-            txn: format!("{room} {}", txn.id),
+            txn: txn.id.to_string(),
             ts: i64::try_from(self.inner.clock.now_ms()).unwrap_or(i64::MAX),
         });
         let job = DraftJob { sender: sender.to_owned(), draft, txn, answer, tries: 0 };

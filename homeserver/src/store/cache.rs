@@ -113,6 +113,8 @@ mod tests {
             state_before: None,
             state_after: None,
             redacted_by: None,
+            sent: None,
+            hash: [0; 32],
             prev: Vec::new(),
             auth: Vec::new(),
             client: text.as_bytes().to_vec(),

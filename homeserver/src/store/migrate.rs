@@ -29,6 +29,7 @@ const FILLS: &[(&str, Fill)] = &[("chain_fill", schema::chain::fill)];
 const STEPS: &[Step] = &[
     Step { name: "core", sql: CORE },
     Step { name: "events", sql: schema::events::SCHEMA },
+    Step { name: "events_compact", sql: schema::events::COMPACT },
     Step { name: "chain", sql: schema::chain::SCHEMA },
     Step { name: "threads", sql: schema::threads::SCHEMA },
     Step { name: "state", sql: schema::state::SCHEMA },

@@ -18,6 +18,7 @@
 mod cache;
 mod cache_db;
 pub mod codec;
+mod copy;
 pub mod ids;
 mod migrate;
 mod reader;
@@ -30,7 +31,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +65,9 @@ pub const READ_TIME_MAX: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(5);
 /// Operations waiting for the writer before callers have to wait to queue more.
 const WRITE_QUEUE_MAX: usize = 4096;
+/// How far a restored database's numbers jump: more than were given out since its copy was made (a thousand a second for
+/// a month), and room for a million restores below 2^53.
+const COUNTER_JUMP: i64 = 4_000_000_000;
 /// Prepared statements kept for each connection: all that the code has.
 const STATEMENTS_MAX: usize = 512;
 
@@ -101,17 +105,29 @@ pub enum Synchronous {
 #[derive(Debug)]
 pub struct Fault {
     left: AtomicI64,
+    /// SQLite's code with which every write fails, 0 for none: a disk that is full or cannot be written.
+    code: AtomicI32,
 }
 
 impl Fault {
     /// A fault that does not strike until [`Fault::arm`] says when.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(i64::MAX) })
+        Arc::new(Self { left: AtomicI64::new(i64::MAX), code: AtomicI32::new(0) })
     }
 
     /// Lets `writes` more writes through, then cuts.
     pub fn arm(&self, writes: i64) {
         self.left.store(writes, Ordering::SeqCst);
+    }
+
+    /// Lets every write fail with this code of SQLite's from now on; 0 lets them through again.
+    pub fn fail_with(&self, code: i32) {
+        self.code.store(code, Ordering::SeqCst);
+    }
+
+    fn error(&self) -> Option<rusqlite::Error> {
+        let code = self.code.load(Ordering::SeqCst);
+        (code != 0).then(|| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
     }
 
     /// Writes still let through.
@@ -162,6 +178,57 @@ pub enum StoreError {
     Fault,
 }
 
+/// What keeps the database from working, as far as the operator can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No space is left.
+    Full,
+    /// The file system does not let us write (any more).
+    ReadOnly,
+    /// The file is not what was written.
+    Damaged,
+    /// The disk answers with errors.
+    Disk,
+}
+
+impl Trouble {
+    /// What happened and what to do, in a sentence for whoever asked.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Full => {
+                "the server's disk is full, so nothing was stored; it goes on by itself when there is space again"
+            }
+            Self::ReadOnly => {
+                "the server cannot write its database, so nothing was stored; it goes on when the disk can be \
+                 written again"
+            }
+            Self::Damaged => {
+                "the server's database is damaged; its operator should restore a backup (mangrove restore)"
+            }
+            Self::Disk => "the server's disk reports errors, so nothing was stored; its operator should look at it",
+        }
+    }
+}
+
+impl StoreError {
+    /// What the operator can mend, if it is that.
+    pub fn trouble(&self) -> Option<Trouble> {
+        use rusqlite::ErrorCode;
+        let error = match self {
+            Self::Sqlite(error) | Self::Commit(error) => error,
+            Self::Corrupt(_) => return Some(Trouble::Damaged),
+            _ => return None,
+        };
+        match error.sqlite_error_code()? {
+            ErrorCode::DiskFull => Some(Trouble::Full),
+            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Some(Trouble::ReadOnly),
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Some(Trouble::Damaged),
+            ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => Some(Trouble::Disk),
+            _ => None,
+        }
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(Arc::new(error))
@@ -181,6 +248,7 @@ pub struct Store {
 }
 
 struct Inner {
+    path: std::path::PathBuf,
     shared: Arc<Shared>,
     cache_db: CacheDb,
     writes: tokio::sync::mpsc::Sender<writer::Op>,
@@ -242,10 +310,10 @@ impl Store {
             let conn = connect(&path, true)?;
             threads.push(reader::spawn(conn, shared.clone(), read_queue.clone())?);
         }
-        let slow = slow::Slow::new(path);
+        let slow = slow::Slow::new(path.clone());
         let cache_db = CacheDb::open(dir, shared.incarnation)?;
         let threads = Mutex::new(threads);
-        Ok(Self { inner: Arc::new(Inner { shared, cache_db, writes, reads, slow, threads }) })
+        Ok(Self { inner: Arc::new(Inner { path, shared, cache_db, writes, reads, slow, threads }) })
     }
 
     /// Runs `op` inside the next group's transaction and answers after its commit. An `Err` rolls `op` back alone.

@@ -204,6 +204,9 @@ impl<'a> WriteTx<'a> {
             self.group.cut = true;
             return Err(StoreError::Fault);
         }
+        if let Some(error) = self.read.shared.fault.as_ref().and_then(|fault| fault.error()) {
+            return Err(error.into());
+        }
         Ok(self.read.conn.prepare_cached(sql)?.execute(params)?)
     }
 
@@ -240,6 +243,18 @@ impl<'a> WriteTx<'a> {
         let value = entry.next;
         entry.next += 1;
         Ok(value)
+    }
+
+    /// Leaves out the next `distance` numbers of every counter.
+    pub(super) fn jump(&mut self, distance: i64) -> Result<(), StoreError> {
+        for counter in Counter::ALL {
+            let entry = &mut self.group.counters.0[counter as usize];
+            entry.next = entry.limit.max(entry.next).saturating_add(distance);
+            entry.limit = entry.next;
+            let next = entry.next;
+            self.execute("UPDATE counter SET next = ?2 WHERE name = ?1", (counter.name(), next))?;
+        }
+        Ok(())
     }
 
     /// Notes that an event was stored, changed or removed: the cache forgets it after the commit.

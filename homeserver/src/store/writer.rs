@@ -3,8 +3,11 @@
 use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -25,8 +28,8 @@ pub(super) struct Op {
     soon: bool,
 }
 
-/// Does it, and says whether it is to be kept.
-type Run = Box<dyn FnOnce(&mut WriteTx<'_>) -> (bool, Answer) + Send>;
+/// Does it, and says whether it is to be kept. Without a transaction, it is told why there is none.
+type Run = Box<dyn FnOnce(Result<&mut WriteTx<'_>, StoreError>) -> (bool, Answer) + Send>;
 
 /// Tells the caller how it went, once the group's fate is known.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -34,7 +37,7 @@ type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 impl Op {
     /// Commits what came before and ends the writer.
     pub(super) fn stop(done: oneshot::Sender<()>) -> Self {
-        let run = move |_: &mut WriteTx<'_>| {
+        let run = move |_: Result<&mut WriteTx<'_>, StoreError>| {
             let answer: Answer = Box::new(move |_| {
                 // Whoever asked may have gone; the writer stops all the same.
                 let _ = done.send(());
@@ -52,9 +55,12 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    let run = move |tx: &mut WriteTx<'_>| -> (bool, Answer) {
-        let result =
-            catch_unwind(AssertUnwindSafe(|| op(tx))).unwrap_or_else(|_| Err(E::from(StoreError::Panicked)));
+    let run = move |tx: Result<&mut WriteTx<'_>, StoreError>| -> (bool, Answer) {
+        let result = match tx {
+            Ok(tx) => catch_unwind(AssertUnwindSafe(|| op(tx)))
+                .unwrap_or_else(|_| Err(E::from(StoreError::Panicked))),
+            Err(error) => Err(E::from(error)),
+        };
         let keep = result.is_ok();
         let answer = move |commit: Result<(), StoreError>| {
             let result = match commit {
@@ -78,17 +84,18 @@ impl Op {
 }
 
 /// Log size at which the checkpoint thread is asked to work.
-const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
-/// Log size at which the writer itself begins it anew, between two groups.
-const WAL_RESET_BYTES: u64 = 8 << 20;
+const WAL_CHECKPOINT_BYTES: u64 = 1 << 20;
+/// Log size at which the writer itself begins it anew, between two groups. Small: what is in it is on the disk twice, and
+/// the few pages that every commit writes are carried over once for some forty commits either way.
+const WAL_RESET_BYTES: u64 = 2 << 20;
 /// How long a reset waits for readers of the old log.
 const WAL_RESET_WAIT: Duration = Duration::from_millis(20);
-/// Commits between two looks at the log's size.
-const WAL_LOOK_COMMITS: u32 = 32;
+/// Bytes of a page in the log, with its header (the page size is SQLite's own, 4096).
+const WAL_PAGE_BYTES: u64 = 4096 + 24;
 
 /// Starts the writer and its checkpointer.
 pub(super) fn spawn(
-    conn: Connection,
+    mut conn: Connection,
     counters: Counters,
     shared: Arc<Shared>,
     queue: Receiver<Op>,
@@ -106,8 +113,15 @@ pub(super) fn spawn(
             }
         }
     })?;
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
+    let log = Arc::new(AtomicU64::new(0));
+    let pages = log.clone();
+    conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, count: std::ffi::c_int| {
+        pages.store(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    // A log that grew (a slow reader, a backup) is cut when it begins anew; one of ordinary size is written over, which
+    // is faster than growing it again: the file system has nothing to note at each commit.
+    conn.pragma_update(None, "journal_size_limit", (WAL_RESET_BYTES * 2) as i64)?;
     let end = End { shared: shared.clone(), told: false };
     let mut writer = Writer {
         conn,
@@ -115,8 +129,10 @@ pub(super) fn spawn(
         shared,
         queue,
         ask,
-        wal: wal.into(),
-        commits: 0,
+        log,
+        log_seen: 0,
+        ask_at: WAL_CHECKPOINT_BYTES,
+        reset_at: WAL_RESET_BYTES,
         full,
         syncs: full,
         held: None,
@@ -145,8 +161,14 @@ struct Writer {
     shared: Arc<Shared>,
     queue: Receiver<Op>,
     ask: std::sync::mpsc::SyncSender<()>,
-    wal: PathBuf,
-    commits: u32,
+    /// Pages in the log as of the last commit.
+    log: Arc<AtomicU64>,
+    /// Its bytes when they were last looked at.
+    log_seen: u64,
+    /// The checkpointer is asked past this.
+    ask_at: u64,
+    /// A reset is tried past this.
+    reset_at: u64,
     /// The store is to sync its commits.
     full: bool,
     /// The connection does so now.
@@ -260,7 +282,7 @@ impl Writer {
         let touched = group.touched.len();
         let interned = pending.borrow().len();
         let begun = self.conn.prepare_cached("SAVEPOINT op").and_then(|mut savepoint| savepoint.execute([]));
-        let (keep, answer) = (op.run)(&mut WriteTx::new(&self.conn, &self.shared, group, pending));
+        let (keep, answer) = (op.run)(Ok(&mut WriteTx::new(&self.conn, &self.shared, group, pending)));
         if group.cut {
             return None;
         }
@@ -300,32 +322,43 @@ impl Writer {
     fn refuse(&self, op: Op, error: rusqlite::Error) -> Next {
         tracing::warn!(%error, "the database cannot be written");
         let stop = op.stop;
-        drop(op);
+        let error = StoreError::Sqlite(Arc::new(error));
+        let (_, answer) = (op.run)(Err(error.clone()));
+        answer(Err(error));
         if stop { Next::Stop } else { Next::Go }
     }
 
     fn look_at_log(&mut self) {
-        self.commits += 1;
-        if !self.commits.is_multiple_of(WAL_LOOK_COMMITS) {
-            return;
+        let bytes = self.log.load(Ordering::Relaxed) * WAL_PAGE_BYTES;
+        if bytes < self.log_seen {
+            // It began anew.
+            (self.ask_at, self.reset_at) = (WAL_CHECKPOINT_BYTES, WAL_RESET_BYTES);
         }
-        let bytes = std::fs::metadata(&self.wal).map_or(0, |log| log.len());
-        if bytes > WAL_RESET_BYTES {
+        self.log_seen = bytes;
+        if bytes > self.reset_at {
             // While commits never pause, the checkpointer never sees the log's end; only between two groups can it begin
-            // anew. Most of it has been carried over by then, so this is short; a reader in the way puts it off.
-            if let Err(error) = self.reset_log() {
-                tracing::debug!(%error, "the database's log could not be reset yet");
+            // anew. Most of it has been carried over by then, so this is short. A reader in the way (a backup) puts it
+            // off until the log has grown as much again: commits do not wait for it time after time.
+            match self.reset_log() {
+                Ok(true) => {}
+                Ok(false) => self.reset_at = bytes + WAL_RESET_BYTES.max(bytes / 8),
+                Err(error) => {
+                    self.reset_at = bytes + WAL_RESET_BYTES;
+                    tracing::warn!(%error, "the database's log could not be carried over");
+                }
             }
-        } else if bytes > WAL_CHECKPOINT_BYTES {
+        } else if bytes > self.ask_at {
+            self.ask_at = bytes + WAL_CHECKPOINT_BYTES;
             // Full means that one is under way already.
             let _ = self.ask.try_send(());
         }
     }
 
-    fn reset_log(&self) -> rusqlite::Result<()> {
+    /// True if the next commit begins the log anew.
+    fn reset_log(&self) -> rusqlite::Result<bool> {
         self.conn.busy_timeout(WAL_RESET_WAIT)?;
-        let result = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let result = self.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0));
         self.conn.busy_timeout(super::BUSY)?;
-        result
+        result.map(|busy| busy == 0)
     }
 }

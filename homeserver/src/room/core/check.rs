@@ -186,7 +186,7 @@ mod tests {
                 let _ = signatures(id.clone(), &room, object.clone(), &rules, &PublicKeyMap::new());
                 if let Ok(event) = FullEvent::new(id.clone(), &room, object.clone()) {
                     let again = super::super::pdu::Pdu::stored(
-                        id, room.clone(), event.pdu.says_room, false, &event.client, &event.rest);
+                        id, room.clone(), event.pdu.says_room, false, &event.client, &event.rest, (event.pdu.prev.clone(), event.pdu.auth.clone()));
                     prop_assert!(again.is_ok(), "{:?}", again);
                     let _ = super::super::pdu::prune(&rules, &room, event.pdu.says_room, &event.client, &event.rest);
                     let _ = super::super::auth::check_own(&rules, &event.pdu, |_| None);

@@ -103,7 +103,7 @@ impl Pdu {
         })
     }
 
-    /// Reads an event back from its two stored objects.
+    /// Reads an event back from its two stored objects and its lists, `prev_events` and `auth_events`.
     pub fn stored(
         event_id: OwnedEventId,
         room: OwnedRoomId,
@@ -111,6 +111,7 @@ impl Pdu {
         rejected: bool,
         client: &[u8],
         rest: &[u8],
+        lists: (Vec<OwnedEventId>, Vec<OwnedEventId>),
     ) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Client<'a> {
@@ -126,8 +127,6 @@ impl Pdu {
         }
         #[derive(Deserialize)]
         struct Rest {
-            prev_events: Vec<OwnedEventId>,
-            auth_events: Vec<OwnedEventId>,
             depth: i64,
         }
         let client: Client<'_> =
@@ -142,8 +141,8 @@ impl Pdu {
             kind: client.r#type.into(),
             state_key: client.state_key,
             content: client.content.to_owned(),
-            prev: rest.prev_events,
-            auth: rest.auth_events,
+            prev: lists.0,
+            auth: lists.1,
             redacts: match client.redacts {
                 Some(CanonicalJsonValue::String(target)) => EventId::parse(target).ok(),
                 _ => None,
@@ -234,7 +233,7 @@ pub struct FullEvent {
     pub pdu: Arc<Pdu>,
     /// Stored object of what clients may see.
     pub client: Vec<u8>,
-    /// Stored object of everything else.
+    /// Stored object of everything else but the lists of events.
     pub rest: Vec<u8>,
 }
 
@@ -251,13 +250,13 @@ impl FullEvent {
     }
 }
 
-/// An event's two stored objects.
+/// An event's two stored objects. The lists of events are in neither: they are stored as numbers.
 pub fn split(object: CanonicalJsonObject) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
     let (mut client, mut rest) = (CanonicalJsonObject::new(), CanonicalJsonObject::new());
     for (key, value) in object {
         if CLIENT_KEYS.contains(&key.as_str()) {
             client.insert(key, value);
-        } else if key != "unsigned" && key != "room_id" {
+        } else if !["unsigned", "room_id", "auth_events", "prev_events"].contains(&key.as_str()) {
             rest.insert(key, value);
         }
     }
@@ -267,7 +266,7 @@ pub fn split(object: CanonicalJsonObject) -> Result<(Vec<u8>, Vec<u8>), Malforme
     Ok((json(&client)?, json(&rest)?))
 }
 
-/// An event as one object again: what was hashed and signed.
+/// An event as one object again, without its lists of events.
 pub fn join(
     room: &RoomId,
     says_room: bool,

@@ -29,7 +29,9 @@ use crate::{
     store::{
         Kind, Nid, ReadTx, Seq, StoreError, Touched, WriteTx,
         schema::{
-            events::{self, EventRow, NO_ROOM_ID, OUTLIER, REJECTED, SOFT_FAILED, stream_kind},
+            events::{
+                self, EventRow, NO_LISTS, NO_ROOM_ID, OUTLIER, REJECTED, SOFT_FAILED, TxnOf, stream_kind,
+            },
             membership::{self, Membership},
             rooms::{self, RoomRow},
             state::{self, Change, StateMap},
@@ -147,12 +149,12 @@ impl From<AppendError> for RoomError {
 /// Stores an event and everything that follows from it.
 pub(in crate::room) fn append(tx: &mut WriteTx<'_>, append: &Append) -> Result<Done, AppendError> {
     let pdu = &append.event.pdu;
+    let room = tx.intern(Kind::Room, pdu.room.as_str())?;
     if let Some(txn) = &append.txn
-        && let Some(existing) = find_txn(tx, txn)?
+        && let Some(existing) = find_txn(tx, room, txn)?
     {
         return Ok(Done::Existing(existing));
     }
-    let room = tx.intern(Kind::Room, pdu.room.as_str())?;
     let mut row = match (rooms::room(tx, room)?, append.head) {
         (Some(row), Some(head)) if row.head == head => row,
         (None, None) => {
@@ -168,6 +170,12 @@ pub(in crate::room) fn append(tx: &mut WriteTx<'_>, append: &Append) -> Result<D
     {
         return Ok(Done::Existing(pdu.event_id.clone()));
     }
+    if let Some(txn) = &append.txn {
+        let user = tx.intern(Kind::User, txn.user.as_str())?;
+        let device = tx.intern(Kind::Device, txn.device.as_str())?;
+        events::put_txn(tx, &TxnOf { user, device, room, txn: &txn.txn }, event.nid, txn.ts)?;
+        event.sent = Some((device, txn.txn.clone()));
+    }
     place(tx, &row, &mut event, append)?;
     row.head += 1;
     match append.verdict {
@@ -178,22 +186,17 @@ pub(in crate::room) fn append(tx: &mut WriteTx<'_>, append: &Append) -> Result<D
             rooms::put_head(tx, &row)?;
         }
     }
-    if let Some(txn) = &append.txn {
-        let user = tx.intern(Kind::User, txn.user.as_str())?;
-        let device = tx.intern(Kind::Device, txn.device.as_str())?;
-        events::put_txn(tx, user, device, &txn.txn, event.nid, txn.ts)?;
-    }
     Ok(Done::Appended(pdu.event_id.clone()))
 }
 
 /// The event that a transaction has made, if any.
-pub(in crate::room) fn find_txn(tx: &ReadTx<'_>, txn: &TxnKey) -> Result<Option<OwnedEventId>, StoreError> {
+fn find_txn(tx: &ReadTx<'_>, room: Nid, txn: &TxnKey) -> Result<Option<OwnedEventId>, StoreError> {
     let (Some(user), Some(device)) =
         (tx.lookup(Kind::User, txn.user.as_str())?, tx.lookup(Kind::Device, txn.device.as_str())?)
     else {
         return Ok(None);
     };
-    match events::txn(tx, user, device, &txn.txn)? {
+    match events::txn(tx, &TxnOf { user, device, room, txn: &txn.txn })? {
         Some(nid) => events::id(tx, nid).map(Some),
         None => Ok(None),
     }
@@ -211,8 +214,9 @@ pub(in crate::room) fn row_of(
         ids.iter().map(|id| events::intern(tx, id)).collect()
     };
     let (prev, auth) = (numbers(&pdu.prev)?, numbers(&pdu.auth)?);
+    let (nid, hash) = events::intern_stored(tx, &pdu.event_id)?;
     Ok(EventRow {
-        nid: events::intern(tx, &pdu.event_id)?,
+        nid,
         room,
         kind: tx.intern(Kind::Type, &kind)?,
         skey: match &pdu.state_key {
@@ -223,10 +227,12 @@ pub(in crate::room) fn row_of(
         ts: i64::try_from(pdu.ts).unwrap_or(i64::MAX),
         depth: pdu.depth,
         seq: None,
-        flags: if pdu.says_room { 0 } else { NO_ROOM_ID },
+        flags: NO_LISTS | if pdu.says_room { 0 } else { NO_ROOM_ID },
         state_before: None,
         state_after: None,
         redacted_by: None,
+        sent: None,
+        hash,
         prev,
         auth,
         client: event.client.clone(),

@@ -19,10 +19,12 @@ use crate::{
 /// A stored event as the rules see it.
 pub(in crate::room) fn pdu_of(tx: &ReadTx<'_>, event: &EventRow) -> Result<Arc<Pdu>, StoreError> {
     let room = room_id(tx, event.room)?;
-    let id = events::id(tx, event.nid)?;
+    let id = events::id_of(&event.hash)?;
+    let ids = |list: &[Nid]| list.iter().map(|nid| events::id(tx, *nid)).collect::<Result<Vec<_>, _>>();
+    let lists = (ids(&event.prev)?, ids(&event.auth)?);
     let says_room = event.flags & NO_ROOM_ID == 0;
     let rejected = event.flags & REJECTED != 0;
-    Pdu::stored(id, room, says_room, rejected, &event.client, &event.rest)
+    Pdu::stored(id, room, says_room, rejected, &event.client, &event.rest, lists)
         .map(Arc::new)
         .map_err(|_| StoreError::Corrupt("a stored event cannot be read"))
 }

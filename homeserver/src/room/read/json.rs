@@ -11,7 +11,7 @@ use crate::{
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
         schema::{
-            events::{self, EventRow, NO_ROOM_ID, REDACTED},
+            events::{self, EventRow, NO_LISTS, NO_ROOM_ID, REDACTED},
             state,
         },
     },
@@ -59,12 +59,10 @@ fn with_relations(
     }
     if let Some(device) = viewer.device
         && viewer.user == event.sender
-        && let Some(device) = tx.lookup(Kind::Device, device.as_str())?
-        && let Some(txn) = events::txn_of_event(tx, event.nid, viewer.user, device)?
+        && let Some((sent_by, txn)) = &event.sent
+        && tx.lookup(Kind::Device, device.as_str())? == Some(*sent_by)
     {
-        // Stored with the room before it: see `send`.
-        let id = txn.split_once(' ').map_or(&*txn, |(_, id)| id);
-        unsigned.put("transaction_id", text_json(id).as_bytes());
+        unsigned.put("transaction_id", text_json(txn).as_bytes());
     }
     if event.flags & REDACTED != 0
         && let Some(by) = event.redacted_by
@@ -188,7 +186,7 @@ fn shape(
     unsigned: Option<String>,
 ) -> Result<String, StoreError> {
     let mut object = Object::new();
-    object.put("event_id", text_json(events::id(tx, event.nid)?.as_str()).as_bytes());
+    object.put("event_id", text_json(events::id_of(&event.hash)?.as_str()).as_bytes());
     if room_id {
         object.put("room_id", text_json(&tx.text(event.room)?).as_bytes());
     }
@@ -223,6 +221,12 @@ pub fn pdu(tx: &ReadTx<'_>, event: &EventRow) -> Result<PduJson, StoreError> {
     let mut object = Object::new();
     object.merge(&event.client);
     object.merge(&event.rest);
+    if event.flags & NO_LISTS != 0 {
+        for (key, list) in [("auth_events", &event.auth), ("prev_events", &event.prev)] {
+            let ids = list.iter().map(|nid| events::id(tx, *nid)).collect::<Result<Vec<_>, _>>()?;
+            object.put(key, Value::from_iter(ids.iter().map(|id| id.as_str())).to_string().as_bytes());
+        }
+    }
     if event.flags & NO_ROOM_ID == 0 {
         object.put("room_id", text_json(&tx.text(event.room)?).as_bytes());
     }

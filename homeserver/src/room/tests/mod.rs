@@ -4,6 +4,7 @@ mod chains;
 mod crash;
 mod federation;
 mod local;
+mod migration;
 mod visibility;
 
 use std::{path::Path, sync::Arc};

@@ -2,7 +2,8 @@
 //!
 //! | table | key -> value | written by | read by |
 //! |---|---|---|---|
-//! | `eid` | number <-> hash of an event, here or only mentioned | append | everywhere |
+//! | `eid` | hash of an event -> its number, whether it is here or only mentioned | append | everywhere |
+//! | `mention` | number -> hash of an event that is only mentioned | append | everywhere |
 //! | `event` | number -> the event, as what clients may see and the rest | append, redaction | everywhere |
 //! | `timeline` | (room, depth, seq) -> number | append | messages, context, backfill |
 //! | `stream` | commit order of all that a sync shows | append, other areas | sync |
@@ -50,6 +51,34 @@ CREATE TABLE txn_id(user INTEGER, device INTEGER, txn TEXT, event INTEGER NOT NU
 CREATE INDEX txn_event ON txn_id(event);
 ";
 
+/// What a message writes, made less: an event's hash and transaction are in its row, so that `eid` is one tree instead of
+/// two and transactions need no index by event.
+pub const COMPACT: &str = "
+CREATE TABLE event_new(
+  nid INTEGER PRIMARY KEY, room INTEGER NOT NULL, type INTEGER NOT NULL, skey INTEGER, sender INTEGER NOT NULL,
+  ts INTEGER NOT NULL, depth INTEGER NOT NULL, seq INTEGER, flags INTEGER NOT NULL,
+  state_before INTEGER, state_after INTEGER, redacted_by INTEGER, device INTEGER, txn TEXT, hash BLOB NOT NULL,
+  prev BLOB NOT NULL, auth BLOB NOT NULL, client BLOB NOT NULL, rest BLOB NOT NULL);
+INSERT INTO event_new SELECT event.nid, room, type, skey, sender, event.ts, depth, seq, flags, state_before, state_after,
+  redacted_by, txn_id.device, substr(txn, instr(txn, ' ') + 1), eid.hash, prev, auth, client, rest
+  FROM event JOIN eid ON eid.nid = event.nid LEFT JOIN txn_id ON txn_id.event = event.nid GROUP BY event.nid;
+CREATE TABLE mention(nid INTEGER PRIMARY KEY, hash BLOB NOT NULL);
+INSERT INTO mention SELECT nid, hash FROM eid WHERE nid NOT IN (SELECT nid FROM event);
+CREATE TABLE eid_new(hash BLOB PRIMARY KEY, nid INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO eid_new SELECT hash, nid FROM eid;
+CREATE TABLE txn_new(user INTEGER, device INTEGER, room INTEGER, txn TEXT, event INTEGER NOT NULL, ts INTEGER NOT NULL,
+  PRIMARY KEY(user, device, room, txn)) WITHOUT ROWID;
+INSERT OR IGNORE INTO txn_new SELECT user, device, event.room, substr(txn, instr(txn, ' ') + 1), event, txn_id.ts
+  FROM txn_id JOIN event ON event.nid = txn_id.event;
+DROP TABLE txn_id;
+ALTER TABLE txn_new RENAME TO txn_id;
+DROP TABLE eid;
+ALTER TABLE eid_new RENAME TO eid;
+DROP TABLE event;
+ALTER TABLE event_new RENAME TO event;
+CREATE INDEX event_room ON event(room, ts);
+";
+
 /// The event failed the rules at its own place; it is kept so that nothing that builds on it is believed.
 pub const REJECTED: i64 = 1;
 /// Allowed at its own place, not by the state now: kept, shown to nobody.
@@ -62,6 +91,8 @@ pub const REDACTED: i64 = 8;
 pub const PARTIAL: i64 = 16;
 /// The PDU has no `room_id`: the create event whose hash is the room's id.
 pub const NO_ROOM_ID: i64 = 32;
+/// `rest` holds neither `prev_events` nor `auth_events`: they are made of the numbers. (Rows from before hold them.)
+pub const NO_LISTS: i64 = 64;
 
 /// What a row of `stream` tells. Other areas add their own.
 pub mod stream_kind {
@@ -113,20 +144,24 @@ pub struct EventRow {
     pub state_after: Option<i64>,
     /// The redaction that pruned it.
     pub redacted_by: Option<Nid>,
+    /// The device of ours that sent it, and its transaction id.
+    pub sent: Option<(Nid, String)>,
+    /// The hash that its id is.
+    pub hash: [u8; 32],
     /// Numbers of its `prev_events`.
     pub prev: Vec<Nid>,
     /// Numbers of its `auth_events`.
     pub auth: Vec<Nid>,
     /// Canonical JSON object of what clients may see (no `event_id`, no `room_id`).
     pub client: Vec<u8>,
-    /// Canonical JSON object of everything else in the PDU.
+    /// JSON object of everything else in the PDU, without the lists of events ([`NO_LISTS`]).
     pub rest: Vec<u8>,
 }
 
 macro_rules! columns {
     () => {
-        "nid, room, type, skey, sender, ts, depth, seq, flags, state_before, state_after, redacted_by, prev, auth, \
-         client, rest"
+        "nid, room, type, skey, sender, ts, depth, seq, flags, state_before, state_after, redacted_by, device, \
+         txn, hash, prev, auth, client, rest"
     };
 }
 
@@ -150,10 +185,12 @@ fn read_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<EventRow> {
         state_before: row.get(9)?,
         state_after: row.get(10)?,
         redacted_by: row.get(11)?,
-        prev: nids(12)?,
-        auth: nids(13)?,
-        client: row.get(14)?,
-        rest: row.get(15)?,
+        sent: row.get::<_, Option<Nid>>(12)?.zip(row.get(13)?),
+        hash: row.get(14)?,
+        prev: nids(15)?,
+        auth: nids(16)?,
+        client: row.get(17)?,
+        rest: row.get(18)?,
     })
 }
 
@@ -181,15 +218,36 @@ pub fn intern(tx: &mut WriteTx<'_>, id: &EventId) -> Result<Nid, StoreError> {
     if let Some(nid) = nid(tx, id)? {
         return Ok(nid);
     }
+    let (nid, hash) = number(tx, id)?;
+    tx.execute("INSERT INTO mention(nid, hash) VALUES(?1, ?2)", (nid, hash.as_slice()))?;
+    Ok(nid)
+}
+
+/// [`intern`] for an event that is stored ([`put`]) in the same operation: its number and its hash.
+pub fn intern_stored(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, [u8; 32]), StoreError> {
+    match nid(tx, id)? {
+        Some(nid) => Ok((nid, hash_of(id).ok_or(StoreError::Corrupt("event id is no hash"))?)),
+        None => number(tx, id),
+    }
+}
+
+fn number(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, [u8; 32]), StoreError> {
     let hash = hash_of(id).ok_or(StoreError::Corrupt("event id is no hash"))?;
     let nid = Nid(tx.next(Counter::Event)?);
-    tx.execute("INSERT INTO eid(nid, hash) VALUES(?1, ?2)", (nid, hash.as_slice()))?;
-    Ok(nid)
+    tx.execute("INSERT INTO eid(hash, nid) VALUES(?1, ?2)", (hash.as_slice(), nid))?;
+    Ok((nid, hash))
 }
 
 /// The event id of a number.
 pub fn id(tx: &ReadTx<'_>, nid: Nid) -> Result<OwnedEventId, StoreError> {
-    let hash: Option<Vec<u8>> = tx.row("SELECT hash FROM eid WHERE nid = ?1", [nid], |row| row.get(0))?;
+    if let Some(event) = tx.cached_event(nid) {
+        return id_of(&event.hash);
+    }
+    let of_stored = tx.row("SELECT hash FROM event WHERE nid = ?1", [nid], |row| row.get::<_, Vec<u8>>(0))?;
+    let hash = match of_stored {
+        Some(hash) => Some(hash),
+        None => tx.row("SELECT hash FROM mention WHERE nid = ?1", [nid], |row| row.get(0))?,
+    };
     id_of(&hash.ok_or(StoreError::Corrupt("event number without id"))?)
 }
 
@@ -277,13 +335,14 @@ pub fn relation_count(
 
 /// Stores an event, or (an outlier that gets its place) stores it anew.
 pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM mention WHERE nid = ?1", [event.nid])?;
     let prev = put_list(event.prev.iter().map(|nid| nid.0));
     let auth = put_list(event.auth.iter().map(|nid| nid.0));
     tx.execute(
         concat!(
             "INSERT OR REPLACE INTO event(",
             columns!(),
-            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+            ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
         ),
         rusqlite::params![
             event.nid,
@@ -298,6 +357,9 @@ pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
             event.state_before,
             event.state_after,
             event.redacted_by,
+            event.sent.as_ref().map(|(device, _)| device),
+            event.sent.as_ref().map(|(_, txn)| txn),
+            event.hash.as_slice(),
             prev,
             auth,
             event.client,
@@ -522,32 +584,38 @@ pub fn redactions(tx: &ReadTx<'_>, target: Nid) -> Result<Vec<(Nid, bool)>, Stor
     })
 }
 
-/// The event that this transaction of the user's device made.
-pub fn txn(tx: &ReadTx<'_>, user: Nid, device: Nid, txn: &str) -> Result<Option<Nid>, StoreError> {
+/// A client's transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct TxnOf<'a> {
+    /// Who sent.
+    pub user: Nid,
+    /// With which device.
+    pub device: Nid,
+    /// Into which room.
+    pub room: Nid,
+    /// The client's id for it.
+    pub txn: &'a str,
+}
+
+/// The event that a transaction made.
+pub fn txn(tx: &ReadTx<'_>, of: &TxnOf<'_>) -> Result<Option<Nid>, StoreError> {
     tx.row(
-        "SELECT event FROM txn_id WHERE user = ?1 AND device = ?2 AND txn = ?3",
-        (user, device, txn),
+        "SELECT event FROM txn_id WHERE user = ?1 AND device = ?2 AND room = ?3 AND txn = ?4",
+        (of.user, of.device, of.room, of.txn),
         |row| row.get(0),
     )
 }
 
 /// Notes which event a transaction made.
-pub fn put_txn(
-    tx: &mut WriteTx<'_>,
-    user: Nid,
-    device: Nid,
-    txn: &str,
-    event: Nid,
-    ts: i64,
-) -> Result<(), StoreError> {
+pub fn put_txn(tx: &mut WriteTx<'_>, of: &TxnOf<'_>, event: Nid, ts: i64) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO txn_id(user, device, txn, event, ts) VALUES(?1, ?2, ?3, ?4, ?5)",
-        (user, device, txn, event, ts),
+        "INSERT INTO txn_id(user, device, room, txn, event, ts) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        (of.user, of.device, of.room, of.txn, event, ts),
     )?;
     if event.0 % TXN_SWEEP_EVERY == 0 {
         tx.execute(
             "DELETE FROM txn_id WHERE user = ?1 AND device = ?2 AND ts < ?3",
-            (user, device, ts - TXN_KEPT_MS),
+            (of.user, of.device, ts - TXN_KEPT_MS),
         )?;
     }
     Ok(())
@@ -557,18 +625,3 @@ pub fn put_txn(
 const TXN_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 /// One event in so many sweeps its device's old transactions out.
 const TXN_SWEEP_EVERY: i64 = 256;
-
-/// The transaction id under which this device sent this event, for `unsigned.transaction_id`.
-pub fn txn_of_event(
-    tx: &ReadTx<'_>,
-    event: Nid,
-    user: Nid,
-    device: Nid,
-) -> Result<Option<Arc<str>>, StoreError> {
-    let txn: Option<String> = tx.row(
-        "SELECT txn FROM txn_id WHERE event = ?1 AND user = ?2 AND device = ?3",
-        (event, user, device),
-        |row| row.get(0),
-    )?;
-    Ok(txn.map(Into::into))
-}

@@ -1,6 +1,8 @@
 //! The store keeps its word: groups are atomic per operation, numbers are never used twice, nothing is half there.
 //! Method: real files, real threads, a cut between any two writes.
 
+mod trouble;
+
 use super::*;
 
 fn open(dir: &Path, fault: Option<Arc<Fault>>) -> Store {
