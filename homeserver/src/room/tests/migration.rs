@@ -35,6 +35,7 @@ async fn a_database_of_the_first_schema_has_everything_it_had() {
                 backwards: true,
                 limit: 100,
                 lazy_members: false,
+                device: None,
                 filter: None,
             };
             let page = node.rooms.messages(&alice, room, query).await.unwrap();
