@@ -2,7 +2,7 @@
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use router::crypto::AeadKey;
-use router::endpoint::{Endpoint, Inbound};
+use router::endpoint::{Endpoint, Inbound, List};
 use router::lookup::{Coords, Hop, Locator};
 use router::{Channel, Command, Config, Entropy, Event, Instant, Port, SecretKey, Sid};
 use std::hint::black_box;
@@ -38,8 +38,14 @@ fn settle(nodes: &mut [Endpoint; 2], entropy: &mut Counting) -> usize {
             while let Some(out) = nodes[from].poll_packet() {
                 quiet = false;
                 let frame = out.body.frame(&[0; 80]);
-                let packet =
-                    Inbound { ingress: Port(1), way: &[1], index: out.index, load: 0, body: &frame[80..] };
+                let packet = Inbound {
+                    ingress: Port(1),
+                    way: &[1],
+                    index: out.index,
+                    load: 0,
+                    list: List::None,
+                    body: &frame[80..],
+                };
                 let _ = nodes[1 - from].handle_packet(packet, entropy, NOW);
             }
             while let Some(event) = nodes[from].poll_event() {

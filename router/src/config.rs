@@ -18,6 +18,8 @@ pub struct Config {
     pub verify_account: fn(&AccountRecord) -> bool,
     /// Shared between the routers of one process, it spares all but the first the check of a signature (simulator).
     pub checked: Option<Arc<dyn SignatureMemory>>,
+    /// Packets of a session go by source routes, where such are known. Off, all go by the trees (experiments).
+    pub source_routes: bool,
     /// Bytes that may wait for one link before its longest source loses packets.
     pub queue_bytes_max: usize,
 }
@@ -29,6 +31,7 @@ impl Default for Config {
             class: Class::Stable,
             verify_account: |_| false,
             checked: None,
+            source_routes: true,
             queue_bytes_max: QUEUE_BYTES_MAX,
         }
     }

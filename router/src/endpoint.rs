@@ -5,13 +5,15 @@
 use crate::config::Config;
 use crate::crypto::{Entropy, SecretKey};
 use crate::error::Unreachable;
-use crate::id::{NodeId, Target};
+use crate::id::{NodeId, Port, Target};
 use crate::lookup::{Locator, Lookup, LookupEvent, LookupStats, Position, Query};
+use crate::route::choose::RouteInfo;
 use crate::router::{Channel, Command, Event, SessionInfo};
 use crate::session::{Refused, SessionEvent, SessionStats, Sessions};
 use crate::time::{Duration, Instant};
 use crate::wire::body::{self, sealed};
-pub use crate::wire::body::{Body, Destination, Inbound, Outbound};
+pub use crate::wire::body::{Body, Destination, Inbound, List, Outbound};
+use crate::wire::record::Span;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
@@ -91,7 +93,7 @@ impl Endpoint {
             now,
             seq: boot,
             own: Arc::default(),
-            sessions: Sessions::new(&secret, boot, entropy, now),
+            sessions: Sessions::new(&secret, config.source_routes, boot, entropy, now),
             lookup: Lookup::new(&secret, config, entropy, now),
             waiters: BTreeMap::new(),
             events: VecDeque::new(),
@@ -126,6 +128,27 @@ impl Endpoint {
             Err(Refused::NoSession) => Err(Refusal::NoSession),
             _ => Ok(()),
         }
+    }
+
+    /// Is that the receiver index of a session of this node? O(1).
+    pub fn has_index(&self, index: u32) -> bool {
+        self.sessions.has_index(index)
+    }
+
+    /// A packet that could go on has the receiver index of a session. True if its keys open it: then it is for this node
+    /// and goes no further.
+    pub fn handle_passing(&mut self, packet: Inbound<'_>, entropy: &mut dyn Entropy, now: Instant) -> bool {
+        let data = packet.body.first() == Some(&body::DATA);
+        let taken = data && self.sessions.handle_passing(&packet, entropy, now).is_ok();
+        if taken {
+            self.settle(entropy, now);
+        }
+        taken
+    }
+
+    /// A peer's link is this one now: frames to it go out of that port.
+    pub fn handle_link(&mut self, node: NodeId, port: Port, span: Span) {
+        self.sessions.handle_link(node.sid(), port, span);
     }
 
     /// All commands but [`Command::CloseLink`].
@@ -203,6 +226,7 @@ impl Endpoint {
     /// A peer is gone.
     pub fn handle_peer_lost(&mut self, node: NodeId, entropy: &mut dyn Entropy, now: Instant) {
         self.lookup.handle_peer_lost(&node);
+        self.sessions.handle_link_lost(&node.sid());
         self.settle(entropy, now);
     }
 
@@ -220,8 +244,7 @@ impl Endpoint {
                     || self.sessions.handle_notice(false, &tail, entropy, now)
             }
             Setback::NoSession => self.sessions.handle_notice(true, &tail, entropy, now),
-            // Packets of up to 1280 bytes pass everywhere; larger ones are tried by whoever can do without them.
-            Setback::TooLarge(_) => true,
+            Setback::TooLarge(size) => self.sessions.handle_too_large(&tail, size.into(), entropy, now),
         };
         self.stats.notices_ignored += u64::from(!known);
         self.settle(entropy, now);
@@ -272,6 +295,16 @@ impl Endpoint {
     /// Where packets to a node go now, if it is talked to.
     pub fn locator(&self, node: &NodeId) -> Option<Arc<Locator>> {
         self.sessions.place(node).map(|place| place.locator.clone())
+    }
+
+    /// Largest payload that the known ways to the node take; 1280 at least.
+    pub fn mtu(&self, node: &NodeId) -> usize {
+        self.sessions.mtu(node)
+    }
+
+    /// The ways to a node: the trees first, then source routes; empty without a session.
+    pub fn routes(&self, node: &NodeId) -> Vec<RouteInfo> {
+        self.sessions.routes(node)
     }
 
     /// Counters since the start.
@@ -353,6 +386,7 @@ impl Endpoint {
                 self.lookup.handle_correspondent(node, place, entropy, now);
             }
             SessionEvent::Moved { node } => self.events.push_back(Event::PathChanged { node }),
+            SessionEvent::Mtu { node } => self.events.push_back(Event::MtuChanged { node }),
             SessionEvent::Received { from, channel, payload } => {
                 let channel = if channel == sealed::channel::IP { Channel::Ip } else { Channel::Stream };
                 self.deliver(from, channel, payload);

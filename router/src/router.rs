@@ -7,7 +7,7 @@ mod packets;
 
 pub use api::{Channel, Command, Event, PeerInfo, SelfInfo, SessionInfo, TreeInfoView};
 
-use crate::config::{Boot, Config, H_MAX, LinkKind, LinkSpec, MTU_MIN};
+use crate::config::{Boot, Config, H_MAX, LinkSpec, MTU_MIN};
 use crate::crypto::{Entropy, SecretKey};
 use crate::endpoint::Endpoint;
 use crate::error::LinkError;
@@ -16,6 +16,7 @@ use crate::id::{LinkId, NodeId, Port, Sid};
 use crate::peer::PeerTable;
 use crate::peer::link::Link;
 use crate::rate::Rate;
+use crate::route::choose::RouteInfo;
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerTable};
@@ -210,16 +211,18 @@ impl Router {
         self.secret.id()
     }
 
-    /// Largest payload of [`Command::Send`] that the known paths to the node take; never below 1280. More is said only
-    /// for a peer on a quick stream link: packets to others go by the trees, whose links change under way.
+    /// Largest payload of [`Command::Send`] that the known ways to the node take; never below 1280. More is said only once
+    /// there are source routes: the trees' links change under way.
     pub fn mtu(&self, to: &NodeId) -> usize {
         let link = self.peers.by_node(to).and_then(|peer| self.links.get(&peer.active));
-        match link {
-            Some(link) if link.spec.kind == LinkKind::Stream && link.cost.get() <= MTU_COST_MAX => {
-                link.packet_max().saturating_sub(H_MAX).clamp(MTU_MIN, MTU_DIRECT_MAX)
-            }
-            _ => MTU_MIN,
-        }
+        let direct = link.map(|link| link.span().frame_max().saturating_sub(H_MAX).max(MTU_MIN));
+        // Before there is a session a peer's link is the way.
+        if self.endpoint.routes(to).len() > 1 { self.endpoint.mtu(to) } else { direct.unwrap_or(MTU_MIN) }
+    }
+
+    /// The ways to a node, as `ctl routes` shows them: the trees first, then source routes. Empty without a session.
+    pub fn routes(&self, to: &NodeId) -> Vec<RouteInfo> {
+        self.endpoint.routes(to)
     }
 
     /// What to store so that the next start's [`Boot`] is above all that was used: a bound, so that it need be
@@ -311,9 +314,5 @@ impl Router {
 
 /// The stored counter moves in steps, so that it need not be written at every change.
 const COUNTER_STEP: u64 = (1 << 12) - 1;
-/// Larger packets save little more, and make others wait longer on a link of 10 Mbit/s (13 ms).
-const MTU_DIRECT_MAX: usize = 16 * 1024;
-/// Milliseconds one way: what is farther is likely to be slow.
-const MTU_COST_MAX: u8 = 8;
 /// Trees, endpoint, and what follows from both.
 const SETTLE_ROUNDS_MAX: usize = 64;

@@ -1,2 +1,3 @@
-//! Droppers: probe.rs (the neighbour audit), suspect.rs (who is passed over), locate.rs (the sender's search), map.rs
-//! (the verified map). Not built yet; the kinds PEERS, MAP_GET and MAP are kept for them.
+//! Droppers: [`locate`] (the sender's suspicion of links), probe.rs (the neighbour audit), suspect.rs (who is passed over),
+//! map.rs (the verified map).
+pub mod locate;

@@ -70,6 +70,12 @@ pub struct Locator {
 }
 
 impl Locator {
+    /// The trees that it has coordinates in, one bit each.
+    pub fn mask(&self) -> u8 {
+        let bits = self.trees.iter().enumerate().map(|(tree, coords)| u8::from(coords.is_some()) << tree);
+        bits.fold(0, |mask, bit| mask | bit)
+    }
+
     /// Knows it no tree at all?
     pub fn is_empty(&self) -> bool {
         self.trees.iter().all(Option::is_none)

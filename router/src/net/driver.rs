@@ -431,6 +431,7 @@ impl Driver {
                 self.shared.set_mtu(node, 0);
                 self.tell(NodeEvent::SessionDown { node });
             }
+            Event::MtuChanged { node } => self.shared.set_mtu(node, self.router.mtu(&node)),
             Event::PathChanged { node } => {
                 self.shared.set_mtu(node, self.router.mtu(&node));
                 self.tell(NodeEvent::PathChanged { node });

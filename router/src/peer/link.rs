@@ -4,12 +4,13 @@ use super::cost::{Cost, Rtt};
 use super::handshake::{Handshake, LinkKeys, Ours};
 use super::queue::{Queue, Waiting};
 use super::replay::Window;
-use crate::config::{LinkKind, LinkSpec, Role};
+use crate::config::{DATAGRAM_MTU, H_MAX, LinkKind, LinkSpec, Role};
 use crate::crypto::{Entropy, SecretKey, TAG_LEN};
 use crate::error::LinkError;
 use crate::id::{LinkId, Port};
 use crate::time::{Duration, Instant};
 use crate::wire::hello::Proof;
+use crate::wire::record::Span;
 use crate::wire::{Control, DataS, FrameError, Reader, Writer, body, kind};
 use bytes::{Bytes, BytesMut};
 
@@ -154,6 +155,15 @@ impl Link {
             LinkKind::Stream => self.frame_max,
             LinkKind::Datagram => self.frame_max.saturating_sub(GUARD_LEN),
         }
+    }
+
+    /// What is said of it in source routes. Larger frames than those of [`PATH_FRAME_MAX`] save little more and make others
+    /// wait longer; what is farther than [`PATH_COST_MAX`] is likely to be slow, and takes only what every link does.
+    pub fn span(&self) -> Span {
+        let cost = self.cost.get();
+        let quick = self.spec.kind == LinkKind::Stream && cost <= PATH_COST_MAX;
+        let frame_max = if quick { self.packet_max().min(PATH_FRAME_MAX) } else { DATAGRAM_MTU };
+        Span::new(cost, frame_max)
     }
 
     /// Largest control frame that goes over it.
@@ -551,6 +561,10 @@ fn guard_mac(key: &[u8; 32], counter: u64, packet: &[u8]) -> [u8; 8] {
     mac
 }
 
+/// Frames on source routes: 13 ms of a link of 10 Mbit/s.
+const PATH_FRAME_MAX: usize = 16 * 1024 + H_MAX;
+/// Milliseconds one way.
+const PATH_COST_MAX: u8 = 8;
 /// Kind, counter and MAC before a packet on a datagram link.
 const GUARD_LEN: usize = 1 + 8 + 8;
 /// Bytes of a packet that the MAC covers: any header but the longest.

@@ -153,6 +153,11 @@ pub enum Event {
     /// somebody may have waited for this node. Where two networks meet, at least one of any two nodes that could
     /// not reach each other is told so. A root that comes or goes is no reason.
     Joined,
+    /// The ways to that node take larger or smaller packets than before: see [`crate::Router::mtu`].
+    MtuChanged {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// The node itself, as `ctl self` shows it.

@@ -82,7 +82,7 @@ impl Router {
         let oldest = peer.links.iter().copied().find(|&other| other != active);
         let Some(link) = self.links.get_mut(&id) else { return };
         link.port = Some(port);
-        let (cost, control_max) = (link.cost.get(), link.control_max());
+        let (cost, control_max, span) = (link.cost.get(), link.control_max(), link.span());
         self.touch_link(id);
         self.events.push_back(Event::PeerUp { link: id, node: proof.node });
         if new {
@@ -99,6 +99,7 @@ impl Router {
             self.notices.insert(port, Rate::new(NOTICES_BURST, NOTICES_PER_SECOND, now));
             self.trees.on_peer_up(port, proof.node, proof.class, cost, control_max, now);
             self.trees_touched = true;
+            self.endpoint.handle_link(proof.node, port, span);
             self.endpoint.handle_peer(proof.node, self.trees.peer_locator(port), &mut *self.entropy, now);
             self.endpoint_touched = true;
             self.events.push_back(Event::PathChanged { node: proof.node });
@@ -129,6 +130,7 @@ impl Router {
         peer.active = best;
         let Some(link) = self.links.get(&best) else { return };
         let (cost, control_max) = (link.cost.get(), link.control_max());
+        self.endpoint.handle_link(peer.node, port, link.span());
         self.choices.forget();
         if let Some(hop) = self.table.peer_mut(port) {
             hop.link = best;

@@ -1,16 +1,19 @@
 //! Owns the way of packets: passed on, delivered, sent, refused.
 use super::Router;
-use crate::endpoint::{Body, Destination, Inbound, Outbound, Refusal, Setback};
+use crate::endpoint::{Body, Destination, Inbound, List, Outbound, Refusal, Setback};
 use crate::forward::{self, Course, Hop, next_hop};
 use crate::id::{Port, Sid};
 use crate::lookup::Locator;
+use crate::route::chords::Chords;
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::wire::codec::port_bytes;
 use crate::wire::data::{
-    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, PHI_NONE, PORTS_BYTES_MAX, TTL, TURNS, split_port,
+    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, FLAG_RECORD, FLAG_REPLY, PHI_NONE, PORTS_BYTES_MAX, TTL,
+    TURNS, split_port,
 };
-use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, kind};
+use crate::wire::record::{Entry, LIST_MAX};
+use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, Record, Reply, kind};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -29,8 +32,14 @@ impl Router {
     }
 
     fn on_data_t(&mut self, from: Port, packet: DataT<'_>, now: Instant) -> Result<(), FrameError> {
+        let (record, body) = if packet.flags & FLAG_RECORD == 0 {
+            (None, packet.body)
+        } else {
+            Record::split(packet.body).map(|(record, body)| (Some(record), body))?
+        };
         if packet.dst == self.sid {
-            self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
+            let list = record.map_or(List::None, List::Record);
+            self.deliver(from, packet.rev, packet.index, packet.load, list, body, now);
             return Ok(());
         }
         if packet.ttl == 0 || packet.rev.len() + 3 > PORTS_BYTES_MAX {
@@ -59,25 +68,41 @@ impl Router {
                 return Ok(());
             }
         };
-        let id = self.table.peers[index].link;
+        let (id, out_port) = (self.table.peers[index].link, self.table.peers[index].port);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        let len = packet.encoded_len(Some(from));
-        if len > link.packet_max() {
-            let size = largest_body(link.packet_max(), len, packet.body.len());
-            self.stats.dropped_too_large += 1;
-            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, packet.body, now);
-            return Ok(());
-        }
+        // Our own entry, if there is room; the list says so if there is none.
+        let (record, entry) = match record {
+            Some(record) => {
+                let entry = Entry { sid: self.sid, in_port: from, out_port, link: link.span() };
+                let entry = record.has_room(&entry, body.len()).then_some(entry);
+                (Some(Record { full: record.full || entry.is_none(), ..record }), entry)
+            }
+            None => (None, None),
+        };
+        let list_len = record.map_or(0, |record| record.encoded_len(entry.as_ref()));
         let packet = DataT {
             mask: course.mask,
             ttl: packet.ttl - 1,
             budget: course.budget,
             phi_min: course.phi_min,
             load: packet.load.max(link.level()),
+            body: if record.is_some() { &[] } else { body },
             ..packet
         };
+        let rest = body.len() - packet.body.len();
+        let len = packet.encoded_len(Some(from)) + list_len + rest;
+        if len > link.packet_max() {
+            let size = largest_body(link.packet_max(), len, body.len());
+            self.stats.dropped_too_large += 1;
+            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, body, now);
+            return Ok(());
+        }
         make_room(&mut self.arena, len);
         packet.encode(Some(from), &mut self.arena);
+        if let Some(record) = record {
+            record.encode(entry.as_ref(), &mut self.arena);
+            self.arena.extend_from_slice(body);
+        }
         link.send_packet(from, self.arena.split().freeze(), now);
         self.stats.forwarded += 1;
         self.touch_link(id);
@@ -85,38 +110,84 @@ impl Router {
     }
 
     fn on_data_s(&mut self, from: Port, packet: DataS<'_>, now: Instant) -> Result<(), FrameError> {
+        let (reply, body) = if packet.flags & FLAG_REPLY == 0 {
+            (None, packet.body)
+        } else {
+            Reply::split(packet.body).map(|(reply, body)| (Some(reply), body))?
+        };
         let Some((port, ports)) = split_port(packet.ports)? else {
-            self.deliver(from, packet.rev, packet.index, packet.load, packet.body, now);
+            let list = reply.map_or(List::None, List::Reply);
+            self.deliver(from, packet.rev, packet.index, packet.load, list, body, now);
             return Ok(());
         };
+        // An audit looks like any packet, and ends on the way: whose keys open it.
+        if self.endpoint.has_index(packet.index) && self.pass_to_self(from, &packet, body, now) {
+            return Ok(());
+        }
         // The way of a packet that was led astray in one tree and turned back with the next turns there too; one that turns
         // more often than that is none.
         let turns = (packet.flags & TURNS) + u8::from(port == from);
         if turns > TURNS || packet.rev.len() + 3 > PORTS_BYTES_MAX {
             return Err(FrameError::Value);
         }
+        let reply = reply.map(|reply| {
+            let granted = self.notices.get_mut(&from).is_some_and(|rate| rate.take(now));
+            Chords::find(self.sid, from, packet.ports, reply, body.len(), granted, &self.table, &self.links)
+        });
         let link = self.table.peer(port).and_then(|peer| self.links.get_mut(&peer.link));
         let Some(link) = link else {
             self.stats.dropped_no_route += 1;
-            self.refuse(from, packet.rev, NoticeCode::BrokenPort, 0, packet.body, now);
+            self.refuse(from, packet.rev, NoticeCode::BrokenPort, 0, body, now);
             return Ok(());
         };
         let flags = packet.flags & !TURNS | turns;
-        let packet = DataS { flags, ports, load: packet.load.max(link.level()), ..packet };
-        let len = packet.encoded_len(Some(from));
+        let packet = DataS {
+            flags,
+            ports,
+            load: packet.load.max(link.level()),
+            body: if reply.is_some() { &[] } else { body },
+            ..packet
+        };
+        let lists = reply.as_ref().map_or(0, |(reply, chords)| reply.encoded_len() + chords.bytes());
+        let len = packet.encoded_len(Some(from)) + lists + body.len() - packet.body.len();
         if len > link.packet_max() {
-            let size = largest_body(link.packet_max(), len, packet.body.len());
+            let size = largest_body(link.packet_max(), len, body.len());
             self.stats.dropped_too_large += 1;
-            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, packet.body, now);
+            self.refuse(from, packet.rev, NoticeCode::TooLarge, size, body, now);
             return Ok(());
         }
         make_room(&mut self.arena, len);
         packet.encode(Some(from), &mut self.arena);
+        if let Some((reply, chords)) = reply {
+            reply.encode(chords.as_slice(), &mut self.arena);
+            self.arena.extend_from_slice(body);
+        }
         let id = link.id;
         link.send_packet(from, self.arena.split().freeze(), now);
         self.stats.forwarded += 1;
         self.touch_link(id);
         Ok(())
+    }
+
+    /// Is the packet, which could go on, sealed for this node? Then it is taken.
+    fn pass_to_self(&mut self, from: Port, packet: &DataS<'_>, body: &[u8], now: Instant) -> bool {
+        let way = self.gather_way(from, packet.rev);
+        let (index, load) = (packet.index, packet.load);
+        let inbound = Inbound { ingress: from, way: &way, index, load, list: List::None, body };
+        let taken = self.endpoint.handle_passing(inbound, &mut *self.entropy, now);
+        self.way = way;
+        self.endpoint_touched |= taken;
+        taken
+    }
+
+    /// The way back of a packet, in the buffer that is kept for it.
+    fn gather_way(&mut self, from: Port, rev: &[u8]) -> Vec<u8> {
+        let mut way = std::mem::take(&mut self.way);
+        way.clear();
+        let (bytes, len) = port_bytes(from);
+        way.extend_from_slice(&bytes[..len]);
+        way.extend_from_slice(rev);
+        way
     }
 
     fn on_notice(&mut self, from: Port, notice: Notice<'_>, now: Instant) -> Result<(), FrameError> {
@@ -140,14 +211,20 @@ impl Router {
     }
 
     /// A packet for this node.
-    fn deliver(&mut self, from: Port, rev: &[u8], index: u32, load: u8, body: &[u8], now: Instant) {
+    #[allow(clippy::too_many_arguments)] // the fields of two headers
+    fn deliver(
+        &mut self,
+        from: Port,
+        rev: &[u8],
+        index: u32,
+        load: u8,
+        list: List<'_>,
+        body: &[u8],
+        now: Instant,
+    ) {
         self.stats.delivered += 1;
-        let mut way = std::mem::take(&mut self.way);
-        way.clear();
-        let (bytes, len) = port_bytes(from);
-        way.extend_from_slice(&bytes[..len]);
-        way.extend_from_slice(rev);
-        let packet = Inbound { ingress: from, way: &way, index, load, body };
+        let way = self.gather_way(from, rev);
+        let packet = Inbound { ingress: from, way: &way, index, load, list, body };
         match self.endpoint.handle_packet(packet, &mut *self.entropy, now) {
             Ok(()) => {}
             Err(Refusal::NoSession) => self.refuse(from, rev, NoticeCode::NoSession, 0, body, now),
@@ -186,29 +263,45 @@ impl Router {
     pub(super) fn settle_endpoint(&mut self, now: Instant) {
         while let Some(Outbound { to, index, body }) = self.endpoint.poll_packet() {
             match to {
-                Destination::Node { sid, locator } => self.send_to(sid, &locator, index, body, now),
-                Destination::Back(ports) => self.send_back(&ports, index, body, now),
+                Destination::Node { sid, locator, mask, record } => {
+                    self.send_to(sid, &locator, mask, record, index, body, now);
+                }
+                Destination::Back(ports) => self.send_back(&ports, &[], index, body, now),
+                Destination::Reply { way, record } => self.send_back(&way, &record, index, body, now),
             }
         }
         self.timers.set(Timer::Endpoint, self.endpoint.poll_timeout());
     }
 
-    fn send_to(&mut self, dst: Sid, locator: &Arc<Locator>, index: u32, body: Body, now: Instant) {
+    #[allow(clippy::too_many_arguments)] // the fields of a header
+    fn send_to(
+        &mut self,
+        dst: Sid,
+        locator: &Arc<Locator>,
+        mask: u8,
+        record: bool,
+        index: u32,
+        body: Body,
+        now: Instant,
+    ) {
         if !self.aim.at(locator) {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
-        let fresh = Course { mask: u8::MAX, phi_min: PHI_NONE, budget: BUDGET };
+        let fresh = Course { mask, phi_min: PHI_NONE, budget: BUDGET };
         let hop = next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table);
         let Hop::Send { index: at, course, .. } = hop else {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         };
         let id = self.table.peers[at].link;
+        let Some(link) = self.links.get(&id) else { return };
+        let list = Record::new(link.span());
+        let record = record && list.encoded_len(None) + body.as_slice().len() <= LIST_MAX;
         let header = DataT {
-            flags: 0,
+            flags: if record { FLAG_RECORD } else { 0 },
             mask: course.mask,
             ttl: TTL,
             budget: course.budget,
-            load: self.links.get(&id).map_or(0, |link| link.level()),
+            load: link.level(),
             phi_min: course.phi_min,
             dst,
             coords: &self.aim.coords,
@@ -219,19 +312,32 @@ impl Router {
         let mut head = std::mem::take(&mut self.head);
         head.clear();
         header.encode(None, &mut head);
+        if record {
+            list.encode(None, &mut head);
+        }
         self.send_own(id, &head, body, now);
         self.head = head;
     }
 
-    fn send_back(&mut self, ports: &Bytes, index: u32, body: Body, now: Instant) {
+    /// Sends along a list of ports; with a record, that goes along as the list of a reply.
+    fn send_back(&mut self, ports: &Bytes, record: &[u8], index: u32, body: Body, now: Instant) {
         let Ok(Some((port, ports))) = split_port(ports) else { return };
-        let Some(id) = self.table.peer(port).map(|peer| peer.link) else {
+        let link = self.table.peer(port).and_then(|peer| self.links.get(&peer.link));
+        let Some(link) = link else {
             return self.setback(NoticeCode::BrokenPort, 0, Notice::tail_of(body.as_slice()), now);
         };
-        let header = DataS { flags: 0, load: 0, ports, rev: &[], index, body: &[] };
-        let mut head = Vec::with_capacity(header.encoded_len(None));
+        let flags = if record.is_empty() { 0 } else { FLAG_REPLY };
+        let id = link.id;
+        let header = DataS { flags, load: link.level(), ports, rev: &[], index, body: &[] };
+        let mut head = std::mem::take(&mut self.head);
+        head.clear();
         header.encode(None, &mut head);
+        if let Ok((record, _)) = Record::split(record) {
+            let room = LIST_MAX.saturating_sub(body.as_slice().len() + REPLY_LEAST);
+            Reply { record: record.cut(room), chords: &[] }.encode(&[], &mut head);
+        }
         self.send_own(id, &head, body, now);
+        self.head = head;
     }
 
     fn send_own(&mut self, id: crate::id::LinkId, head: &[u8], body: Body, now: Instant) {
@@ -287,5 +393,7 @@ fn make_room(arena: &mut bytes::BytesMut, len: usize) {
     }
 }
 
+/// The lengths of a reply's two lists, and the first link.
+const REPLY_LEAST: usize = 6;
 /// Frames are written into pieces of that size: 40 full packets an allocation.
 const ARENA_BYTES: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! Owns the sessions with other nodes: who is talked to, under which keys, and what waits for them.
 //!
 //! A session is begun by whoever has something to send: INIT, INIT_ACK, and both ends have keys ([`handshake`]); each
-//! packet is sealed under them ([`cipher`]). [`state`] is one correspondent, [`intake`] the order in which strangers'
+//! packet is sealed under them ([`cipher`]) and goes by the best of several ways ([`crate::route`]). [`state`] is one correspondent, [`intake`] the order in which strangers'
 //! INITs are served, [`table`] who is kept when there are too many. Places of nodes come from outside:
 //! [`SessionEvent::Wanted`] asks for one.
 pub mod cipher;
@@ -13,15 +13,20 @@ mod table;
 pub(crate) mod tests;
 mod window;
 
+use crate::audit::locate::Blame;
+use crate::config::MTU_MIN;
 use crate::crypto::{Entropy, SecretKey, random};
 use crate::error::Unreachable;
-use crate::id::NodeId;
+use crate::id::{NodeId, Port, Sid};
 use crate::lookup::Position;
+use crate::route::choose::RouteInfo;
+use crate::route::view::Neighbours;
 use crate::router::SessionInfo;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
 use crate::wire::body::init::{Cookie, Hint, Init, InitAck};
 use crate::wire::body::{self, Inbound, Outbound};
+use crate::wire::record::Span;
 use bytes::Bytes;
 use handshake::{Identity, Responder};
 use intake::{Intake, Verdict};
@@ -44,6 +49,11 @@ pub struct Sessions {
     echoes: HashMap<[u8; 8], usize>,
     intake: Intake,
     timers: BTreeSet<(Instant, usize)>,
+    /// Source routes are on.
+    routes: bool,
+    neighbours: Neighbours,
+    epoch: u64,
+    blame: Blame,
     out: VecDeque<Outbound>,
     events: VecDeque<SessionEvent>,
     stats: SessionStats,
@@ -72,6 +82,11 @@ pub enum SessionEvent {
     },
     /// Packets to the node take another way than before.
     Moved {
+        /// The node.
+        node: NodeId,
+    },
+    /// The ways to the node take larger or smaller packets than before.
+    Mtu {
         /// The node.
         node: NodeId,
     },
@@ -160,7 +175,13 @@ impl From<FrameError> for Refused {
 
 impl Sessions {
     /// No sessions yet. `counter` is below the counter of the first INIT.
-    pub fn new(secret: &SecretKey, counter: u64, entropy: &mut dyn Entropy, now: Instant) -> Self {
+    pub fn new(
+        secret: &SecretKey,
+        routes: bool,
+        counter: u64,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Self {
         Self {
             me: Identity::new(secret),
             counter,
@@ -170,6 +191,10 @@ impl Sessions {
             echoes: HashMap::new(),
             intake: Intake::new(random(entropy), now),
             timers: BTreeSet::new(),
+            routes,
+            neighbours: Neighbours::new(),
+            epoch: 0,
+            blame: Blame::default(),
             out: VecDeque::new(),
             events: VecDeque::new(),
             stats: SessionStats::default(),
@@ -231,6 +256,16 @@ impl Sessions {
         result
     }
 
+    /// A packet on its way that has the receiver index of a session. What does not open is somebody else's: not counted.
+    pub fn handle_passing(
+        &mut self,
+        packet: &Inbound<'_>,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        self.dispatch(packet, entropy, now)
+    }
+
     /// A packet of ours, named by its last 8 bytes, did not arrive, or did not find its session at the other end.
     /// False if it was none of ours. O(sessions).
     pub fn handle_notice(
@@ -243,8 +278,53 @@ impl Sessions {
         let Some(slot) = self.table.slots().find(|&slot| self.table.get(slot).sent_recently(tail)) else {
             return false;
         };
-        self.at(slot, entropy, now, |session, ctx| session.handle_setback(no_session, ctx));
+        self.at(slot, entropy, now, |session, ctx| session.handle_setback(no_session, tail, ctx));
         true
+    }
+
+    /// A packet of ours, named by its last 8 bytes, was too large for its way; a body of that size would have passed.
+    /// False if it was none of ours. O(sessions).
+    pub fn handle_too_large(
+        &mut self,
+        tail: &[u8; 8],
+        body: usize,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> bool {
+        let Some(slot) = self.table.slots().find(|&slot| self.table.get(slot).sent_recently(tail)) else {
+            return false;
+        };
+        self.at(slot, entropy, now, |session, ctx| session.handle_too_large(tail, body, ctx));
+        true
+    }
+
+    /// A peer's link is this one now.
+    pub fn handle_link(&mut self, sid: Sid, port: Port, span: Span) {
+        if self.neighbours.insert(sid, (port, span)) != Some((port, span)) {
+            self.epoch += 1;
+        }
+    }
+
+    /// A peer is gone.
+    pub fn handle_link_lost(&mut self, sid: &Sid) {
+        if self.neighbours.remove(sid).is_some() {
+            self.epoch += 1;
+        }
+    }
+
+    /// Is that the receiver index of a session? O(1).
+    pub fn has_index(&self, index: u32) -> bool {
+        self.indexes.contains_key(&index)
+    }
+
+    /// Largest payload that the known ways to the node take; 1280 at least.
+    pub fn mtu(&self, node: &NodeId) -> usize {
+        self.table.find(node).map_or(MTU_MIN, |slot| self.table.get(slot).mtu())
+    }
+
+    /// The ways to the node, if there is a session: the trees first, then source routes.
+    pub fn routes(&self, node: &NodeId) -> Vec<RouteInfo> {
+        self.table.find(node).map_or(Vec::new(), |slot| self.table.get(slot).routes())
     }
 
     /// The node with that address, if there is a session with it. O(1).
@@ -325,11 +405,12 @@ impl Sessions {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), Refused> {
-        let &Inbound { ingress, way, index, load, body: packet } = packet;
+        let inbound = packet;
+        let &Inbound { ingress, way, index, body: packet, .. } = packet;
         match *packet.first().ok_or(Refused::Bad)? {
             body::DATA => {
                 let slot = *self.indexes.get(&index).ok_or(Refused::NoSession)?;
-                self.at(slot, entropy, now, |session, ctx| session.handle_data(index, load, packet, ctx))
+                self.at(slot, entropy, now, |session, ctx| session.handle_data(index, inbound, ctx))
             }
             body::INIT => {
                 let init = Init::decode(packet)?;
@@ -349,7 +430,7 @@ impl Sessions {
             body::INIT_ACK => {
                 let ack = InitAck::decode(packet)?;
                 let slot = *self.indexes.get(&index).ok_or(Refused::Late)?;
-                self.at(slot, entropy, now, |session, ctx| session.handle_ack(index, &ack, ctx))
+                self.at(slot, entropy, now, |session, ctx| session.handle_ack(index, &ack, inbound, ctx))
             }
             body::COOKIE => {
                 let Cookie { echo, cookie } = Cookie::decode(packet)?;
@@ -394,7 +475,7 @@ impl Sessions {
                     self.stats.evicted += 1;
                     self.at(victim, entropy, now, |session, ctx| session.end(ctx));
                 }
-                self.table.insert(Session::new(node, now))
+                self.table.insert(Session::new(self.me.id().sid(), node, now))
             }
         };
         self.at(slot, entropy, now, act)
@@ -419,6 +500,9 @@ impl Sessions {
             events: &mut self.events,
             stats: &mut self.stats,
             entropy,
+            neighbours: self.routes.then_some(&self.neighbours),
+            epoch: self.epoch,
+            blame: &mut self.blame,
             now,
         };
         let session = self.table.get_mut(slot);

@@ -6,8 +6,10 @@ use super::codec::{Reader, Writer, port_bytes};
 use super::{FrameError, kind};
 use crate::id::{Port, Sid};
 
-/// The packet asks every hop to append itself (source routes, not built yet): passed on unchanged.
+/// Of DATA_T: every hop appends itself to a list between index and body, see [`super::record`].
 pub const FLAG_RECORD: u8 = 0x80;
+/// Of DATA_S: such a list goes back, between index and body; hops add their chords.
+pub const FLAG_REPLY: u8 = 0x80;
 /// Do not use the vicinity table (a retry; not built yet): passed on unchanged.
 pub const FLAG_NO_VICINITY: u8 = 0x40;
 /// Somebody on the way found the destination in its vicinity (not built yet): passed on unchanged.
@@ -54,7 +56,7 @@ pub struct DataT<'a> {
     pub rev: &'a [u8],
     /// The receiver's index of a session, 0 if none.
     pub index: u32,
-    /// Sealed end to end.
+    /// Sealed end to end; with [`FLAG_RECORD`] the record stands before it.
     pub body: &'a [u8],
 }
 
@@ -114,7 +116,7 @@ impl<'a> DataT<'a> {
 /// A packet that finds its way by a list of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataS<'a> {
-    /// [`TURNS`]; others are passed on.
+    /// [`FLAG_REPLY`] and [`TURNS`]; others are passed on.
     pub flags: u8,
     /// Highest queue level met.
     pub load: u8,
@@ -124,7 +126,7 @@ pub struct DataS<'a> {
     pub rev: &'a [u8],
     /// The receiver's index of a session, 0 if none.
     pub index: u32,
-    /// Sealed end to end.
+    /// Sealed end to end; with [`FLAG_REPLY`] the reply's lists stand before it.
     pub body: &'a [u8],
 }
 

@@ -12,12 +12,14 @@ pub mod control;
 pub mod data;
 pub mod hello;
 pub mod notice;
+pub mod record;
 
 pub use announce::TreeInfo;
 pub use codec::{Reader, Writer};
 pub use control::Control;
 pub use data::{DataS, DataT};
 pub use notice::{Notice, NoticeCode};
+pub use record::{Record, Reply};
 
 /// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

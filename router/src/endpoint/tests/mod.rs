@@ -54,7 +54,12 @@ pub(crate) fn locator(port: u16) -> Locator {
 }
 
 fn config() -> Config {
-    Config { verify_account: |record| record.proof.starts_with(b"good"), ..Config::default() }
+    // Every node is one hop from every other: ways are tested where there are some (router/tests/routes.rs).
+    Config {
+        verify_account: |record| record.proof.starts_with(b"good"),
+        source_routes: false,
+        ..Config::default()
+    }
 }
 
 impl World {
@@ -196,6 +201,7 @@ impl World {
             way: &(from as u16).to_be_bytes(),
             index,
             load: 0,
+            list: List::None,
             body: &body,
         };
         let result = node.endpoint.handle_packet(packet, &mut node.entropy, now);
@@ -219,7 +225,7 @@ impl World {
             let body = out.body.as_slice().to_vec();
             *self.sent.entry(body[0]).or_default() += 1;
             let to = match &out.to {
-                Destination::Node { sid, locator } => {
+                Destination::Node { sid, locator, .. } => {
                     let to = (0..self.nodes.len()).find(|&at| self.id(at).sid() == *sid);
                     match to {
                         Some(to) if self.nodes[to].locator == **locator => to,
@@ -229,7 +235,9 @@ impl World {
                         }
                     }
                 }
-                Destination::Back(way) => usize::from(u16::from_be_bytes(way[..].try_into().unwrap())),
+                Destination::Back(way) | Destination::Reply { way, .. } => {
+                    usize::from(u16::from_be_bytes(way[..].try_into().unwrap()))
+                }
             };
             let mut flight = Flight { from, to, index: out.index, body };
             if let Some(liar) = &mut self.liar {

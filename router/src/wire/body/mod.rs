@@ -9,6 +9,7 @@ pub mod sealed;
 use crate::config::H_MAX;
 use crate::id::{Port, Sid};
 use crate::lookup::{Locator, Position};
+use crate::wire::{Record, Reply};
 use bytes::{Buf, Bytes, BytesMut};
 use std::sync::Arc;
 
@@ -51,8 +52,21 @@ pub struct Inbound<'a> {
     pub index: u32,
     /// From the frame's header: the fullest queue on the way.
     pub load: u8,
+    /// The hops that it gathered, or brings back.
+    pub list: List<'a>,
     /// What the header stands before.
     pub body: &'a [u8],
+}
+
+/// What stands between header and body of a packet for this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List<'a> {
+    /// Nothing.
+    None,
+    /// The hops that it came by.
+    Record(Record<'a>),
+    /// The hops that a packet of ours took, with their chords.
+    Reply(Reply<'a>),
 }
 
 /// A packet to be sent.
@@ -69,7 +83,17 @@ pub struct Outbound {
 impl Outbound {
     /// To a node, by the trees.
     pub fn node(sid: Sid, place: &Position, index: u32, body: Body) -> Self {
-        Self { to: Destination::Node { sid, locator: place.locator.clone() }, index, body }
+        let to = Destination::Node { sid, locator: place.locator.clone(), mask: u8::MAX, record: false };
+        Self { to, index, body }
+    }
+
+    /// To a node, by the trees in `mask`; the hops write themselves down.
+    pub fn recording(sid: Sid, place: &Position, mask: u8, index: u32, body: Body) -> Self {
+        Self {
+            to: Destination::Node { sid, locator: place.locator.clone(), mask, record: true },
+            index,
+            body,
+        }
     }
 
     /// Along the way that a packet came from.
@@ -87,9 +111,20 @@ pub enum Destination {
         sid: Sid,
         /// Where it is; empty if it is only known to be a peer.
         locator: Arc<Locator>,
+        /// The trees that may be used, one bit each.
+        mask: u8,
+        /// The hops shall write themselves down.
+        record: bool,
     },
-    /// Along the way that a packet came from.
+    /// Along a list of ports: the way that a packet came from, or a source route.
     Back(Bytes),
+    /// Along the way that a packet came from, with the hops that it had gathered.
+    Reply {
+        /// The ports.
+        way: Bytes,
+        /// The record as it came, encoded.
+        record: Bytes,
+    },
 }
 
 /// The body of a packet, with room before it for the frame's header, so that nothing is copied on the way out.

@@ -3,7 +3,7 @@
 //! ```text
 //! DATA   = 01  counter:8  sealed(channel:1 route:1 sent:4 echo route:1 echo received:4 echo load:1  payload)
 //! ```
-//! `route` is the way that the packet was sent by, 0 being the trees; `sent` counts the packets sent by it. The echo
+//! `route` is the way that the packet was sent by, 0 being the trees, 255 the way back; `sent` counts the packets sent by it. The echo
 //! says how many packets arrived by the peer's route of that number, and the highest load met there since the last
 //! echo: what routes are chosen by.
 use crate::wire::FrameError;
@@ -71,6 +71,10 @@ pub mod channel {
     pub const PONG: u8 = 0x84;
 }
 
+/// The number of a route: packets that go by the trees.
+pub const ROUTE_TREES: u8 = 0;
+/// The number of a route: answers, along the way that what they answer came by. They are not counted.
+pub const ROUTE_BACK: u8 = 255;
 /// Kind and counter, in clear before what is sealed.
 pub const CLEAR_LEN: usize = 9;
 /// Largest payload of one packet: the longest that an IPv6 header describes, and what a frame's length leaves room for.

@@ -1,0 +1,257 @@
+//! Owns what a session has to do with source routes: which way each packet takes, and what is told back of the peer's.
+use super::super::SessionEvent;
+use super::super::cipher::OVERHEAD;
+use super::{Context, Session};
+use crate::crypto::random;
+use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
+use crate::route::feedback::Echo;
+use crate::time::Duration;
+use crate::wire::body::sealed::{ROUTE_BACK, SealedHeader, channel};
+use crate::wire::body::{Destination, Inbound, List, Outbound, tail};
+use bytes::Bytes;
+
+impl Session {
+    // What comes.
+
+    /// What the sealed header and the way of a packet from the peer say.
+    pub(super) fn on_header(&mut self, header: &SealedHeader, packet: &Inbound<'_>, ctx: &mut Context<'_>) {
+        let asks = header.channel < channel::KEEPALIVE;
+        if header.route != ROUTE_BACK {
+            self.feedback.on_packet(header.route, packet.load, asks, ctx.now);
+        }
+        let echo = Echo { route: header.echo_route, received: header.echo_received, load: header.echo_load };
+        self.with_ways(ctx, |routes, env| routes.on_echo(&echo, env));
+        self.learn_way(packet, None, ctx);
+        if let (List::Record(record), Some(_)) = (&packet.list, ctx.neighbours) {
+            self.routes.on_record(packet.way, record, ctx.now);
+        }
+    }
+
+    /// The way back of a packet that is proved to be the peer's.
+    pub(super) fn learn_way(&mut self, packet: &Inbound<'_>, rtt: Option<Duration>, ctx: &mut Context<'_>) {
+        if ctx.neighbours.is_none() {
+            return;
+        }
+        if self.way != packet.way {
+            self.way.clear();
+            self.way.extend_from_slice(packet.way);
+        }
+        self.routes.on_way(packet.way, rtt, ctx.now);
+    }
+
+    /// The hops that a reply brings.
+    pub(super) fn learn_reply(&mut self, packet: &Inbound<'_>, ctx: &mut Context<'_>) {
+        if let (List::Reply(reply), Some(_)) = (&packet.list, ctx.neighbours) {
+            self.routes.on_reply(packet.way, reply, ctx.now);
+        }
+    }
+
+    /// Answer to a question about a way. False: to none.
+    pub(super) fn on_pong(&mut self, token: &[u8; 8], ctx: &mut Context<'_>) -> bool {
+        let rtt = self.with_ways(ctx, |routes, env| routes.on_pong(token, env));
+        if let Some(rtt) = rtt {
+            self.on_rtt(rtt);
+        }
+        rtt.is_some()
+    }
+
+    /// A packet did not arrive. False: it was none that went by a way.
+    pub(super) fn on_lost(&mut self, tail: &[u8; 8], ctx: &mut Context<'_>) -> bool {
+        let was_way = self.with_ways(ctx, |routes, env| routes.on_lost(tail, env));
+        if was_way {
+            self.tend_ways(ctx);
+        }
+        was_way
+    }
+
+    /// A packet was too large for its way; a body of that size would have passed.
+    pub(in crate::session) fn handle_too_large(
+        &mut self,
+        tail: &[u8; 8],
+        body: usize,
+        ctx: &mut Context<'_>,
+    ) {
+        self.routes.on_too_large(tail, body.saturating_sub(OVERHEAD));
+        self.tend_ways(ctx);
+    }
+
+    // What goes.
+
+    /// Seals and sends along the way of the flow that the packet belongs to.
+    pub(super) fn send_by_choice(&mut self, channel: u8, payload: &[u8], ctx: &mut Context<'_>) {
+        let flow = flow_of(channel, payload);
+        let pick = match ctx.neighbours {
+            Some(_) => self.with_ways(ctx, |routes, env| routes.pick(flow, payload.len(), env)),
+            None => Pick::Trees(u8::MAX),
+        };
+        let asks = channel < channel::KEEPALIVE || channel == channel::PING;
+        self.send_by(pick, false, asks, None, channel, payload, ctx);
+        if ctx.neighbours.is_some() && channel < channel::KEEPALIVE {
+            self.with_ways(ctx, |routes, env| routes.wish(env));
+        }
+        if self.routes.has_todo() {
+            self.tend_ways(ctx);
+        }
+    }
+
+    /// Seals and sends along a way. `record`: its hops shall write themselves down; `asks`: the peer will give a sign of it,
+    /// and until it does one is owed; `about`: which of the peer's ways it shall hear of.
+    #[allow(clippy::too_many_arguments)] // what makes a packet
+    fn send_by(
+        &mut self,
+        pick: Pick,
+        record: bool,
+        asks: bool,
+        about: Option<u8>,
+        channel: u8,
+        payload: &[u8],
+        ctx: &mut Context<'_>,
+    ) {
+        let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return };
+        let route = if let Pick::Way(id, _) = &pick { *id } else { 0 };
+        let echo = self.feedback.take(about);
+        let body = keys.seal(&header(channel, route, self.routes.sent(route), &echo), payload);
+        self.bytes_out += payload.len() as u64;
+        self.routes.on_sent(route, tail(body.as_slice()), asks, ctx.now);
+        let to = match pick {
+            Pick::Way(_, ports) => Destination::Back(ports),
+            Pick::Trees(mask) => {
+                Destination::Node { sid: self.sid, locator: place.locator.clone(), mask, record }
+            }
+        };
+        ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
+    }
+
+    /// Answers along the way that the peer's latest packet came by, which is thereby shown to work both ways.
+    pub(super) fn answer(&mut self, channel: u8, payload: &[u8], about: Option<u8>, ctx: &mut Context<'_>) {
+        if self.can_send() {
+            self.answer_with(channel, payload, about, Bytes::new(), ctx);
+        }
+    }
+
+    /// Answers a PING; one that came with the hops of its way brings them back.
+    pub(super) fn answer_ping(
+        &mut self,
+        token: &[u8; 8],
+        route: u8,
+        packet: &Inbound<'_>,
+        ctx: &mut Context<'_>,
+    ) {
+        if !self.can_send() {
+            return;
+        }
+        let mut list = Vec::new();
+        if let List::Record(record) = &packet.list {
+            record.encode(None, &mut list);
+        }
+        self.answer_with(channel::PONG, token, Some(route), list.into(), ctx);
+    }
+
+    fn answer_with(
+        &mut self,
+        channel: u8,
+        payload: &[u8],
+        about: Option<u8>,
+        record: Bytes,
+        ctx: &mut Context<'_>,
+    ) {
+        if ctx.neighbours.is_none() || self.way.is_empty() {
+            return self.send_by(Pick::Trees(u8::MAX), false, false, about, channel, payload, ctx);
+        }
+        let Some(keys) = &mut self.current else { return };
+        let echo = self.feedback.take(about);
+        let body = keys.seal(&header(channel, ROUTE_BACK, 0, &echo), payload);
+        self.bytes_out += payload.len() as u64;
+        self.tails.push(tail(body.as_slice()));
+        let way = Bytes::copy_from_slice(&self.way);
+        let to = if record.is_empty() { Destination::Back(way) } else { Destination::Reply { way, record } };
+        ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
+    }
+
+    // What the ways want.
+
+    /// Does what is due for the ways.
+    pub(super) fn tend_ways(&mut self, ctx: &mut Context<'_>) {
+        if ctx.neighbours.is_none() {
+            return;
+        }
+        self.with_ways(ctx, |routes, env| routes.handle_timeout(env));
+        // Each brings at most one more of each sort: bounded.
+        for _ in 0..TODO_MAX {
+            let Some(todo) = self.routes.poll() else { break };
+            match todo {
+                Todo::Ask(id) => {
+                    let pick = match self.routes.ports(id) {
+                        Some(ports) => Pick::Way(id, ports),
+                        None if id == 0 => {
+                            Pick::Trees(self.with_ways(ctx, |routes, env| routes.mask(env.trees)))
+                        }
+                        None => continue,
+                    };
+                    self.ask(pick, id, false, ctx);
+                }
+                Todo::Record(mask) => self.ask(Pick::Trees(mask), 0, true, ctx),
+                Todo::Moved => ctx.events.push_back(SessionEvent::Moved { node: self.node }),
+                Todo::Mtu => ctx.events.push_back(SessionEvent::Mtu { node: self.node }),
+            }
+        }
+    }
+
+    fn ask(&mut self, pick: Pick, id: u8, record: bool, ctx: &mut Context<'_>) {
+        if !self.can_send() {
+            return;
+        }
+        let token: [u8; 8] = random(ctx.entropy);
+        self.routes.on_ask(token, id, ctx.now);
+        // It is watched by itself, so nothing is owed for it.
+        self.send_by(pick, record, false, None, channel::PING, &token, ctx);
+    }
+
+    /// Largest payload that the ways to the peer take.
+    pub(in crate::session) fn mtu(&self) -> usize {
+        self.routes.mtu()
+    }
+
+    /// The ways, for people to read.
+    pub(in crate::session) fn routes(&self) -> Vec<RouteInfo> {
+        self.routes.infos()
+    }
+
+    fn with_ways<T>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        act: impl FnOnce(&mut crate::route::choose::Routes, &mut Env<'_>) -> T,
+    ) -> T {
+        let none = crate::route::view::Neighbours::new();
+        let mut env = Env {
+            neighbours: ctx.neighbours.unwrap_or(&none),
+            epoch: ctx.epoch,
+            blame: ctx.blame,
+            trees: self.place.as_ref().map_or(0, |place| place.locator.mask()),
+            now: ctx.now,
+        };
+        act(&mut self.routes, &mut env)
+    }
+}
+
+fn header(channel: u8, route: u8, sent: u32, echo: &Echo) -> SealedHeader {
+    let Echo { route: echo_route, received: echo_received, load: echo_load } = *echo;
+    SealedHeader { channel, route, sent, echo_route, echo_received, echo_load }
+}
+
+/// Packets of streams are one flow; those of the TUN are told apart by protocol, ports and flow label.
+fn flow_of(channel: u8, payload: &[u8]) -> usize {
+    if channel != channel::IP {
+        return 0;
+    }
+    let mut mix = 0u32;
+    let label = payload.get(1..4).into_iter();
+    let ends = payload.get(40..44).filter(|_| matches!(payload.get(6), Some(6 | 17))).into_iter();
+    for &byte in label.chain(ends).flatten().chain(payload.get(6)) {
+        mix = mix.wrapping_mul(31).wrapping_add(u32::from(byte));
+    }
+    1 + (mix.wrapping_mul(0x9e37_79b9) >> 16) as usize % (FLOWS - 1)
+}
+
+/// Questions, records and news that one call may bring.
+const TODO_MAX: usize = 64;
