@@ -121,7 +121,7 @@ mod tests {
         blame.answered(&nodes(&[0, 1]), now);
         blame.failed(&nodes(&[0, 1, 2]), now);
         assert!(of(&blame, 1, 2, now) > 0.8);
-        assert!(of(&blame, 0, 1, now) < 0.15);
+        assert!(of(&blame, 0, 1, now) < 0.2);
         let later = now + HALF_LIFE;
         assert!((of(&blame, 1, 2, later) - PRIOR) * 2.0 - (of(&blame, 1, 2, now) - PRIOR) < 0.01);
         for _ in 0..20 {

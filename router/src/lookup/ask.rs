@@ -15,7 +15,13 @@ impl Lookup {
         }
     }
 
-    pub(super) fn on_search_answer(&mut self, id: u64, found: Found, _entropy: &mut dyn Entropy, now: Instant) {
+    pub(super) fn on_search_answer(
+        &mut self,
+        id: u64,
+        found: Found,
+        _entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         let Some(running) = self.searches.get_mut(&id) else { return };
         let Some(node) = running.search.asked(found.nonce) else { return };
         self.questions.remove(&found.nonce);
@@ -99,7 +105,14 @@ impl Lookup {
         }
     }
 
-    pub(super) fn pend(&mut self, query: Query, seq_min: u64, quiet: bool, entropy: &mut dyn Entropy, now: Instant) {
+    pub(super) fn pend(
+        &mut self,
+        query: Query,
+        seq_min: u64,
+        quiet: bool,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         if self.pending.len() >= PENDING_MAX {
             if !quiet {
                 self.events.push_back(LookupEvent::Failed { query, reason: Unreachable::Busy });

@@ -528,7 +528,6 @@ impl Lookup {
             }
         }
     }
-
 }
 
 impl Query {

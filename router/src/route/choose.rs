@@ -249,9 +249,38 @@ impl Routes {
         self.trees.tails().holds(tail) || self.ways.iter().any(|way| way.gauge.tails().holds(tail))
     }
 
-    /// The other end has moved: its ways are looked for anew with the next packet.
-    pub fn on_moved(&mut self) {
+    /// The other end has moved: ways to where it was may have ended. They are asked at once if packets go by them, and
+    /// otherwise before any does; others are looked for with the next packet.
+    pub fn on_moved(&mut self, now: Instant) {
         self.refreshed_at = None;
+        if now < self.is_active_until() {
+            let live = self.ways.iter().filter(|way| way.state == State::Live && way.path.nodes.len() != 1);
+            self.todo.extend(live.map(|way| Todo::Ask(way.id)));
+        } else {
+            self.doubt();
+        }
+    }
+
+    /// What was live is no longer known to be.
+    fn doubt(&mut self) {
+        for way in self.ways.iter_mut().filter(|way| way.state == State::Live && way.path.nodes.len() != 1) {
+            way.state = State::Fresh;
+        }
+    }
+
+    /// After a long silence nothing is known of the ways: the best are asked while the first packets go by the trees.
+    fn wake(&mut self, now: Instant) {
+        if now - self.used_at <= STALE || self.ways.is_empty() {
+            return;
+        }
+        self.used_at = now;
+        self.doubt();
+        let mut fresh: Vec<&Way> = self.ways.iter().filter(|way| way.state == State::Fresh).collect();
+        fresh.sort_by(|a, b| a.score().total_cmp(&b.score()));
+        self.todo.extend(fresh.iter().take(WOKEN).map(|way| Todo::Ask(way.id)));
+        if self.refreshed_at.is_some_and(|at| at + REFRESH <= now) {
+            self.refreshed_at = None;
+        }
     }
 
     // What is sent.
@@ -259,6 +288,7 @@ impl Routes {
     /// The way of a packet of that flow.
     pub fn pick(&mut self, flow: usize, len: usize, env: &mut Env<'_>) -> Pick {
         self.sync(env);
+        self.wake(env.now);
         let flow = flow % FLOWS;
         let Flow { way: current, known } = self.flows[flow];
         if current != 0
@@ -803,6 +833,10 @@ const ASK_USED: Duration = Duration::from_secs(5);
 const ASK_SPARE: Duration = Duration::from_secs(20);
 /// Nothing is measured without packets of the application for so long.
 const ACTIVE: Duration = Duration::from_secs(10);
+/// Ways that carried nothing for so long are not trusted: a node that moved tells only whom it talks to.
+const STALE: Duration = Duration::from_secs(60);
+/// So many of them are asked when packets go again.
+const WOKEN: usize = 2;
 /// A failed way is asked again after that, then after twice as long each time, up to 64 times.
 const FAILED_FIRST: Duration = Duration::from_secs(1);
 /// Before anything was measured.

@@ -3,10 +3,11 @@
 use crate::time::{Duration, Instant};
 
 /// The other end's ways, as far as packets have come by them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Feedback {
     ways: Vec<Seen>,
     turn: usize,
+    patience: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,11 @@ pub struct Echo {
 }
 
 impl Feedback {
+    /// Nothing has come yet. A packet of the application is answered after that time, if nothing else goes back.
+    pub const fn new(patience: Duration) -> Self {
+        Self { ways: Vec::new(), turn: 0, patience }
+    }
+
     /// A packet has come by that way; `asks` if its sender waits for a sign.
     pub fn on_packet(&mut self, id: u8, load: u8, asks: bool, now: Instant) {
         let at = match self.ways.iter().position(|way| way.id == id) {
@@ -73,7 +79,7 @@ impl Feedback {
 
     /// When something must be said, if no packet of ours says it before.
     pub fn deadline(&self) -> Option<Instant> {
-        Some(self.ways.iter().filter_map(|way| way.owes_since).min()? + ACK_AFTER)
+        Some(self.ways.iter().filter_map(|way| way.owes_since).min()? + self.patience)
     }
 }
 
@@ -81,6 +87,8 @@ impl Feedback {
 const WAYS_MAX: usize = 16;
 /// A packet of the application is answered by then: soon enough for a sender that gives a way up after 150 ms.
 pub const ACK_AFTER: Duration = Duration::from_millis(25);
+/// The same where there are no ways to choose from: so that its sender knows that the other end is there.
+pub const ACK_SELDOM: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn who_waits_longest_is_told_first() {
-        let mut feedback = Feedback::default();
+        let mut feedback = Feedback::new(ACK_AFTER);
         assert_eq!(feedback.take(None), Echo::default());
         feedback.on_packet(3, 10, false, Instant::from_micros(0));
         feedback.on_packet(5, 20, true, Instant::from_micros(10));
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let mut feedback = Feedback::default();
+        let mut feedback = Feedback::new(ACK_AFTER);
         for id in 0..=255 {
             feedback.on_packet(id, 0, true, Instant::from_micros(id.into()));
         }

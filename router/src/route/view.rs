@@ -120,7 +120,10 @@ impl View {
         backwards: bool,
         now: Instant,
     ) -> Vec<Option<u16>> {
-        let nodes: Vec<Option<u16>> = hops.iter().map(|hop| self.place(hop.sid, now)).collect();
+        if self.nodes.len() + hops.len() > NODES_MAX {
+            self.prune(now);
+        }
+        let nodes: Vec<Option<u16>> = hops.iter().map(|hop| self.place(hop.sid)).collect();
         for (at, pair) in hops.windows(2).enumerate() {
             if let (Some(here), Some(next)) = (nodes[at], nodes[at + 1]) {
                 self.connect(here, next, pair[0].out_port, pair[0].link, true, now);
@@ -140,12 +143,9 @@ impl View {
     }
 
     /// The place of a node, made if there is room.
-    fn place(&mut self, sid: Sid, now: Instant) -> Option<u16> {
+    fn place(&mut self, sid: Sid) -> Option<u16> {
         if let Some(&at) = self.index.get(&sid) {
             return Some(at);
-        }
-        if self.nodes.len() >= NODES_MAX {
-            self.prune(now);
         }
         if self.nodes.len() >= NODES_MAX {
             return None;
@@ -182,8 +182,7 @@ impl View {
         let old = std::mem::replace(self, Self::new(me, there));
         for node in &old.nodes {
             for edge in node.edges.iter().filter(|edge| now - edge.seen <= FRESH) {
-                let (from, to) =
-                    (self.place(node.sid, now), self.place(old.nodes[usize::from(edge.to)].sid, now));
+                let (from, to) = (self.place(node.sid), self.place(old.nodes[usize::from(edge.to)].sid));
                 if let (Some(from), Some(to)) = (from, to) {
                     self.connect(from, to, edge.port, edge.span, edge.proved, edge.seen);
                 }

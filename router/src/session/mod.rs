@@ -25,7 +25,7 @@ use crate::router::SessionInfo;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
 use crate::wire::body::init::{Cookie, Hint, Init, InitAck};
-use crate::wire::body::{self, Inbound, Outbound};
+use crate::wire::body::{self, Inbound, List, Outbound};
 use crate::wire::record::Span;
 use bytes::Bytes;
 use handshake::{Identity, Responder};
@@ -346,7 +346,7 @@ impl Sessions {
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         while let Some(waiting) = self.intake.next(now) {
             if let Ok(init) = Init::decode(&waiting.body) {
-                self.serve(&init, waiting.way, entropy, now);
+                self.serve(&init, waiting.way, Bytes::new(), entropy, now);
             }
         }
         while let Some(&(at, slot)) = self.timers.first()
@@ -415,7 +415,13 @@ impl Sessions {
             body::INIT => {
                 let init = Init::decode(packet)?;
                 match self.intake.offer(ingress, way, &init, packet, now) {
-                    Verdict::Serve => self.serve(&init, Bytes::copy_from_slice(way), entropy, now),
+                    Verdict::Serve => {
+                        let mut hops = Vec::new();
+                        if let (List::Record(record), true) = (&inbound.list, self.routes) {
+                            record.encode(None, &mut hops);
+                        }
+                        self.serve(&init, Bytes::copy_from_slice(way), hops.into(), entropy, now);
+                    }
                     Verdict::Queued => {}
                     Verdict::Full => self.stats.inits_dropped += 1,
                     Verdict::Demand(cookie) => {
@@ -446,14 +452,14 @@ impl Sessions {
         }
     }
 
-    fn serve(&mut self, init: &Init<'_>, way: Bytes, entropy: &mut dyn Entropy, now: Instant) {
+    fn serve(&mut self, init: &Init<'_>, way: Bytes, hops: Bytes, entropy: &mut dyn Entropy, now: Instant) {
         self.stats.inits += 1;
         match Responder::open(&self.me, init) {
             Ok(responder) if responder.peer != self.me.id() => {
                 let ephemeral = init.ephemeral;
                 let peer = responder.peer;
                 self.with(peer, entropy, now, |session, ctx| {
-                    session.handle_init(responder, ephemeral, way, ctx)
+                    session.handle_init(responder, ephemeral, way, hops, ctx)
                 });
             }
             _ => self.stats.dropped_body += 1,
@@ -475,7 +481,7 @@ impl Sessions {
                     self.stats.evicted += 1;
                     self.at(victim, entropy, now, |session, ctx| session.end(ctx));
                 }
-                self.table.insert(Session::new(self.me.id().sid(), node, now))
+                self.table.insert(Session::new(self.me.id().sid(), node, self.routes, now))
             }
         };
         self.at(slot, entropy, now, act)

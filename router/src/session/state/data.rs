@@ -221,7 +221,7 @@ impl Session {
                 self.is_up() && self.place.as_ref().is_some_and(|known| known.locator != place.locator);
             self.learn(place, ctx);
             if moved {
-                self.routes.on_moved();
+                self.routes.on_moved(ctx.now);
                 ctx.events.push_back(SessionEvent::Moved { node: self.node });
             }
         }

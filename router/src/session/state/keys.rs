@@ -23,6 +23,7 @@ impl Session {
         responder: Responder,
         ephemeral: [u8; 32],
         way: Bytes,
+        hops: Bytes,
         ctx: &mut Context<'_>,
     ) {
         let counter = responder.payload.counter;
@@ -30,8 +31,8 @@ impl Session {
             if counter == heard.counter && ephemeral == heard.ephemeral {
                 // Our Ack was lost. Once its keys have been used there is nothing to say.
                 if let Some(waiting) = &mut self.waiting {
-                    waiting.way = way;
-                    ctx.out.push_back(Outbound::back(&waiting.way, waiting.keys.index_remote, &waiting.ack));
+                    (waiting.way, waiting.hops) = (way, hops);
+                    ctx.out.push_back(waiting.again());
                 }
                 return;
             }
@@ -54,16 +55,18 @@ impl Session {
         }
         self.heard = Some(Heard { counter, ephemeral });
         let ack = Bytes::from(ack);
-        ctx.out.push_back(Outbound::back(&way, said.index, &ack));
-        self.waiting = Some(Waiting {
+        let waiting = Waiting {
             keys: Keys::new(keys, index, said.index, false, ctx.now),
             seq: payload.seq,
             ack,
             way,
+            hops,
             resent: 0,
             resend_at: ctx.now + RETRY_FIRST,
             ends_at: ctx.now + WAITING_MAX,
-        });
+        };
+        ctx.out.push_back(waiting.again());
+        self.waiting = Some(waiting);
         // Others hear of it only once the keys were used: an INIT alone may be a replay.
         if self.place.as_ref().is_none_or(|place| said.seq > place.seq) {
             self.place = Some(Position { seq: said.seq, locator: Arc::new(said.locator) });
@@ -170,7 +173,7 @@ impl Session {
             self.strive(ctx);
         } else if wants && waiting.resend_at <= ctx.now && waiting.resent < RESEND_MAX {
             // The initiator has not used the keys: perhaps its first packet under them was lost.
-            ctx.out.push_back(Outbound::back(&waiting.way, waiting.keys.index_remote, &waiting.ack));
+            ctx.out.push_back(waiting.again());
             waiting.resent += 1;
             waiting.resend_at = ctx.now + retry_delay(waiting.resent);
             if waiting.resent == RESEND_MAX {

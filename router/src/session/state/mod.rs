@@ -21,12 +21,12 @@ use crate::error::Unreachable;
 use crate::id::{NodeId, Sid};
 use crate::lookup::Position;
 use crate::route::choose::Routes;
-use crate::route::feedback::Feedback;
+use crate::route::feedback::{ACK_AFTER, ACK_SELDOM, Feedback};
 use crate::route::gauge::Tails;
 use crate::route::view::Neighbours;
 use crate::time::{Duration, Instant};
-use crate::wire::body::Outbound;
 use crate::wire::body::sealed::channel;
+use crate::wire::body::{Destination, Outbound};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 
@@ -109,9 +109,22 @@ struct Waiting {
     seq: u64,
     ack: Bytes,
     way: Bytes,
+    /// The hops that INIT wrote down: the Ack brings them back.
+    hops: Bytes,
     resent: u32,
     resend_at: Instant,
     ends_at: Instant,
+}
+
+impl Waiting {
+    /// The Ack, once more.
+    fn again(&self) -> Outbound {
+        let mut out = Outbound::back(&self.way, self.keys.index_remote, &self.ack);
+        if !self.hops.is_empty() {
+            out.to = Destination::Reply { way: self.way.clone(), record: self.hops.clone() };
+        }
+        out
+    }
 }
 
 /// Keys that others have replaced; they only open.
@@ -155,7 +168,7 @@ struct Told {
 }
 
 impl Session {
-    pub(in crate::session) fn new(me: Sid, node: NodeId, now: Instant) -> Self {
+    pub(in crate::session) fn new(me: Sid, node: NodeId, routes: bool, now: Instant) -> Self {
         Self {
             node,
             sid: node.sid(),
@@ -174,7 +187,7 @@ impl Session {
             pings: Vec::new(),
             told: Told::default(),
             routes: Routes::new(me, node.sid()),
-            feedback: Feedback::default(),
+            feedback: Feedback::new(if routes { ACK_AFTER } else { ACK_SELDOM }),
             way: Vec::new(),
             tails: Tails::default(),
             up_since: None,
@@ -253,7 +266,7 @@ impl Session {
             let moved = self.place.is_some() && self.is_up();
             self.place = Some(place);
             if moved {
-                self.routes.on_moved();
+                self.routes.on_moved(ctx.now);
                 ctx.events.push_back(SessionEvent::Moved { node: self.node });
             }
             self.send_init(ctx);
