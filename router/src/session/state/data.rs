@@ -2,6 +2,7 @@
 use super::super::cipher::PacketError;
 use super::super::{Refused, SessionEvent};
 use super::{Context, PING_TIMEOUT, PING_TRIES, SETBACK_GAP, Session, TELL_GAP, TELL_TRIES, retry_delay};
+use crate::config::MTU_MIN;
 use crate::crypto::random;
 use crate::error::Unreachable;
 use crate::lookup::locator::LOCATOR_MAX;
@@ -104,7 +105,9 @@ impl Session {
 
     /// Does the tail belong to one of the last packets?
     pub(in crate::session) fn sent_recently(&self, tail: &[u8; 8]) -> bool {
-        self.tails.holds(tail) || self.routes.sent_recently(tail)
+        self.tails.holds(tail)
+            || self.routes.sent_recently(tail)
+            || self.kept.iter().any(|kept| kept.tail == *tail)
     }
 
     /// A packet did not arrive, so the peer is looked for afresh; or the peer says that it has no such session, so a
@@ -131,14 +134,19 @@ impl Session {
     }
 
     /// Seals and sends; the first packet after a move of ours is preceded by the news.
-    pub(super) fn transmit(&mut self, channel: u8, payload: &[u8], ctx: &mut Context<'_>) {
+    pub(super) fn transmit(&mut self, channel: u8, payload: Bytes, ctx: &mut Context<'_>) {
         if channel < channel::KEEPALIVE {
             self.owed_since.get_or_insert(ctx.now);
             if self.told.sent.max(self.told.confirmed) < ctx.own.seq {
                 self.tell(ctx);
             }
         }
-        self.control(channel, payload, ctx);
+        if self.can_send() {
+            let (tail, by_way) = self.send_by_choice(channel, &payload, ctx);
+            if by_way && payload.len() <= MTU_MIN {
+                self.keep(tail, channel, payload);
+            }
+        }
         self.rekey(ctx);
     }
 
@@ -155,7 +163,8 @@ impl Session {
                 ping.sent_at = Some(ctx.now);
                 ping.tries += 1;
                 let token = ping.token;
-                self.transmit(channel::PING, &token, ctx);
+                self.control(channel::PING, &token, ctx);
+                self.rekey(ctx);
             }
         }
     }

@@ -89,7 +89,7 @@ impl Session {
                 && !keys.opened_any()
                 && self.can_send()
             {
-                self.transmit(channel::KEEPALIVE, &[], ctx);
+                self.control(channel::KEEPALIVE, &[], ctx);
                 return Ok(());
             }
             return Err(Refused::Late);
@@ -116,7 +116,7 @@ impl Session {
         let sent = self.current.as_ref().filter(|keys| keys.index_local == index).map(Keys::sent);
         if sent == Some(sent_before) {
             // The responder may send only once it has opened a packet under the new keys.
-            self.transmit(channel::KEEPALIVE, &[], ctx);
+            self.control(channel::KEEPALIVE, &[], ctx);
         }
         Ok(())
     }
@@ -302,7 +302,7 @@ impl Session {
         }
         self.parked_bytes = 0;
         for (channel, payload) in std::mem::take(&mut self.parked) {
-            self.transmit(channel, &payload, ctx);
+            self.transmit(channel, payload, ctx);
         }
         self.send_pings(ctx);
     }

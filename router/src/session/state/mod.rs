@@ -82,8 +82,10 @@ pub(in crate::session) struct Session {
     feedback: Feedback,
     /// The ports that the peer's latest packet came by.
     way: Vec<u8>,
-    /// Of INITs.
+    /// Of INITs and answers.
     tails: Tails,
+    /// The latest packets that went by ways: sent once more if somebody on the way says that it cannot pass them on.
+    kept: VecDeque<Kept>,
     up_since: Option<Instant>,
     /// Last sign of use: a packet of the application in either direction, or the beginning.
     pub(in crate::session) used_at: Instant,
@@ -152,6 +154,13 @@ struct Heard {
     ephemeral: [u8; 32],
 }
 
+/// A packet that may have to go by another way.
+struct Kept {
+    tail: [u8; 8],
+    channel: u8,
+    payload: Bytes,
+}
+
 struct Ping {
     id: u64,
     token: [u8; 8],
@@ -190,6 +199,7 @@ impl Session {
             feedback: Feedback::new(if routes { ACK_AFTER } else { ACK_SELDOM }),
             way: Vec::new(),
             tails: Tails::default(),
+            kept: VecDeque::new(),
             up_since: None,
             used_at: now,
             owed_since: None,
@@ -227,7 +237,7 @@ impl Session {
         self.wanted = true;
         self.used_at = ctx.now;
         if self.can_send() {
-            self.transmit(channel, &payload, ctx);
+            self.transmit(channel, payload, ctx);
             return;
         }
         self.parked_bytes += payload.len();
@@ -433,6 +443,8 @@ const TELL_TRIES: u32 = 5;
 pub(crate) const PARKED_MAX: usize = 64;
 /// Bytes that wait for a session: two of the largest packets.
 pub(in crate::session) const PARKED_BYTES_MAX: usize = 128 * 1024;
+/// Packets kept for a second try: those of the round trip in which a way breaks, where packets are few.
+const KEPT_MAX: usize = 4;
 /// Pings under way to one node.
 const PINGS_MAX: usize = 8;
 const PING_TIMEOUT: Duration = Duration::from_secs(1);

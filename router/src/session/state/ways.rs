@@ -1,7 +1,7 @@
 //! Owns what a session has to do with source routes: which way each packet takes, and what is told back of the peer's.
 use super::super::SessionEvent;
 use super::super::cipher::OVERHEAD;
-use super::{Context, Session};
+use super::{Context, KEPT_MAX, Kept, Session};
 use crate::crypto::random;
 use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
 use crate::route::feedback::Echo;
@@ -58,10 +58,24 @@ impl Session {
     /// A packet did not arrive. False: it was none that went by a way.
     pub(super) fn on_lost(&mut self, tail: &[u8; 8], ctx: &mut Context<'_>) -> bool {
         let was_way = self.with_ways(ctx, |routes, env| routes.on_lost(tail, env));
+        let kept = self.kept.iter().position(|kept| kept.tail == *tail);
+        let again = kept.and_then(|at| self.kept.remove(at));
+        if let Some(Kept { channel, payload, .. }) = &again {
+            // Once: it is not kept again.
+            self.control(*channel, payload, ctx);
+        }
         if was_way {
             self.tend_ways(ctx);
         }
-        was_way
+        was_way || again.is_some()
+    }
+
+    /// Remembers a packet that went by a way.
+    pub(super) fn keep(&mut self, tail: [u8; 8], channel: u8, payload: Bytes) {
+        if self.kept.len() >= KEPT_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(Kept { tail, channel, payload });
     }
 
     /// A packet was too large for its way; a body of that size would have passed.
@@ -78,23 +92,31 @@ impl Session {
     // What goes.
 
     /// Seals and sends along the way of the flow that the packet belongs to.
-    pub(super) fn send_by_choice(&mut self, channel: u8, payload: &[u8], ctx: &mut Context<'_>) {
+    /// Gives the tail of the packet, and whether it went by a source route.
+    pub(super) fn send_by_choice(
+        &mut self,
+        channel: u8,
+        payload: &[u8],
+        ctx: &mut Context<'_>,
+    ) -> ([u8; 8], bool) {
         let flow = flow_of(channel, payload);
         let pick = match ctx.neighbours {
             Some(_) => self.with_ways(ctx, |routes, env| routes.pick(flow, payload.len(), env)),
             None => Pick::Trees(u8::MAX),
         };
         let asks = channel < channel::KEEPALIVE || channel == channel::PING;
-        self.send_by(pick, false, asks, None, channel, payload, ctx);
+        let by_way = matches!(pick, Pick::Way(..));
+        let tail = self.send_by(pick, false, asks, None, channel, payload, ctx);
         if ctx.neighbours.is_some() && channel < channel::KEEPALIVE {
             self.with_ways(ctx, |routes, env| routes.wish(env));
         }
         if self.routes.has_todo() {
             self.tend_ways(ctx);
         }
+        (tail, by_way)
     }
 
-    /// Seals and sends along a way. `record`: its hops shall write themselves down; `asks`: the peer will give a sign of it,
+    /// Seals and sends along a way; gives the packet's tail. `record`: its hops shall write themselves down; `asks`: the peer will give a sign of it,
     /// and until it does one is owed; `about`: which of the peer's ways it shall hear of.
     #[allow(clippy::too_many_arguments)] // what makes a packet
     fn send_by(
@@ -106,13 +128,14 @@ impl Session {
         channel: u8,
         payload: &[u8],
         ctx: &mut Context<'_>,
-    ) {
-        let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return };
+    ) -> [u8; 8] {
+        let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return [0; 8] };
         let route = if let Pick::Way(id, _) = &pick { *id } else { 0 };
         let echo = self.feedback.take(about);
         let body = keys.seal(&header(channel, route, self.routes.sent(route), &echo), payload);
         self.bytes_out += payload.len() as u64;
-        self.routes.on_sent(route, tail(body.as_slice()), asks, ctx.now);
+        let tail = tail(body.as_slice());
+        self.routes.on_sent(route, tail, asks, ctx.now);
         let to = match pick {
             Pick::Way(_, ports) => Destination::Back(ports),
             Pick::Trees(mask) => {
@@ -120,6 +143,7 @@ impl Session {
             }
         };
         ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
+        tail
     }
 
     /// Answers along the way that the peer's latest packet came by, which is thereby shown to work both ways.
@@ -156,7 +180,8 @@ impl Session {
         ctx: &mut Context<'_>,
     ) {
         if ctx.neighbours.is_none() || self.way.is_empty() {
-            return self.send_by(Pick::Trees(u8::MAX), false, false, about, channel, payload, ctx);
+            self.send_by(Pick::Trees(u8::MAX), false, false, about, channel, payload, ctx);
+            return;
         }
         let Some(keys) = &mut self.current else { return };
         let echo = self.feedback.take(about);
