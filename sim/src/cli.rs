@@ -7,7 +7,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
-    sync::{Mutex, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant as Wall},
 };
@@ -280,7 +283,8 @@ impl Args {
             }
         };
         if let Some(minutes) = self.minutes {
-            scenario.duration = Duration::from_secs_f64(within(minutes, 0.01, 100_000.0, "--minutes")? * 60.0);
+            scenario.duration =
+                Duration::from_secs_f64(within(minutes, 0.01, 100_000.0, "--minutes")? * 60.0);
         }
         if let Some(loss) = self.loss {
             scenario.link.loss = within(loss, 0.0, 90.0, "--loss")? / 100.0;
@@ -347,8 +351,10 @@ impl Args {
 
     /// The command that repeats a run.
     fn again(&self, scenario: &Scenario) -> String {
-        let mut line =
-            format!("mangrove sim --topology {} --nodes {} --seed {}", scenario.topology, scenario.nodes, scenario.seed);
+        let mut line = format!(
+            "mangrove sim --topology {} --nodes {} --seed {}",
+            scenario.topology, scenario.nodes, scenario.seed
+        );
         let mut add = |flag: &str, value: Option<String>| {
             if let Some(value) = value {
                 line.push_str(&format!(" --{flag} {value}"));
@@ -416,7 +422,8 @@ mod erased {
 pub fn supervised(scenario: &Scenario, bars: Option<&MultiProgress>) -> Result<Report, Violation> {
     let bar = bars.map_or_else(ProgressBar::hidden, |bars| bars.add(ProgressBar::new(STEPS)));
     bar.set_style(
-        ProgressStyle::with_template("{prefix} {wide_bar} {msg} {elapsed}").expect("the template is well-formed"),
+        ProgressStyle::with_template("{prefix} {wide_bar} {msg} {elapsed}")
+            .expect("the template is well-formed"),
     );
     bar.set_prefix(format!("{} {}", scenario.topology, scenario.seed));
     let reached = Cell::new(Instant::ZERO);
@@ -453,7 +460,9 @@ fn print(reports: &[Report], json: Option<&PathBuf>) -> Result<(), String> {
         println!("{report}\n");
     }
     match json {
-        Some(path) => fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display())),
+        Some(path) => {
+            fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        }
         None => Ok(()),
     }
 }

@@ -376,7 +376,8 @@ impl Trouble {
             let node = world.add(secret);
             let key = world.key(node);
             world.corrupt(node, Malice::new(DropperKind::Silent, key));
-            let near = Shape { latency: Duration::from_micros(500), jitter: Duration::ZERO, ..Shape::default() };
+            let near =
+                Shape { latency: Duration::from_micros(500), jitter: Duration::ZERO, ..Shape::default() };
             world.link(root, node, near);
             for &place in places.iter().skip(number).step_by(self.event.count.max(1)) {
                 if place != root {
@@ -421,7 +422,10 @@ fn places(world: &World, count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut places = Vec::new();
     for _ in 0..count * 64 {
         let node = below(rng, world.len());
-        if places.len() < count && world.is_honest(node) && world.up_since(node).is_some() && !places.contains(&node)
+        if places.len() < count
+            && world.is_honest(node)
+            && world.up_since(node).is_some()
+            && !places.contains(&node)
         {
             places.push(node);
         }
@@ -436,7 +440,11 @@ fn ground(world: &World, tree: usize, rng: &mut ChaCha8Rng) -> Option<[u8; 32]> 
         hasher.update(b"tree").update(&[tree as u8]).update(key.as_bytes());
         *hasher.finalize().as_bytes()
     };
-    let least = world.routers().filter(|&(node, _)| world.is_honest(node)).map(|(_, router)| rank(&router.id())).min()?;
+    let least = world
+        .routers()
+        .filter(|&(node, _)| world.is_honest(node))
+        .map(|(_, router)| rank(&router.id()))
+        .min()?;
     for _ in 0..GRIND_MAX {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);

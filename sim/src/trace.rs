@@ -85,12 +85,14 @@ impl<'a> Seen<'a> {
         };
         match *frame.first()? {
             kind::DATA_T => {
-                let DataT { ttl, dst, rev, index, body, .. } = DataT::decode(frame).ok()?;
+                let packet = DataT::decode(frame).ok()?;
+                let (DataT { ttl, dst, rev, index, .. }, body) = (packet, packet.bare_body().ok()?);
                 let key = name(index, body);
                 Some(Self { key, body, ports: None, rev, index, dst: Some(dst), ttl })
             }
             kind::DATA_S => {
-                let DataS { ports, rev, index, body, .. } = DataS::decode(frame).ok()?;
+                let packet = DataS::decode(frame).ok()?;
+                let (DataS { ports, rev, index, .. }, body) = (packet, packet.bare_body().ok()?);
                 let key = name(index, body);
                 Some(Self { key, body, ports: Some(ports), rev, index, dst: None, ttl: 0 })
             }

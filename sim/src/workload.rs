@@ -327,7 +327,8 @@ impl Workload {
     }
 
     fn on_late(&mut self, world: &mut World, map: &Map<'_>, id: u64) {
-        let bytes = |flows: &[Flow], flow: u32| flows.get(flow as usize).map_or(PROBE_BYTES, |flow| flow.bytes);
+        let bytes =
+            |flows: &[Flow], flow: u32| flows.get(flow as usize).map_or(PROBE_BYTES, |flow| flow.bytes);
         let Some(flight) = id.checked_sub(self.first).and_then(|at| self.flights.get_mut(at as usize)) else {
             return;
         };
@@ -396,7 +397,8 @@ impl Workload {
         };
         let (sender, to) = (flight.from as usize, flight.to as usize);
         if to != at || world.key(sender) != *from {
-            self.wrong.get_or_insert(format!("a packet from {sender} to {to} came to {at}, as from {from:?}"));
+            self.wrong
+                .get_or_insert(format!("a packet from {sender} to {to} came to {at}, as from {from:?}"));
             return;
         }
         let copy = 1 << number.min(7);
@@ -449,7 +451,8 @@ impl Workload {
 
     /// All bins of these groups in these seconds together.
     pub fn sum(&self, groups: &[u8], from: u64, until: u64) -> Bin {
-        let bins = self.bins.range((from, 0)..(until.max(from), 0)).filter(|((_, group), _)| groups.contains(group));
+        let bins =
+            self.bins.range((from, 0)..(until.max(from), 0)).filter(|((_, group), _)| groups.contains(group));
         bins.fold(Bin::default(), |sum, (_, bin)| sum.plus(*bin))
     }
 

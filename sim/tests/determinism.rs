@@ -30,7 +30,9 @@ fn runs_beside_others_are_the_same_runs() {
     let scenarios: Vec<_> = (1..4).map(|seed| scenario(LinkKind::Stream, seed)).collect();
     let digests = |jobs| {
         let reports = cli::run_all(&scenarios, jobs).into_iter();
-        reports.map(|report| report.unwrap_or_else(|violation| panic!("{violation}")).digest).collect::<Vec<_>>()
+        reports
+            .map(|report| report.unwrap_or_else(|violation| panic!("{violation}")).digest)
+            .collect::<Vec<_>>()
     };
     assert_eq!(digests(1), digests(3));
 }

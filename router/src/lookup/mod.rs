@@ -331,9 +331,10 @@ impl Lookup {
             return false;
         }
         let place = account_place(&record.acct);
-        let publication = self.publications.entry(key).or_insert_with(|| {
-            Publication::new(place, ACCOUNT_TTL, FRESH_EVERY_ACCOUNT, now)
-        });
+        let publication = self
+            .publications
+            .entry(key)
+            .or_insert_with(|| Publication::new(place, ACCOUNT_TTL, FRESH_EVERY_ACCOUNT, now));
         publication.record = Some(Record::Account(record));
         publication.want(true, now);
         self.settle(entropy, now);

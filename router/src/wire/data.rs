@@ -3,7 +3,7 @@
 //! Both are read as views into the frame: what a transit node changes lies in front, or is a list whose first element
 //! goes or comes, so a frame is passed on with one copy and no intermediate form.
 use super::codec::{Reader, Writer, port_bytes};
-use super::{FrameError, kind};
+use super::{FrameError, Record, Reply, kind};
 use crate::id::{Port, Sid};
 
 /// Of DATA_T: every hop appends itself to a list between index and body, see [`super::record`].
@@ -85,6 +85,11 @@ impl<'a> DataT<'a> {
         })
     }
 
+    /// The body without the record that stands before it with [`FLAG_RECORD`].
+    pub fn bare_body(&self) -> Result<&'a [u8], FrameError> {
+        if self.flags & FLAG_RECORD == 0 { Ok(self.body) } else { Ok(Record::split(self.body)?.1) }
+    }
+
     /// Bytes of the frame when `via` is put in front of the way back.
     pub fn encoded_len(&self, via: Option<Port>) -> usize {
         let via = via.map_or(0, |port| port_bytes(port).1);
@@ -145,6 +150,11 @@ impl<'a> DataS<'a> {
             index: reader.u32()?,
             body: reader.rest(),
         })
+    }
+
+    /// The body without the lists that stand before it with [`FLAG_REPLY`].
+    pub fn bare_body(&self) -> Result<&'a [u8], FrameError> {
+        if self.flags & FLAG_REPLY == 0 { Ok(self.body) } else { Ok(Reply::split(self.body)?.1) }
     }
 
     /// Bytes of the frame when `via` is put in front of the way back.

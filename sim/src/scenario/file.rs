@@ -161,7 +161,8 @@ impl Expectation {
 impl ScenarioFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         Self::parse(&text).map_err(|what| format!("{}: {what}", path.display()))
     }
 
@@ -188,7 +189,10 @@ impl ScenarioFile {
             latency: self.link.latency_ms.map(ms),
             jitter: self.link.jitter_ms.map(ms),
             loss: self.link.loss_percent.unwrap_or(0.0).clamp(0.0, 90.0) / 100.0,
-            rate: self.link.rate_mbit.map_or(scenario.link.rate, |mbit| (mbit.clamp(0.001, 1e6) * 125_000.0) as u64),
+            rate: self
+                .link
+                .rate_mbit
+                .map_or(scenario.link.rate, |mbit| (mbit.clamp(0.001, 1e6) * 125_000.0) as u64),
             kind: if self.link.datagrams { LinkKind::Datagram } else { LinkKind::Stream },
         };
         scenario.traffic_at = self.traffic.at_s.map(seconds);

@@ -124,9 +124,11 @@ pub(super) fn report(
     traffic: Option<(Instant, Instant)>,
 ) -> Report {
     let graph = world.honest_graph();
-    let firsts = world.traces().firsts.iter().filter(|first| {
-        world.is_honest(first.from as usize) && world.is_honest(first.to as usize)
-    });
+    let firsts = world
+        .traces()
+        .firsts
+        .iter()
+        .filter(|first| world.is_honest(first.from as usize) && world.is_honest(first.to as usize));
     // Before traffic began nobody but the network itself has met anybody.
     let firsts = firsts.map(|first| (first.from, first.to, first.latency));
     let listed = workload.taken.iter().filter(|taken| taken.listed);

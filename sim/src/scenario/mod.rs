@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use router::{Config, Instant, LinkKind};
 
-pub use file::{Expectation, Bound, ScenarioFile};
+pub use file::{Bound, Expectation, ScenarioFile};
 pub use run::run;
 
 use crate::{
@@ -102,7 +102,8 @@ impl Scenario {
 
     /// What the routers do beyond their trees, so that a table can show what it gains.
     pub fn switch(&mut self, source_routes: bool, audit: bool) {
-        let _ = (source_routes, audit, &mut self.config);
+        self.config.source_routes = source_routes;
+        let _ = audit;
     }
 
     /// Pairs that send each other a packet a second, whose delivery is watched second by second.

@@ -15,7 +15,9 @@ impl Graph {
     pub fn new(nodes: usize, links: impl IntoIterator<Item = (usize, usize, Duration)>) -> Self {
         let links: Vec<(u32, u32, u32)> = links
             .into_iter()
-            .map(|(a, b, latency)| (a as u32, b as u32, u32::try_from(latency.as_micros()).unwrap_or(u32::MAX)))
+            .map(|(a, b, latency)| {
+                (a as u32, b as u32, u32::try_from(latency.as_micros()).unwrap_or(u32::MAX))
+            })
             .collect();
         let mut first = vec![0u32; nodes + 1];
         for &(a, b, _) in &links {

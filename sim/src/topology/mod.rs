@@ -79,7 +79,8 @@ impl Topology {
         Ok(match self {
             Self::Grid => {
                 let width = square(nodes);
-                let place = |node| [(node % width) as f32 / width as f32, (node / width) as f32 / width as f32];
+                let place =
+                    |node| [(node % width) as f32 / width as f32, (node / width) as f32 / width as f32];
                 Network { places: Some((0..nodes).map(place).collect()), ..plain(grid(nodes), SHORT) }
             }
             Self::Line => plain((1..nodes).map(|node| (node - 1, node)).collect(), SHORT),
@@ -158,9 +159,11 @@ impl FromStr for Topology {
             "mixed" => Self::Mixed,
             file if file.contains(['/', '.']) => Self::File(file.into()),
             _ => {
-                return Err("one of grid, ring, line, tree, random, scale-free, unit-disk, mixed, or a file \
+                return Err(
+                    "one of grid, ring, line, tree, random, scale-free, unit-disk, mixed, or a file \
                             (with a / or a . in its name)"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         })
     }

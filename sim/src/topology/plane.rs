@@ -63,7 +63,11 @@ impl Plane {
 
 /// Links and places of a connected mesh of that mean degree. Whoever is out of reach of the largest part is put elsewhere
 /// until nobody is.
-pub(super) fn unit_disk(nodes: usize, degree: f64, rng: &mut ChaCha8Rng) -> (Vec<(usize, usize)>, Vec<[f32; 2]>) {
+pub(super) fn unit_disk(
+    nodes: usize,
+    degree: f64,
+    rng: &mut ChaCha8Rng,
+) -> (Vec<(usize, usize)>, Vec<[f32; 2]>) {
     let mut draw = || [unit(rng) as f32, unit(rng) as f32];
     let places: Vec<[f32; 2]> = (0..nodes).map(|_| draw()).collect();
     if nodes < 2 {
