@@ -22,6 +22,9 @@ pub struct Config {
     pub source_routes: bool,
     /// Bytes that may wait for one link before its longest source loses packets.
     pub queue_bytes_max: usize,
+    /// Frames that are passed on are written into pieces of so many bytes, one behind the other, so that one allocation
+    /// serves many; a piece stays as long as one of its frames waits somewhere. 0: each has its own (simulator).
+    pub arena_bytes: usize,
 }
 
 impl Default for Config {
@@ -33,6 +36,7 @@ impl Default for Config {
             checked: None,
             source_routes: true,
             queue_bytes_max: QUEUE_BYTES_MAX,
+            arena_bytes: ARENA_BYTES,
         }
     }
 }
@@ -174,6 +178,8 @@ pub const TREES: u8 = 4;
 pub const TREES_MAX: usize = 8;
 /// A 1 Gbit/s link drains this in 8 ms; a slower one is cut by the queue's own time limit first.
 pub const QUEUE_BYTES_MAX: usize = 1 << 20;
+/// 40 full packets an allocation.
+pub const ARENA_BYTES: usize = 64 * 1024;
 /// Frames on stream links have a two-byte length.
 pub const STREAM_MTU: usize = 65_535;
 /// The least a datagram link must take: 1280 bytes of somebody's packet and [`H_MAX`] around them.

@@ -118,6 +118,18 @@ pub struct Args {
     /// Pairs that send a packet a second. [default: 200 if there are events, otherwise none]
     #[arg(long)]
     pub pairs: Option<usize>,
+    /// Run every scenario of that folder (what has not been run yet) and print the table of what was expected and found.
+    #[arg(long, value_name = "DIR")]
+    pub table: Option<PathBuf>,
+    /// Where the table's reports are kept.
+    #[arg(long, value_name = "DIR", default_value = "target/sim")]
+    pub results: PathBuf,
+    /// Of the table only scenarios with this in their name.
+    #[arg(long, value_name = "NAME", requires = "table")]
+    pub only: Option<String>,
+    /// Run nothing, print the table of what there is.
+    #[arg(long, requires = "table")]
+    pub only_print: bool,
     /// After a failure look for a smaller network that fails too.
     #[arg(long)]
     pub shrink: bool,
@@ -150,6 +162,18 @@ fn seeds(text: &str) -> Result<Seeds, String> {
 
 /// Runs it. Exit code 1: something that must hold or was expected did not, or a panic; 2: the arguments make no sense.
 pub fn run(args: Args) -> ExitCode {
+    if let Some(folder) = &args.table {
+        return match crate::table::table(&args, folder, &args.results) {
+            Ok(page) => {
+                print!("{page}");
+                ExitCode::SUCCESS
+            }
+            Err(what) => {
+                eprintln!("mangrove sim: {what}");
+                ExitCode::from(2)
+            }
+        };
+    }
     let prepared = args.file().and_then(|file| Ok((args.scenarios(file.as_ref())?, file)));
     let (scenarios, file) = match prepared {
         Ok(prepared) => prepared,
@@ -256,6 +280,11 @@ impl Args {
         let seeds = self.seeds.clone().map_or_else(|| vec![self.seed], |seeds| seeds.0);
         let mut scenarios = Vec::new();
         let names = match (&self.topology, file) {
+            // Of a table the networks that the scenario is about.
+            (Some(topology), Some(file)) if self.table.is_some() => {
+                let name = topology.to_string();
+                file.topologies.iter().filter(|topology| **topology == name).cloned().collect()
+            }
             (Some(topology), _) => vec![topology.to_string()],
             (None, Some(file)) => file.topologies.clone(),
             (None, None) => vec!["scale-free".to_owned()],

@@ -11,7 +11,8 @@
 //!   who sends to whom
 //! - `scenario/`: what to run, as a value or a file, and one run from cold start to report
 //! - `check/`: what must hold, asked at quiet points and at every frame
-//! - `report.rs`: figures, as text and JSON; `shrink.rs`: a failing run made small; `cli.rs`: the `sim` subcommand
+//! - `report.rs`: figures, as text and JSON; `table.rs`: all scenarios of a folder;
+//!   `shrink.rs`: a failing run made small; `cli.rs`: the `sim` subcommand
 
 pub mod adversary;
 pub mod check;
@@ -22,6 +23,7 @@ pub mod report;
 pub mod scenario;
 pub mod shrink;
 mod signatures;
+pub mod table;
 pub mod topology;
 pub mod trace;
 pub mod workload;

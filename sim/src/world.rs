@@ -171,6 +171,7 @@ impl World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Signatures are made and sent as always; what one router found good another need not check again.
         config.checked.get_or_insert_with(|| Arc::<Checked>::default());
+        config.arena_bytes = 0;
         let mut world = Self {
             now: Instant::ZERO,
             due: BinaryHeap::new(),

@@ -97,7 +97,7 @@ impl Router {
             self.refuse(from, packet.rev, NoticeCode::TooLarge, size, body, now);
             return Ok(());
         }
-        make_room(&mut self.arena, len);
+        make_room(&mut self.arena, len, self.config.arena_bytes);
         packet.encode(Some(from), &mut self.arena);
         if let Some(record) = record {
             record.encode(entry.as_ref(), &mut self.arena);
@@ -156,7 +156,7 @@ impl Router {
             self.refuse(from, packet.rev, NoticeCode::TooLarge, size, body, now);
             return Ok(());
         }
-        make_room(&mut self.arena, len);
+        make_room(&mut self.arena, len, self.config.arena_bytes);
         packet.encode(Some(from), &mut self.arena);
         if let Some((reply, chords)) = reply {
             reply.encode(chords.as_slice(), &mut self.arena);
@@ -387,13 +387,11 @@ fn largest_body(frame_max: usize, frame: usize, body: usize) -> u32 {
 }
 
 /// Room for one more frame. While frames of the old piece wait in queues it is not reused.
-fn make_room(arena: &mut bytes::BytesMut, len: usize) {
+fn make_room(arena: &mut bytes::BytesMut, len: usize, piece: usize) {
     if arena.capacity() < len {
-        arena.reserve(len.max(ARENA_BYTES));
+        arena.reserve(len.max(piece));
     }
 }
 
 /// The lengths of a reply's two lists, and the first link.
 const REPLY_LEAST: usize = 6;
-/// Frames are written into pieces of that size: 40 full packets an allocation.
-const ARENA_BYTES: usize = 64 * 1024;
