@@ -107,6 +107,12 @@ pub struct Flags {
     /// An own domain as the server's name instead of a name made from its identity; chosen once, at the first start
     #[arg(long, value_name = "NAME", env = "MANGROVE_SERVER_NAME")]
     pub server_name: Option<String>,
+    /// Tell who is online to those who share a room on this node [default: false]
+    #[arg(long, env = "MANGROVE_PRESENCE")]
+    pub presence: bool,
+    /// Let push gateways stand in the own network and speak without TLS [default: false]
+    #[arg(long, env = "MANGROVE_PUSH_PRIVATE_ADDRESSES")]
+    pub push_private_addresses: bool,
     /// Room version of new rooms [default: 12]
     #[arg(long, value_name = "VERSION", env = "MANGROVE_DEFAULT_ROOM_VERSION")]
     pub default_room_version: Option<String>,
@@ -143,6 +149,8 @@ struct File {
     tun: Option<String>,
     zone: Option<String>,
     server_name: Option<String>,
+    presence: Option<bool>,
+    push_private_addresses: Option<bool>,
     default_room_version: Option<String>,
     log: Option<String>,
     #[serde(default)]
@@ -196,6 +204,10 @@ pub struct Config {
     pub name: Option<NameChoice>,
     /// Room version of new rooms.
     pub default_room_version: ruma::RoomVersionId,
+    /// Whether push gateways may stand in the own network.
+    pub push_private_addresses: bool,
+    /// Whether syncs tell who is online.
+    pub presence: bool,
     /// Log filter.
     pub log: String,
     /// Ordinary Matrix servers.
@@ -276,7 +288,8 @@ impl Config {
             email: file.email,
         })
         .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
-        let public_url = flags.public_url.clone().or(file.public_url).map(|url| parse_url(&url)).transpose()?;
+        let public_url =
+            flags.public_url.clone().or(file.public_url).map(|url| parse_url(&url)).transpose()?;
         let federation = Federation::load(&flags.federation, file.federation)
             .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
@@ -296,6 +309,9 @@ impl Config {
             tun,
             name,
             default_room_version,
+            push_private_addresses: flags.push_private_addresses
+                || file.push_private_addresses.unwrap_or(false),
+            presence: flags.presence || file.presence.unwrap_or(false),
             federation,
             public_url,
             accounts,
@@ -396,7 +412,9 @@ fn parse_url(text: &str) -> Result<String, ConfigError> {
     let fits = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()
     });
-    if fits { Ok(url.to_owned()) } else {
+    if fits {
+        Ok(url.to_owned())
+    } else {
         Err(ConfigError(format!(
             "public_url {text:?}: not a URL; e.g. --public-url https://chat.example.org"
         )))

@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     http::{auth::VerifyXMatrix, limits::Limits, uia},
     media::{self, Media, MediaError},
-    push::Push,
+    push::{Push, gateway::Gateway},
     remote::{Remote, web::Web},
     room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
     store::Store,
@@ -43,6 +43,8 @@ pub struct Server {
     pub e2ee: E2ee,
     /// Push rules.
     pub push: Push,
+    /// Tells pushers.
+    pub gateway: Gateway,
     /// The content store.
     pub media: Media,
     /// Rooms and their events.
@@ -104,7 +106,8 @@ impl Server {
         let identity = remote.identity();
         let signer = Signer { name: identity.server_name().to_owned(), key: identity.signing_key() };
         let name = signer.name.clone();
-        let mailer = settings.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
+        let mailer =
+            settings.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
         let users =
             Users::new(store.clone(), clock.clone(), name.clone(), device_hooks()).with_mailer(mailer);
         let e2ee = E2ee::new(store.clone(), Arc::new(remote.clone()), clock.clone(), name.clone());
@@ -138,10 +141,14 @@ impl Server {
             clock: clock.clone(),
             typing: typing.clone(),
             e2ee: e2ee.clone(),
+            presence: settings.presence.then(|| users.clone()),
             node: u64::from_be_bytes(node.as_bytes()[..8].try_into().unwrap_or_default()),
         });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
+        let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
+        let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);
+        tasks.spawn(gateway.clone().run(shutdown.clone(), tasks.clone()));
         let neighbours: Arc<dyn Neighbours> = match &overlay {
             Some(node) => {
                 tasks.spawn(remote.clone().follow(node.clone(), shutdown.clone()));
@@ -158,6 +165,7 @@ impl Server {
             shutdown,
             tasks,
             push: Push::new(store.clone()),
+            gateway,
             receipts: Receipts::new(store.clone(), clock.clone(), name.clone()),
             filters: Filters::new(store.clone()),
             name,
@@ -243,6 +251,10 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// What `/.well-known/matrix/server` says; `None`: nothing is delegated.
     pub federation_well_known: Option<String>,
+    /// Whether syncs tell who is online to those who share a room on this node.
+    pub presence: bool,
+    /// Whether push gateways may stand in the own network and speak without TLS.
+    pub push_private_addresses: bool,
     /// The version of new rooms whose maker names none.
     pub default_room_version: RoomVersionId,
     /// Whether neighbours that multicast found may list our people and public rooms.
@@ -265,6 +277,8 @@ impl Default for Settings {
             hosts: Vec::new(),
             public_url: None,
             federation_well_known: None,
+            presence: false,
+            push_private_addresses: false,
             default_room_version: version::DEFAULT,
             discoverable: true,
             upload_bytes_max: 50 << 20,

@@ -9,8 +9,8 @@ use router::id::NodeId;
 use router::net::{Node, PeerUri};
 use serde_json::{Value, json};
 
-use super::{account, backup};
 use super::control::{Handle, Request};
+use super::{account, backup};
 use crate::account::Identity;
 use crate::server::Server;
 use crate::store::Store;

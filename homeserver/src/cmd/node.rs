@@ -287,6 +287,8 @@ fn settings(config: &Config) -> Settings {
         public_url: config.public_url.clone(),
         accounts: config.accounts.clone(),
         rate_limits: config.rate_limits,
+        presence: config.presence,
+        push_private_addresses: config.push_private_addresses,
         default_room_version: config.default_room_version.clone(),
         federation_well_known: config.federation.well_known.clone(),
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,

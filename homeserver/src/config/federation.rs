@@ -12,19 +12,44 @@ use super::{ConfigError, stronger};
 #[derive(Args, Clone, Debug, Default)]
 pub struct FederationFlags {
     /// Answer ordinary Matrix servers here, e.g. 0.0.0.0:8448; needs --server-name or a zone with a domain of its own
-    #[arg(id = "federation_listen", long = "federation-listen", value_name = "ADDR", env = "MANGROVE_FEDERATION_LISTEN")]
+    #[arg(
+        id = "federation_listen",
+        long = "federation-listen",
+        value_name = "ADDR",
+        env = "MANGROVE_FEDERATION_LISTEN"
+    )]
     pub listen: Option<String>,
     /// PEM file of the certificate chain for --federation-listen; read again when it changes
-    #[arg(id = "federation_tls_cert", long = "federation-tls-cert", value_name = "FILE", env = "MANGROVE_FEDERATION_TLS_CERT")]
+    #[arg(
+        id = "federation_tls_cert",
+        long = "federation-tls-cert",
+        value_name = "FILE",
+        env = "MANGROVE_FEDERATION_TLS_CERT"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of the certificate's private key
-    #[arg(id = "federation_tls_key", long = "federation-tls-key", value_name = "FILE", env = "MANGROVE_FEDERATION_TLS_KEY")]
+    #[arg(
+        id = "federation_tls_key",
+        long = "federation-tls-key",
+        value_name = "FILE",
+        env = "MANGROVE_FEDERATION_TLS_KEY"
+    )]
     pub tls_key: Option<PathBuf>,
     /// Fetch the certificate from Let's Encrypt (the listener must be reachable as port 443 of the server's name)
-    #[arg(id = "federation_acme", long = "federation-acme", env = "MANGROVE_FEDERATION_ACME", conflicts_with = "federation_tls_cert")]
+    #[arg(
+        id = "federation_acme",
+        long = "federation-acme",
+        env = "MANGROVE_FEDERATION_ACME",
+        conflicts_with = "federation_tls_cert"
+    )]
     pub acme: bool,
     /// Mail address for the authority that issues the certificate
-    #[arg(id = "federation_acme_contact", long = "federation-acme-contact", value_name = "MAIL", env = "MANGROVE_FEDERATION_ACME_CONTACT")]
+    #[arg(
+        id = "federation_acme_contact",
+        long = "federation-acme-contact",
+        value_name = "MAIL",
+        env = "MANGROVE_FEDERATION_ACME_CONTACT"
+    )]
     pub acme_contact: Option<String>,
     /// Directory of another authority than Let's Encrypt
     #[arg(
@@ -34,7 +59,11 @@ pub struct FederationFlags {
     )]
     pub acme_directory: Option<String>,
     /// Speak plain HTTP on --federation-listen: a reverse proxy has the certificate
-    #[arg(id = "federation_behind_proxy", long = "federation-behind-proxy", env = "MANGROVE_FEDERATION_BEHIND_PROXY")]
+    #[arg(
+        id = "federation_behind_proxy",
+        long = "federation-behind-proxy",
+        env = "MANGROVE_FEDERATION_BEHIND_PROXY"
+    )]
     pub behind_proxy: bool,
     /// PEM file of a further authority whose certificates are believed (repeatable)
     #[arg(
@@ -46,13 +75,27 @@ pub struct FederationFlags {
     )]
     pub extra_ca: Vec<PathBuf>,
     /// Let other servers' names lead to private addresses (test networks)
-    #[arg(id = "federation_allow_private_addresses", long = "federation-allow-private-addresses", env = "MANGROVE_FEDERATION_ALLOW_PRIVATE_ADDRESSES")]
+    #[arg(
+        id = "federation_allow_private_addresses",
+        long = "federation-allow-private-addresses",
+        env = "MANGROVE_FEDERATION_ALLOW_PRIVATE_ADDRESSES"
+    )]
     pub allow_private_addresses: bool,
     /// What /.well-known/matrix/server says: host and port where other servers find this one
-    #[arg(id = "federation_well_known", long = "federation-well-known", value_name = "HOST:PORT", env = "MANGROVE_FEDERATION_WELL_KNOWN")]
+    #[arg(
+        id = "federation_well_known",
+        long = "federation-well-known",
+        value_name = "HOST:PORT",
+        env = "MANGROVE_FEDERATION_WELL_KNOWN"
+    )]
     pub well_known: Option<String>,
     /// Exchange nothing with ordinary servers
-    #[arg(id = "no_federation", long = "no-federation", env = "MANGROVE_NO_FEDERATION", conflicts_with = "federation_listen")]
+    #[arg(
+        id = "no_federation",
+        long = "no-federation",
+        env = "MANGROVE_NO_FEDERATION",
+        conflicts_with = "federation_listen"
+    )]
     pub off: bool,
 }
 

@@ -10,6 +10,6 @@ pub mod limits;
 pub mod listen;
 pub mod page;
 pub mod reply;
-pub mod tls;
 pub mod standing;
+pub mod tls;
 pub mod uia;

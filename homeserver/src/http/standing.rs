@@ -243,10 +243,16 @@ const NOT_SUSPENDED: &[&str] = &[
     "PUT rooms/{}/typing/{}",
 ];
 
-const SHADOW_SENT: &[&str] = &[REDACT, "PUT rooms/{}/send/{}/{}", "PUT rooms/{}/state/{}", "PUT rooms/{}/state/{}/{}"];
+const SHADOW_SENT: &[&str] =
+    &[REDACT, "PUT rooms/{}/send/{}/{}", "PUT rooms/{}/state/{}", "PUT rooms/{}/state/{}/{}"];
 
-const SHADOW_DONE: &[&str] =
-    &["POST rooms/{}/ban", "POST rooms/{}/invite", "POST rooms/{}/kick", "POST rooms/{}/unban", "PUT rooms/{}/typing/{}"];
+const SHADOW_DONE: &[&str] = &[
+    "POST rooms/{}/ban",
+    "POST rooms/{}/invite",
+    "POST rooms/{}/kick",
+    "POST rooms/{}/unban",
+    "PUT rooms/{}/typing/{}",
+];
 
 #[cfg(test)]
 mod tests {

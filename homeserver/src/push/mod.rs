@@ -1,6 +1,7 @@
 //! Which events notify whom: rules and, at each event's write, the counts that follow from them.
 
 pub mod counts;
+pub mod gateway;
 pub mod project;
 pub mod rules;
 pub mod settings;

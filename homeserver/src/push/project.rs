@@ -1,7 +1,7 @@
 //! What an event changes in the counts of unread ones, in the transaction that stores the event.
 
 use ruma::{
-    Int, OwnedUserId, RoomId, RoomVersionId, UserId, power_levels::NotificationPowerLevels,
+    Int, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, power_levels::NotificationPowerLevels,
     push::PushConditionPowerLevelsCtx, room_version_rules::RoomPowerLevelsRules,
 };
 use serde::Deserialize;
@@ -38,6 +38,8 @@ pub struct Appended<'a> {
     pub thread: Option<Nid>,
     /// The event as clients see it (at least `type`, `sender`, `content`, `state_key`).
     pub event: &'a RawValue,
+    /// Our server's name.
+    pub own: &'a ServerName,
     /// Joined members of the room.
     pub member_count: u64,
 }
@@ -76,7 +78,9 @@ pub fn on_event(tx: &mut WriteTx<'_>, appended: &Appended<'_>) -> Result<(), Sto
         }
         return Ok(());
     }
-    let named: Vec<OwnedUserId> = judge.named().collect();
+    let mut named: Vec<OwnedUserId> = judge.named().collect();
+    let ours = |word: String| UserId::parse(format!("@{word}:{}", appended.own)).ok();
+    named.extend(judge.words().into_iter().filter_map(ours));
     for user in named {
         let Some(user) = tx.lookup(Kind::User, user.as_str())? else { continue };
         let joined =
@@ -117,7 +121,7 @@ fn one(
     table::put_own(tx, user, appended.room, &own)
 }
 
-fn display_name(tx: &ReadTx<'_>, room: Nid, user: Nid) -> Result<String, StoreError> {
+pub(crate) fn display_name(tx: &ReadTx<'_>, room: Nid, user: Nid) -> Result<String, StoreError> {
     #[derive(Deserialize)]
     struct Member {
         content: Content,
@@ -141,7 +145,10 @@ fn may_notify_all(event: &RawValue) -> bool {
 }
 
 /// Who may notify everybody in the room, by its present state.
-fn power_levels(tx: &ReadTx<'_>, room: Nid) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
+pub(crate) fn power_levels(
+    tx: &ReadTx<'_>,
+    room: Nid,
+) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
     #[derive(Deserialize)]
     struct Event<T> {
         content: T,

@@ -7,7 +7,7 @@
 use futures_util::FutureExt as _;
 use ruma::{
     OwnedUserId, RoomId, UInt, UserId,
-    push::{FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
     serde::Raw,
 };
 use serde::Deserialize;
@@ -15,6 +15,9 @@ use serde_json::value::RawValue;
 
 /// No event names more users than this and has them all looked up (an event of 64 KiB could name some thousands).
 pub const MENTIONS_MAX: usize = 100;
+
+/// Words of a message that are looked up as names of users of ours, for clients that do not say whom they mention.
+const WORDS_MAX: usize = 40;
 
 /// What an event does to a user's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +34,7 @@ pub struct Judge {
     event: FlattenedJson,
     context: PushConditionRoomCtx,
     mentions: Vec<OwnedUserId>,
+    says_mentions: bool,
 }
 
 impl Judge {
@@ -49,7 +53,8 @@ impl Judge {
             String::new(),
         );
         context.power_levels = power_levels;
-        Self { event: FlattenedJson::from_raw(&raw), context, mentions: mentions(event) }
+        let says_mentions = event.get().contains("\"m.mentions\"");
+        Self { event: FlattenedJson::from_raw(&raw), context, mentions: mentions(event), says_mentions }
     }
 
     /// What the unchanged rules make of it for a member whom it does not name.
@@ -66,7 +71,18 @@ impl Judge {
     pub fn by_rules_of(&mut self, user: &UserId, display_name: &str, rules: &Ruleset) -> Verdict {
         self.context.user_id = user.to_owned();
         display_name.clone_into(&mut self.context.user_display_name);
-        self.verdict(rules)
+        let mut verdict = self.verdict(rules);
+        verdict.highlight |= verdict.notify && self.words().iter().any(|word| word == user.localpart());
+        verdict
+    }
+
+    /// The same, with the actions of the rule that decided.
+    pub fn actions(&mut self, user: &UserId, display_name: &str, rules: &Ruleset) -> (Verdict, Vec<Action>) {
+        let verdict = self.by_rules_of(user, display_name, rules);
+        let decides = rules
+            .iter()
+            .find(|rule| rule.applies(&self.event, &self.context).now_or_never().unwrap_or(false));
+        (verdict, decides.map(|rule| rule.actions().to_vec()).unwrap_or_default())
     }
 
     /// Whom the unchanged rules treat differently from everybody else: who is mentioned and, in a membership event,
@@ -79,16 +95,36 @@ impl Judge {
         self.mentions.iter().cloned().chain(about)
     }
 
+    /// Words of the message that may be local parts of user ids, if it does not say whom it mentions.
+    ///
+    /// Such mentions are no longer in the specification (MSC4210), but older clients and bots know no others. They
+    /// only make an event that notifies anyway a highlight.
+    pub fn words(&self) -> Vec<String> {
+        let Some(body) = self.plain_body() else { return Vec::new() };
+        let within = |char: char| char.is_ascii_alphanumeric() || "._=-/+".contains(char);
+        let words = body
+            .split(|char| !within(char))
+            .map(|word| word.trim_matches(|char: char| ".=-/+".contains(char)));
+        let mut words: Vec<String> =
+            words.filter(|word| !word.is_empty()).take(WORDS_MAX).map(str::to_ascii_lowercase).collect();
+        words.sort();
+        words.dedup();
+        words
+    }
+
+    /// The text of a message that does not say whom it mentions.
+    fn plain_body(&self) -> Option<&str> {
+        let message = self.event.get_str("type") == Some("m.room.message") && !self.says_mentions;
+        self.event.get_str("content.body").filter(|_| message)
+    }
+
     fn verdict(&self, rules: &Ruleset) -> Verdict {
         for rule in rules.iter() {
             // The conditions of the rules we know never wait; one that did would count as not met.
             if rule.applies(&self.event, &self.context).now_or_never().unwrap_or(false) {
                 let actions = rule.actions();
-                let notify = actions.iter().any(ruma::push::Action::should_notify);
-                return Verdict {
-                    notify,
-                    highlight: notify && actions.iter().any(ruma::push::Action::is_highlight),
-                };
+                let notify = actions.iter().any(Action::should_notify);
+                return Verdict { notify, highlight: notify && actions.iter().any(Action::is_highlight) };
             }
         }
         Verdict::default()
@@ -208,6 +244,21 @@ mod tests {
         let bob = user_id!("@bob:a");
         let rules = Ruleset::server_default(bob);
         assert_eq!(judge.by_rules_of(bob, "Bob", &rules), Verdict::default());
+    }
+
+    #[test]
+    fn a_name_in_the_text_highlights_if_nobody_is_said_to_be_mentioned() {
+        let alice = user_id!("@alice-2:a");
+        let rules = Ruleset::server_default(alice);
+        let plain = message(json!({"msgtype": "m.text", "body": "Hello, Alice-2!"}));
+        let mut judged = judge(&plain, 5);
+        assert!(judged.words().contains(&"alice-2".to_owned()));
+        assert!(judged.by_rules_of(alice, "", &rules).highlight);
+        let said = message(json!({"msgtype": "m.text", "body": "Hello, alice-2!", "m.mentions": {}}));
+        let mut judged = judge(&said, 5);
+        assert!(judged.words().is_empty() && !judged.by_rules_of(alice, "", &rules).highlight);
+        let notice = message(json!({"msgtype": "m.notice", "body": "alice-2"}));
+        assert!(!judge(&notice, 5).by_rules_of(alice, "", &rules).highlight);
     }
 
     #[test]

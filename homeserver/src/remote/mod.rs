@@ -12,12 +12,13 @@ mod follow;
 pub mod keyring;
 #[cfg(test)]
 pub mod memory;
+pub mod outside;
 pub mod overlay;
 pub mod resolve;
 pub mod sender;
 pub mod tls;
-pub mod web;
 mod ways;
+pub mod web;
 
 use std::{
     collections::HashMap,

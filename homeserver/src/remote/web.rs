@@ -43,7 +43,12 @@ impl Web {
             .map_err(|error| format!("{url}: {error}"))
     }
 
-    async fn ask_now(&self, url: &str, request: http::request::Builder, body: Bytes) -> Result<Bytes, String> {
+    async fn ask_now(
+        &self,
+        url: &str,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<Bytes, String> {
         let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
         let authority = uri.authority().ok_or("not a whole URL")?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();

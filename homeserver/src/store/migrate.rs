@@ -41,6 +41,7 @@ const STEPS: &[Step] = &[
     Step { name: "server_keys", sql: schema::server_keys::SCHEMA },
     Step { name: "e2ee", sql: schema::e2ee::SCHEMA },
     Step { name: "push", sql: schema::push::SCHEMA },
+    Step { name: "pushers", sql: schema::pushers::SCHEMA },
     Step { name: "receipts", sql: schema::receipts::SCHEMA },
     Step { name: "filters", sql: schema::filters::SCHEMA },
     Step { name: "backup", sql: schema::backup::SCHEMA },

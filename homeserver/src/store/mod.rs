@@ -205,7 +205,9 @@ impl Trouble {
             Self::Damaged => {
                 "the server's database is damaged; its operator should restore a backup (mangrove restore)"
             }
-            Self::Disk => "the server's disk reports errors, so nothing was stored; its operator should look at it",
+            Self::Disk => {
+                "the server's disk reports errors, so nothing was stored; its operator should look at it"
+            }
         }
     }
 }

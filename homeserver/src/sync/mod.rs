@@ -38,6 +38,7 @@ use crate::{
     notify::Notify,
     room::typing::Typing,
     store::{Nid, Seq, Store, StoreError},
+    user::Users,
 };
 
 /// The longest a sync waits for something to happen.
@@ -55,6 +56,8 @@ pub struct Parts {
     pub typing: Typing,
     /// Keys and messages to devices.
     pub e2ee: E2ee,
+    /// Who is online, if syncs tell it.
+    pub presence: Option<Users>,
     /// The beginning of this node's key: tokens carry it.
     pub node: u64,
 }
@@ -71,6 +74,7 @@ struct Inner {
     clock: Clock,
     typing: Typing,
     e2ee: E2ee,
+    presence: Option<Users>,
     node: u64,
     shown: Shown,
     sliding: Sliding,
@@ -116,10 +120,10 @@ pub enum SyncError {
 impl Sync {
     /// Nobody syncs yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, notify, clock, typing, e2ee, node } = parts;
+        let Parts { store, notify, clock, typing, e2ee, presence, node } = parts;
         let sliding = Sliding::new(&store, &clock);
         let shown = Shown::default();
-        Self { inner: Arc::new(Inner { store, notify, clock, typing, e2ee, node, shown, sliding }) }
+        Self { inner: Arc::new(Inner { store, notify, clock, typing, e2ee, presence, node, shown, sliding }) }
     }
 
     /// What is new for a device since its token, as the JSON of a response; waits for something if there is nothing.

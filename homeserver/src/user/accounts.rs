@@ -177,7 +177,9 @@ impl Users {
     /// Sets a password's hash as another server had it: argon2 (PHC string) or bcrypt.
     pub async fn import_password(&self, user: &UserId, hash: &str) -> Result<(), UserError> {
         if !super::password::is_hash(hash) {
-            return Err(UserError::Invalid("a password hash is an argon2 PHC string or bcrypt's $2b$..".into()));
+            return Err(UserError::Invalid(
+                "a password hash is an argon2 PHC string or bcrypt's $2b$..".into(),
+            ));
         }
         let (name, hash) = (user.to_owned(), hash.to_owned());
         self.store

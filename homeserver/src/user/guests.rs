@@ -3,14 +3,15 @@
 
 use ruma::OwnedUserId;
 
-use super::{
-    Flag, NewAccount, NewDevice, Proof, Session, UserError, Users, active, sessions::open_session,
-};
+use super::{Flag, NewAccount, NewDevice, Proof, Session, UserError, Users, active, sessions::open_session};
 use crate::store::{WriteTx, schema};
 
 impl Users {
     /// Makes a guest account and logs it in.
-    pub async fn register_guest(&self, device_name: Option<String>) -> Result<(OwnedUserId, Session), UserError> {
+    pub async fn register_guest(
+        &self,
+        device_name: Option<String>,
+    ) -> Result<(OwnedUserId, Session), UserError> {
         let account = NewAccount { guest: true, ..NewAccount::new(Proof::Open) };
         let device = NewDevice { name: device_name, ..NewDevice::default() };
         match self.register(account, Some(device)).await? {

@@ -52,7 +52,8 @@ impl Mailer {
     /// A mailer; the error says which setting is wrong.
     pub fn new(settings: &EmailSettings) -> Result<Self, String> {
         type Smtp = AsyncSmtpTransport<Tokio1Executor>;
-        let from = settings.from.parse().map_err(|error| format!("email.from {:?}: {error}", settings.from))?;
+        let from =
+            settings.from.parse().map_err(|error| format!("email.from {:?}: {error}", settings.from))?;
         let refused = |error| format!("email.host {:?}: {error}", settings.host);
         let mut builder = match settings.security {
             Security::Tls => Smtp::relay(&settings.host).map_err(refused)?,

@@ -34,11 +34,11 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 pub use self::{
     accounts::{Account, NewAccount},
     devices::Device,
+    login_token::LOGIN_TOKEN_MS,
+    mail::{EmailSettings, Mailer, Security},
     neighbours::{Neighbours, NoNeighbours},
     profile::{PROFILE_BYTES_MAX, Person},
     registration::RegistrationToken,
-    login_token::LOGIN_TOKEN_MS,
-    mail::{EmailSettings, Mailer, Security},
     sessions::{Access, NewDevice, Session},
     settings::{AccountSettings, Captcha, General, Terms},
     shared_secret::SharedSecretRequest,

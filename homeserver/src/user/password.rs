@@ -103,7 +103,8 @@ pub(super) fn is_hash(hash: &str) -> bool {
         let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
         return hash.len() == 60 && cost.is_some_and(|cost| (4..=BCRYPT_COST_MAX).contains(&cost));
     }
-    hash.len() <= 256 && PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"))
+    hash.len() <= 256
+        && PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"))
 }
 
 /// Synapse has 12; each step doubles the time, and 15 takes some two seconds.

@@ -44,6 +44,10 @@ impl Users {
                     schema::users::remove_pusher_of_others(tx, user, &ids.app_id, &ids.pushkey)?;
                 }
                 schema::users::set_pusher(tx, user, device, &ids.app_id, &ids.pushkey, Some(&json))?;
+                // What happened before is not told.
+                let key = schema::pushers::Key { user, app: ids.app_id, push_key: ids.pushkey };
+                let seq = tx.next_seq()?;
+                schema::pushers::put_cursor(tx, &key, seq)?;
                 Ok(())
             })
             .await

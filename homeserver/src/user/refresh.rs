@@ -32,8 +32,7 @@ impl Users {
         let (session, scope) = self
             .store
             .write(move |tx: &mut WriteTx<'_>| {
-                let row =
-                    schema::accounts::refresh_token(tx, &hash)?.ok_or(UserError::BadRefreshToken)?;
+                let row = schema::accounts::refresh_token(tx, &hash)?.ok_or(UserError::BadRefreshToken)?;
                 if row.expires_ms.is_some_and(|end| end <= now) {
                     return Err(UserError::BadRefreshToken);
                 }

@@ -11,7 +11,9 @@ use std::{
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
-use super::{DeviceHooks, LocalUser, Standing, UserError, Users, active, devices, refresh::give_tokens, token};
+use super::{
+    DeviceHooks, LocalUser, Standing, UserError, Users, active, devices, refresh::give_tokens, token,
+};
 use crate::store::{Kind, Nid, ReadTx, StoreError, WriteTx, schema};
 
 /// The device that somebody logs in on.
@@ -127,7 +129,9 @@ impl Users {
             // The first use of a token that came by a refresh: what it was made of ends now.
             self.store
                 .write(move |tx: &mut WriteTx<'_>| {
-                    Ok::<_, UserError>(schema::accounts::confirm_refresh(tx, row.user, row.device, &replaced)?)
+                    Ok::<_, UserError>(schema::accounts::confirm_refresh(
+                        tx, row.user, row.device, &replaced,
+                    )?)
                 })
                 .await?;
             self.tokens.forget_device(&access.caller.user, &access.caller.device);

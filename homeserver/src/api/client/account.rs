@@ -33,10 +33,7 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, openid_token);
 }
 
-async fn whoami(
-    server: Arc<Server>,
-    args: Args<whoami::v3::Request>,
-) -> Result<whoami::v3::Response, Error> {
+async fn whoami(server: Arc<Server>, args: Args<whoami::v3::Request>) -> Result<whoami::v3::Response, Error> {
     let guest = server.users.standing(&args.caller.user).await?.guest;
     let mut response = whoami::v3::Response::new(args.caller.user, guest);
     response.device_id = Some(args.caller.device);
@@ -68,8 +65,7 @@ async fn register(
     }
     let proven = uia::registration(&server, &args.origin, request.auth.as_ref()).await?;
     server.limits.take(Class::Register, &args.origin.key())?;
-    let password =
-        request.password.clone().ok_or_else(|| RequestError::MissingParam("password".into()))?;
+    let password = request.password.clone().ok_or_else(|| RequestError::MissingParam("password".into()))?;
     let device = (!request.inhibit_login).then(|| NewDevice {
         id: request.device_id.clone(),
         name: request.initial_device_display_name.clone(),

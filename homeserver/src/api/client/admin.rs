@@ -107,7 +107,9 @@ async fn moderate(
     on: bool,
 ) -> Result<(), Error> {
     if standing(server, caller, user).await?.admin || caller.user == user {
-        return Err(Error::forbidden("an administrator is not locked or suspended; make it an ordinary user first"));
+        return Err(Error::forbidden(
+            "an administrator is not locked or suspended; make it an ordinary user first",
+        ));
     }
     Ok(server.users.set_flag(user, flag, on).await?)
 }

@@ -7,7 +7,10 @@ use ruma::{
     api::client::discovery::{
         get_capabilities::{
             self,
-            v3::{AccountModerationCapability, Capabilities, GetLoginTokenCapability, RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability},
+            v3::{
+                AccountModerationCapability, Capabilities, GetLoginTokenCapability, RoomVersionStability,
+                RoomVersionsCapability, ThirdPartyIdChangesCapability,
+            },
         },
         get_supported_versions,
     },

@@ -45,6 +45,7 @@ async fn set(
 ) -> Result<set_presence::v3::Response, Error> {
     own(&args.caller, &args.user_id)?;
     server.limits.take(Class::Write, args.user_id.as_str())?;
-    server.users.set_presence(&args.user_id, args.presence.clone(), args.status_msg.clone());
+    let (state, status) = (args.presence.clone(), args.status_msg.clone());
+    server.users.set_presence(&args.user_id, state, status, server.settings.presence).await?;
     Ok(set_presence::v3::Response::new())
 }

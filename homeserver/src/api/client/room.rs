@@ -42,7 +42,10 @@ async fn event(
     server: Arc<Server>,
     args: Args<get_room_event::v3::Request>,
 ) -> Result<Json<ClientEvent>, Error> {
-    let event = server.rooms.event_on(&args.caller.user, Some(&args.caller.device), &args.room_id, &args.event_id).await?;
+    let event = server
+        .rooms
+        .event_on(&args.caller.user, Some(&args.caller.device), &args.room_id, &args.event_id)
+        .await?;
     Ok(Json(event))
 }
 

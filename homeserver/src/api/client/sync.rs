@@ -9,6 +9,7 @@ use ruma::api::{
         v5,
     },
 };
+use ruma::{UserId, presence::PresenceState};
 
 use crate::{
     api::routes::{Group, Table},
@@ -42,6 +43,7 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
         Some(Filter::FilterId(id)) => SyncFilter::from(&server.filters.find(&user, id).await?),
         _ => SyncFilter::default(),
     };
+    note_presence(&server, &user, args.set_presence.clone()).await?;
     let request = SyncRequest {
         user,
         device,
@@ -52,6 +54,14 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
         stop: server.shutdown.clone(),
     };
     Ok(Raw(server.sync.sync(request).await?))
+}
+
+/// Who syncs is there, unless the client says otherwise.
+async fn note_presence(server: &Server, user: &UserId, state: PresenceState) -> Result<(), Error> {
+    if server.settings.presence && state != PresenceState::Offline {
+        server.users.set_presence(user, state, None, true).await?;
+    }
+    Ok(())
 }
 
 /// Reads its body itself: it has two spellings, and fields that ruma does not know.
@@ -67,6 +77,8 @@ async fn sliding(server: Arc<Server>, streaming: Streaming) -> Result<Raw, Error
     let timeout_ms = timeout_ms
         .map(|text| text.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds")))
         .transpose()?;
+    let state = incoming.head.query_values("set_presence").next();
+    note_presence(&server, &caller.user, state.map_or(PresenceState::Online, PresenceState::from)).await?;
     let request = SlidingRequest {
         user: caller.user,
         device: caller.device,

@@ -42,7 +42,8 @@ use crate::{
 pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, list);
     table.add(Group::Client, add);
-    table.plain(Group::Client, Method::POST, "/_matrix/client/v3/account/3pid", add_old)
+    table
+        .plain(Group::Client, Method::POST, "/_matrix/client/v3/account/3pid", add_old)
         .also("/_matrix/client/r0/account/3pid");
     table.add(Group::Client, remove);
     table.add(Group::Client, bind);

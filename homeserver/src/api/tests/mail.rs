@@ -105,9 +105,8 @@ async fn an_address_is_proven_added_and_finds_the_account() {
     let add_path = "/_matrix/client/v3/account/3pid/add";
     assert_error(home.post(add_path, &alice, add.clone()).await, 401, "M_THREEPID_AUTH_FAILED");
     // Looking at the link proves nothing, the button does.
-    let (head, _) = home
-        .send(Request::get(format!("/_mangrove/email?{newer}")).body(Body::empty()).unwrap())
-        .await;
+    let (head, _) =
+        home.send(Request::get(format!("/_mangrove/email?{newer}")).body(Body::empty()).unwrap()).await;
     assert_eq!(head.status, StatusCode::OK);
     assert_error(home.post(add_path, &alice, add.clone()).await, 401, "M_THREEPID_AUTH_FAILED");
     assert_eq!(follow(&home, &newer).await, StatusCode::OK);
@@ -143,7 +142,8 @@ async fn a_forgotten_password_is_set_by_mail_once() {
     let query = link(&inbox.recv().await.unwrap());
 
     let password = "/_matrix/client/v3/account/password";
-    let (status, flows) = home.call(Method::POST, password, None, json!({ "new_password": "a new one" })).await;
+    let (status, flows) =
+        home.call(Method::POST, password, None, json!({ "new_password": "a new one" })).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert_eq!(flows["flows"], json!([{ "stages": ["m.login.email.identity"] }]), "{flows}");
     let body = json!({ "new_password": "a new one", "auth": { "type": "m.login.email.identity",

@@ -29,11 +29,7 @@ async fn a_locked_account_can_only_log_out() {
     assert_error(refused, 401, "M_USER_LOCKED");
     let body = json!({ "type": "m.login.password", "password": PASSWORD,
         "identifier": { "type": "m.id.user", "user": "alice" } });
-    assert_error(
-        home.call(Method::POST, "/_matrix/client/v3/login", None, body).await,
-        401,
-        "M_USER_LOCKED",
-    );
+    assert_error(home.call(Method::POST, "/_matrix/client/v3/login", None, body).await, 401, "M_USER_LOCKED");
     let (status, _) = home.put(&path, &root, json!({ "locked": false })).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(home.get("/_matrix/client/v3/joined_rooms", &alice).await.0, StatusCode::OK);
@@ -62,10 +58,7 @@ async fn a_suspended_account_reads_but_takes_no_part() {
         (format!("{rooms}/send/m.room.message/2"), text.clone()),
         (format!("{rooms}/state/m.room.topic/"), json!({ "topic": "x" })),
         (format!("/_matrix/client/v3/profile/{}/displayname", alice.id), json!({ "displayname": "x" })),
-        (
-            format!("{rooms}/redact/{}/1", others["event_id"].as_str().unwrap().replace('$', "%24")),
-            json!({}),
-        ),
+        (format!("{rooms}/redact/{}/1", others["event_id"].as_str().unwrap().replace('$', "%24")), json!({})),
     ] {
         assert_error(home.put(&path, &alice, body).await, 403, "M_USER_SUSPENDED");
     }
@@ -136,11 +129,7 @@ async fn guests_come_where_they_may_and_become_users() {
     assert_eq!((status, &made["user_id"]), (StatusCode::OK, &json!(guest.id)), "{made}");
     let user = User::of(&made);
     assert_eq!(home.get("/_matrix/client/v3/account/whoami", &user).await.1.get("is_guest"), None);
-    assert_error(
-        home.get("/_matrix/client/v3/account/whoami", &guest).await,
-        401,
-        "M_UNKNOWN_TOKEN",
-    );
+    assert_error(home.get("/_matrix/client/v3/account/whoami", &guest).await, 401, "M_UNKNOWN_TOKEN");
     let again = home.call(Method::POST, "/_matrix/client/v3/register", None, body).await;
     assert_eq!(again.0, StatusCode::BAD_REQUEST, "no longer a guest: {}", again.1);
 }

@@ -34,7 +34,10 @@ async fn all_stages_of_one_flow_are_asked_for() {
     // Nor does another's session.
     let other = body(json!({ "type": "m.login.registration_token", "token": token, "session": "other" }));
     let (status, other) = home.call(Method::POST, REGISTER, None, other).await;
-    assert_eq!((status, &other["completed"]), (StatusCode::UNAUTHORIZED, &json!(["m.login.registration_token"])));
+    assert_eq!(
+        (status, &other["completed"]),
+        (StatusCode::UNAUTHORIZED, &json!(["m.login.registration_token"]))
+    );
 
     let whole = body(json!({ "type": "m.login.registration_token", "token": token, "session": session }));
     let (status, made) = home.call(Method::POST, REGISTER, None, whole).await;
@@ -66,7 +69,10 @@ async fn a_page_proves_a_stage() {
     assert_eq!(head.status, StatusCode::OK, "{html}");
     assert!(html.contains("House rules") && html.contains(session), "{html}");
     let policy = head.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+        "{policy}"
+    );
     assert!(!head.headers.contains_key("access-control-allow-origin"));
     // Whatever stands in the query comes back as text.
     let evil = "/_matrix/client/v3/auth/m.login.terms/fallback/web?session=%22%3E%3Cscript%3E";

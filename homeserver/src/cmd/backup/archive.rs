@@ -32,7 +32,15 @@ const TAIL: u64 = 4 * 512;
 const ABOUT_BYTES_MAX: u64 = 4096;
 /// Names in the data directory that belong to the running process, or that are made anew.
 const LEFT_OUT: [&str; 9] = [
-    "lock", "ctl.sock", "hs.db", "hs.db-wal", "hs.db-shm", "cache.db", "cache.db-wal", "cache.db-shm", "tmp",
+    "lock",
+    "ctl.sock",
+    "hs.db",
+    "hs.db-wal",
+    "hs.db-shm",
+    "cache.db",
+    "cache.db-wal",
+    "cache.db-shm",
+    "tmp",
 ];
 
 /// Why there is no backup, or none that can be used.
@@ -90,7 +98,9 @@ pub(in crate::cmd) fn write(
     store.copy_to(&copy.0)?;
     let summary = pack(dir, server_name, &copy.0, &part.0)?;
     fs::rename(&part.0, file).map_err(|error| BackupError::File(file.into(), error))?;
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| BackupError::File(parent.into(), error))?;
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| BackupError::File(parent.into(), error))?;
     Ok(summary)
 }
 
@@ -108,14 +118,10 @@ fn pack(dir: &Path, server_name: &str, database: &Path, part: &Path) -> Result<S
         let path = path.to_owned();
         move |error| BackupError::File(path, error)
     };
-    let out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(part)
-        .map_err(failed(part))?;
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part).map_err(failed(part))?;
     let mut tar = Builder::new(Hashing { out: BufWriter::new(out), hash: blake3::Hasher::new(), bytes: 0 });
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let about = About {
         format: FORMAT,
         program: env!("CARGO_PKG_VERSION").into(),
@@ -129,13 +135,13 @@ fn pack(dir: &Path, server_name: &str, database: &Path, part: &Path) -> Result<S
     let mut open = vec![PathBuf::new()];
     while let Some(inside) = open.pop() {
         let at = dir.join(&inside);
-        let mut entries: Vec<_> =
-            fs::read_dir(&at).and_then(Iterator::collect).map_err(failed(&at))?;
+        let mut entries: Vec<_> = fs::read_dir(&at).and_then(Iterator::collect).map_err(failed(&at))?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name();
             let own = inside.as_os_str().is_empty() || inside == Path::new("media");
-            if (own && LEFT_OUT.iter().any(|left| name == *left)) || name.to_string_lossy().ends_with(".new") {
+            if (own && LEFT_OUT.iter().any(|left| name == *left)) || name.to_string_lossy().ends_with(".new")
+            {
                 continue;
             }
             let (inside, path) = (inside.join(&name), entry.path());
@@ -158,7 +164,8 @@ fn pack(dir: &Path, server_name: &str, database: &Path, part: &Path) -> Result<S
         }
     }
     let sum = tar.get_ref().hash.finalize().to_hex();
-    append(&mut tar, Path::new(CHECKSUM), &mut sum.as_bytes(), sum.len() as u64, now).map_err(failed(part))?;
+    append(&mut tar, Path::new(CHECKSUM), &mut sum.as_bytes(), sum.len() as u64, now)
+        .map_err(failed(part))?;
     let hashing = tar.into_inner().map_err(failed(part))?;
     let bytes = hashing.bytes;
     let out = hashing.out.into_inner().map_err(|error| BackupError::File(part.into(), error.into_error()))?;
@@ -248,7 +255,9 @@ pub(super) fn read(file: &Path, dir: &Path) -> Result<Summary, BackupError> {
         let plain = entry.header().entry_type() == EntryType::Regular
             && name.components().all(|part| matches!(part, Component::Normal(_)));
         if !plain {
-            return Err(BackupError::Bad("it holds something that no backup holds; it was not made by mangrove"));
+            return Err(BackupError::Bad(
+                "it holds something that no backup holds; it was not made by mangrove",
+            ));
         }
         if about.is_none() {
             about = Some(read_about(&name, &mut entry)?);
@@ -279,7 +288,10 @@ fn read_about(name: &Path, entry: &mut impl Read) -> Result<About, BackupError> 
         return Err(bad);
     }
     let mut text = Vec::new();
-    entry.take(ABOUT_BYTES_MAX).read_to_end(&mut text).map_err(|error| BackupError::File(name.into(), error))?;
+    entry
+        .take(ABOUT_BYTES_MAX)
+        .read_to_end(&mut text)
+        .map_err(|error| BackupError::File(name.into(), error))?;
     let about: About = serde_json::from_slice(&text).map_err(|_| bad)?;
     if about.format != FORMAT {
         return Err(BackupError::Bad("a newer mangrove made it; use that one"));

@@ -19,8 +19,7 @@ async fn say(home: &Home, user: &User, room: &str, count: usize, text: &str) {
 }
 
 async fn sync(home: &Home, user: &User, since: &str) -> Value {
-    let (status, answer) =
-        home.get(&format!("/_matrix/client/v3/sync?timeout=0&since={since}"), user).await;
+    let (status, answer) = home.get(&format!("/_matrix/client/v3/sync?timeout=0&since={since}"), user).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer
 }
@@ -54,7 +53,8 @@ async fn a_client_of_a_restored_node_misses_and_repeats_nothing_unless_told_to_b
     fs::write(blob.join("cd"), b"a blob").unwrap();
     fs::write(data.path().join("node.key"), "00\n").unwrap();
     let (store, dir, to) = (home.server.store.clone(), data.path().to_owned(), file.clone());
-    let summary = tokio::task::spawn_blocking(move || write(&store, &dir, "name.test", &to)).await.unwrap().unwrap();
+    let summary =
+        tokio::task::spawn_blocking(move || write(&store, &dir, "name.test", &to)).await.unwrap().unwrap();
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(&file).unwrap().len(), summary.bytes);
     let left: Vec<_> = fs::read_dir(data.path())
@@ -91,7 +91,12 @@ async fn a_client_of_a_restored_node_misses_and_repeats_nothing_unless_told_to_b
         let joined = &told["rooms"]["join"][&room];
         // All of the room, as at the first sync: the client cannot take it for a continuation.
         let full = joined["state"]["events"].as_array().unwrap().len()
-            + joined["timeline"]["events"].as_array().unwrap().iter().filter(|e| e["state_key"].is_string()).count();
+            + joined["timeline"]["events"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|e| e["state_key"].is_string())
+                .count();
         assert!(full >= 6, "{told}");
         assert!(bodies(&told, &room).iter().all(|body| body.starts_with("before")));
         assert_eq!(told["device_one_time_keys_count"]["curve25519"].as_i64().unwrap_or(0), 0, "{told}");
@@ -156,7 +161,9 @@ fn what_is_damaged_or_no_backup_is_refused_and_nothing_is_overwritten() {
     assert!(restore(&args(&bad, &fresh)).is_err());
     assert!(!fresh.exists() && !place.path().join("fresh.restoring").exists());
     restore(&args(&file, &fresh)).unwrap();
-    assert!(fresh.join("hs.db").is_file() && fresh.join("node.key").is_file() && !fresh.join("ctl.sock").exists());
+    assert!(
+        fresh.join("hs.db").is_file() && fresh.join("node.key").is_file() && !fresh.join("ctl.sock").exists()
+    );
     let reopened = Store::open(&fresh, Default::default(), Notify::default()).unwrap();
     assert_ne!(reopened.incarnation(), store.incarnation());
     let incarnation = reopened.incarnation();

@@ -92,8 +92,7 @@ async fn prove(
     let session = server.uia.session(auth.and_then(AuthData::session));
     let mut proven = server.uia.proven(&session, &needed.operation)?;
     if let Some(auth) = auth {
-        let offered =
-            |stage: &AuthType| needed.flows.iter().any(|flow| flow.contains(stage));
+        let offered = |stage: &AuthType| needed.flows.iter().any(|flow| flow.contains(stage));
         match auth.auth_type() {
             // A page in a browser has proven something; nothing is shown here.
             None => {}

@@ -96,7 +96,8 @@ fn needed(server: &Arc<Server>) -> Result<Needed<'static>, Error> {
         params.insert("m.login.recaptcha".into(), json!({ "public_key": captcha.public_key }));
     }
     if let Some(terms) = &accounts.terms {
-        let policy: Value = json!({ "version": terms.version, "en": { "name": terms.name, "url": terms.url } });
+        let policy: Value =
+            json!({ "version": terms.version, "en": { "name": terms.name, "url": terms.url } });
         params.insert("m.login.terms".into(), json!({ "policies": { "terms": policy } }));
     }
     Ok(Needed { operation: "register".into(), flows, params, caller: None })

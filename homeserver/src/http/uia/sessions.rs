@@ -74,7 +74,8 @@ impl Sessions {
 
     fn name(&self) -> String {
         let random = token::random();
-        let mark = data_encoding::BASE64URL_NOPAD.encode(&hmac::sign(&self.key, random.as_bytes()).as_ref()[..9]);
+        let mark =
+            data_encoding::BASE64URL_NOPAD.encode(&hmac::sign(&self.key, random.as_bytes()).as_ref()[..9]);
         random + &mark
     }
 
@@ -138,9 +139,7 @@ impl Sessions {
         }
         let (operation, mut proven) = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.get(session)
-                .map(|known| (known.operation.clone(), known.proven.clone()))
-                .unwrap_or_default()
+            open.get(session).map(|known| (known.operation.clone(), known.proven.clone())).unwrap_or_default()
         };
         prove(&mut proven);
         self.keep(session, &operation, &proven);

@@ -31,6 +31,7 @@ use super::carrier::CarrierError;
 
 pub use address::is_public;
 pub use roots::RootsError;
+pub(super) use roots::client_config;
 
 /// How ordinary servers are reached.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +53,7 @@ impl TlsCarrier {
     /// With the machine's certificate authorities and name servers.
     pub fn new(settings: &Settings) -> Result<Self, RootsError> {
         let dns = dns::Dns::system(settings.allow_private_addresses);
-        Ok(Self::over(dns, roots::client_config(&settings.extra_ca)?))
+        Ok(Self::over(dns, client_config(&settings.extra_ca)?))
     }
 
     fn over(dns: dns::Dns, tls: Arc<rustls::ClientConfig>) -> Self {

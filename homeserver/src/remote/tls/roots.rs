@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 /// The TLS settings of our connections to others.
-pub(super) fn client_config(extra_ca: &[PathBuf]) -> Result<Arc<ClientConfig>, RootsError> {
+pub(in crate::remote) fn client_config(extra_ca: &[PathBuf]) -> Result<Arc<ClientConfig>, RootsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {

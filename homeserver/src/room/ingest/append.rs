@@ -471,6 +471,7 @@ fn count(
             local: pdu.sender.server_name() == append.own,
             thread,
             event: json,
+            own: &append.own,
             member_count: row.joined.unsigned_abs(),
         },
     )

@@ -36,7 +36,11 @@ pub(in crate::room) fn apply(
 }
 
 /// The relation leaves with the content of a redacted event.
-pub(in crate::room) fn remove(tx: &mut WriteTx<'_>, event: &EventRow, content: &Value) -> Result<(), StoreError> {
+pub(in crate::room) fn remove(
+    tx: &mut WriteTx<'_>,
+    event: &EventRow,
+    content: &Value,
+) -> Result<(), StoreError> {
     let Some((name, parent)) = relates_to(content) else { return Ok(()) };
     let (Some(parent), Some(rel)) = (events::nid(tx, &parent)?, tx.lookup(Kind::Name, name)?) else {
         return Ok(());

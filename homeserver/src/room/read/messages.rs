@@ -107,7 +107,12 @@ impl Rooms {
     }
 
     /// One event, if the user may see it.
-    pub async fn event(&self, user: &UserId, room: &RoomId, event: &EventId) -> Result<ClientEvent, RoomError> {
+    pub async fn event(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<ClientEvent, RoomError> {
         self.event_on(user, None, room, event).await
     }
 
@@ -128,7 +133,9 @@ impl Rooms {
             .read(move |tx| {
                 let (access, row) = match visible(tx, &user, &room, &event) {
                     Err(RoomError::Forbidden(_)) => {
-                        return Err(RoomError::NotFound("there is no such event, or it is not yours to see".into()));
+                        return Err(RoomError::NotFound(
+                            "there is no such event, or it is not yours to see".into(),
+                        ));
                     }
                     found => found?,
                 };

@@ -4,6 +4,7 @@ pub(in crate::room) mod access;
 pub mod json;
 mod members;
 mod messages;
+pub mod notifications;
 mod relations;
 mod state;
 pub mod timeline;

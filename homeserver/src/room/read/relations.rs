@@ -132,7 +132,8 @@ fn relations(
     now_ms: u64,
 ) -> Result<Relations, RoomError> {
     let (mut access, row) = visible(tx, user, room, parent)?;
-    let mut answer = Relations { depth: if query.recurse { RECURSION_MAX } else { 0 }, ..Relations::default() };
+    let mut answer =
+        Relations { depth: if query.recurse { RECURSION_MAX } else { 0 }, ..Relations::default() };
     let rel = match &query.rel_type {
         Some(rel) => match tx.lookup(Kind::Name, rel)? {
             Some(rel) => Some(rel),

@@ -59,7 +59,11 @@ impl Rooms {
 
     /// Refuses a guest where the room does not let guests in.
     // spec: https://spec.matrix.org/v1.19/client-server-api/#mroomguest_access
-    pub(in crate::room) async fn guest_may_join(&self, user: &UserId, room: &RoomId) -> Result<(), RoomError> {
+    pub(in crate::room) async fn guest_may_join(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<(), RoomError> {
         let (user, room) = (user.to_owned(), room.to_owned());
         self.inner
             .store

@@ -10,7 +10,15 @@ use crate::{
 };
 
 fn back(limit: u32) -> MessagesQuery {
-    MessagesQuery { from: None, to: None, backwards: true, limit, lazy_members: true, filter: None, device: None }
+    MessagesQuery {
+        from: None,
+        to: None,
+        backwards: true,
+        limit,
+        lazy_members: true,
+        filter: None,
+        device: None,
+    }
 }
 
 fn body(event: &serde_json::value::RawValue) -> String {
@@ -44,7 +52,8 @@ async fn chat_in_every_version() {
         let rest = node.rooms.messages(&bob, &room, next).await.unwrap();
         assert_eq!(body(&rest.chunk[0]), "m1");
         // Where the past ends shows when there is nothing more on a page.
-        let past = node.rooms.messages(&alice, &room, MessagesQuery { from: rest.end, ..back(5) }).await.unwrap();
+        let past =
+            node.rooms.messages(&alice, &room, MessagesQuery { from: rest.end, ..back(5) }).await.unwrap();
         assert!(past.chunk.is_empty() && past.end.is_none());
         let forwards = MessagesQuery { backwards: false, ..back(100) };
         let all = node.rooms.messages(&alice, &room, forwards).await.unwrap();

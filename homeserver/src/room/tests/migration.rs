@@ -4,7 +4,7 @@
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId};
 use serde_json::json;
 
-use super::{Node, Nobody, crash};
+use super::{Nobody, Node, crash};
 use crate::{
     room::{Draft, Txn, read::MessagesQuery},
     store::{
@@ -49,7 +49,8 @@ async fn a_database_of_the_first_schema_has_everything_it_had() {
             assert!(!bodies.contains(&"old 3"), "it was redacted");
             // What was sent once is not sent again.
             let old = events.iter().find(|event| event["content"]["body"] == "old 5").unwrap();
-            let content = serde_json::value::to_raw_value(&json!({"msgtype": "m.text", "body": "x"})).unwrap();
+            let content =
+                serde_json::value::to_raw_value(&json!({"msgtype": "m.text", "body": "x"})).unwrap();
             let txn = Txn { device: OwnedDeviceId::from("ALICE"), id: OwnedTransactionId::from("t5") };
             let draft = Draft::message("m.room.message", content);
             let again = node.rooms.send(&alice, room, draft, Some(txn)).await.unwrap();

@@ -277,7 +277,11 @@ pub fn set_consent(tx: &mut WriteTx<'_>, user: Nid, version: &str) -> Result<(),
 }
 
 /// The OAuth client and scope that a device was made by.
-pub fn device_client(tx: &ReadTx<'_>, user: Nid, device: Nid) -> Result<Option<(String, String)>, StoreError> {
+pub fn device_client(
+    tx: &ReadTx<'_>,
+    user: Nid,
+    device: Nid,
+) -> Result<Option<(String, String)>, StoreError> {
     tx.row(
         "SELECT client, scope FROM device WHERE user = ?1 AND device = ?2 AND client IS NOT NULL",
         (user, device),

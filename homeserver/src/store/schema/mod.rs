@@ -13,6 +13,7 @@ pub mod media;
 pub mod membership;
 pub mod outbox;
 pub mod push;
+pub mod pushers;
 pub mod receipts;
 pub mod rooms;
 pub mod server_keys;

@@ -35,9 +35,9 @@ pub fn reply_gone(tx: &mut WriteTx<'_>, room: Nid, root: Nid, rel: Nid) -> Resul
         |row| row.get(0),
     )?;
     match newest.flatten() {
-        Some(seq) => {
-            tx.execute("UPDATE thread SET seq = ?3 WHERE room = ?1 AND root = ?2", (room, root, seq)).map(drop)
-        }
+        Some(seq) => tx
+            .execute("UPDATE thread SET seq = ?3 WHERE room = ?1 AND root = ?2", (room, root, seq))
+            .map(drop),
         None => tx.execute("DELETE FROM thread WHERE room = ?1 AND root = ?2", (room, root)).map(drop),
     }
 }

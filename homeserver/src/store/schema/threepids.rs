@@ -41,7 +41,9 @@ pub struct ProofRow {
 
 /// Whose address this is.
 pub fn owner(tx: &ReadTx<'_>, medium: &str, address: &str) -> Result<Option<Nid>, StoreError> {
-    tx.row("SELECT user FROM threepid WHERE medium = ?1 AND address = ?2", (medium, address), |row| row.get(0))
+    tx.row("SELECT user FROM threepid WHERE medium = ?1 AND address = ?2", (medium, address), |row| {
+        row.get(0)
+    })
 }
 
 /// A user's addresses.

@@ -103,7 +103,8 @@ async fn a_damaged_page_is_an_error_where_it_is_read_and_nowhere_else() {
         let conn = connect(&path, false).unwrap();
         // All of it into the file: what is in the log would be read from there.
         let _: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
-        conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0)).unwrap()
+        conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0))
+            .unwrap()
     };
     // The first child of the table's root becomes nonsense.
     let mut bytes = std::fs::read(&path).unwrap();

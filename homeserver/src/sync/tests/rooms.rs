@@ -1,7 +1,7 @@
 //! Rooms in a sync: timelines, gaps, state, members, leaving, counts, filters.
 
 use super::*;
-use crate::api::tests::open;
+use crate::{api::tests::open, server::Settings};
 
 fn bodies(told: &Value) -> Vec<String> {
     let events = told["timeline"]["events"].as_array().unwrap();
@@ -321,4 +321,33 @@ async fn who_is_ignored_is_not_heard() {
     let told = a.sync().await.clone();
     assert_eq!(bodies(&told["rooms"]["join"][&room]), ["mine"]);
     assert_eq!(told["rooms"]["invite"], json!({}));
+}
+
+#[tokio::test]
+async fn presence_is_told_to_who_shares_a_room_if_the_node_tells_it() {
+    let home = Home::new(Settings { presence: true, ..open() }).await;
+    let (alice, bob) = (home.user("alice").await, home.user("bob").await);
+    let doer = Doer(&home);
+    let room = doer.room(&alice).await;
+    let people = |answer: &Value| -> Vec<(String, String)> {
+        let events = answer["presence"]["events"].as_array().unwrap();
+        let told = |event: &Value| {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (text(&event["sender"]), text(&event["content"]["presence"]))
+        };
+        events.iter().map(told).filter(|(sender, _)| *sender != bob.id).collect()
+    };
+    let path = format!("/_matrix/client/v3/presence/{}/status", part(&alice.id));
+    home.put(&path, &alice, json!({"presence": "unavailable", "status_msg": "tea"})).await;
+    let mut client = Client::new(&home, &bob, Value::Null);
+    assert_eq!(people(client.sync().await), []);
+    doer.done(&bob, &room, "join", json!({})).await;
+    assert_eq!(people(client.sync().await), [(alice.id.clone(), "unavailable".to_owned())]);
+    assert_eq!(people(client.sync().await), []);
+    home.put(&path, &alice, json!({"presence": "online"})).await;
+    let answer = client.sync().await;
+    assert_eq!(people(answer), [(alice.id.clone(), "online".to_owned())]);
+    assert_eq!(answer["presence"]["events"][0]["content"]["status_msg"], "tea");
+    let mut other = Client::new(&home, &bob, json!({"presence": {"types": []}}));
+    assert_eq!(people(other.sync().await), []);
 }

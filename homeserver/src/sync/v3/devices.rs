@@ -25,6 +25,8 @@ const LEFT_MEMBERS_MAX: u32 = 20_000;
 pub(in crate::sync) struct Lists {
     changed: BTreeSet<Nid>,
     left: BTreeSet<Nid>,
+    /// Users who came into a room of the user's, or whose room the user came into.
+    pub(in crate::sync) met: BTreeSet<Nid>,
 }
 
 impl Lists {
@@ -72,9 +74,8 @@ pub(in crate::sync) fn changes(
         match row.membership {
             Membership::Join if changed => {
                 let members = membership::members_with(tx, row.room, Membership::Join, u32::MAX)?;
-                lists
-                    .changed
-                    .extend(members.into_iter().map(|(member, _)| member).filter(|member| *member != user));
+                let others = members.into_iter().map(|(member, _)| member).filter(|member| *member != user);
+                lists.met.extend(others);
             }
             Membership::Join => {
                 for (other, joined) in table::sharing(tx, row.room, since, until)? {
@@ -82,7 +83,7 @@ pub(in crate::sync) fn changes(
                         continue;
                     }
                     if joined {
-                        lists.changed.insert(other);
+                        lists.met.insert(other);
                     } else {
                         gone.insert(other);
                     }
@@ -99,6 +100,7 @@ pub(in crate::sync) fn changes(
         }
     }
     gone.remove(&user);
+    lists.changed.extend(&lists.met);
     for other in gone {
         if !table::share_a_room(tx, user, other)? {
             lists.changed.remove(&other);

@@ -97,7 +97,11 @@ pub(in crate::sync) fn receipt_event(tx: &ReadTx<'_>, rows: &[ReceiptRow]) -> Re
     for row in rows {
         let kind = if row.private { "m.read.private" } else { "m.read" };
         let user = tx.text(row.user)?;
-        by_event.entry(&row.event).or_default().entry(kind).or_default().insert(user, row);
+        let users = by_event.entry(&row.event).or_default().entry(kind).or_default();
+        // spec: MSC4102: one without a thread wins.
+        if users.get(&user).is_none_or(|known| !known.thread.is_empty()) {
+            users.insert(user, row);
+        }
     }
     let mut writer = Writer::default();
     writer.object(|object| {

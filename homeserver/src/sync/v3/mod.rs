@@ -5,6 +5,7 @@ pub(super) mod ephemeral;
 mod invited;
 mod joined;
 mod left;
+mod presence;
 mod state;
 
 use std::{
@@ -157,9 +158,12 @@ impl Plan {
         };
         plan.write_globals(tx, context, &global_data)?;
         let lists = devices::changes(tx, context.user, since, until, &rows, &signed, initial)?;
+        let presence = presence::events(tx, inner, context, until, &lists.met)?;
+        plan.news |= !presence.is_empty() && !initial;
         plan.news |= !lists.is_empty();
         let mut writer = Writer::default();
         lists.write(tx, &mut writer)?;
+        writer.key("presence").events(presence);
         plan.globals.extend(writer.into_members());
         plan.rooms = plan.choose(tx, inner, context, rows)?;
         Ok(plan)
@@ -242,8 +246,6 @@ impl Plan {
         }
         self.news |= !events.is_empty();
         writer.key("account_data").events(events);
-        writer.key("presence").events::<&[u8]>([]);
-
         let from = context.since.map_or(Seq(0), |token| Seq(token.to_device));
         let messages = e2ee::waiting(tx, user, device, from, self.until, TO_DEVICE_MAX)?;
         if messages.len() == TO_DEVICE_MAX as usize {

@@ -1,0 +1,243 @@
+//! Requests to web addresses that users name (push gateways, push services), and to application services.
+//!
+//! (What the operator alone configures is asked through `web.rs`.)
+//!
+//! Whoever may make the node ask an address of their choice must not reach into the network it stands in: unless private
+//! addresses are allowed, names are looked up here and only public addresses are connected to. Redirects are not followed.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo},
+};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::tls::is_public;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Idle connections that are kept for each address.
+const IDLE_MAX: usize = 2;
+const IDLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// An HTTP client. Clones share its connections.
+#[derive(Clone)]
+pub struct Outside {
+    client: Client<Connector, Full<Bytes>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OutsideError(String);
+
+impl Outside {
+    /// `private`: also to addresses inside the network that the node stands in, and without TLS.
+    pub fn new(private: bool) -> Self {
+        let connector = Connector { private, tls: Arc::default() };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_MAX)
+            .pool_idle_timeout(IDLE_WITHIN)
+            .build(connector);
+        Self { client }
+    }
+
+    /// Sends a request and reads an answer of at most `limit` bytes, all within `within`.
+    pub async fn send(
+        &self,
+        request: Request<Bytes>,
+        limit: usize,
+        within: Duration,
+    ) -> Result<Response<Bytes>, OutsideError> {
+        let answer = async {
+            let response = self
+                .client
+                .request(request.map(Full::new))
+                .await
+                .map_err(|error| OutsideError(describe(&error)))?;
+            let (head, body) = response.into_parts();
+            let body =
+                Limited::new(body, limit).collect().await.map_err(|error| OutsideError(error.to_string()))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        tokio::time::timeout(within, answer).await.map_err(|_| OutsideError("no answer in time".into()))?
+    }
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[derive(Clone)]
+struct Connector {
+    private: bool,
+    /// Made when it is first needed: most nodes ask nobody.
+    tls: Arc<OnceLock<Arc<ClientConfig>>>,
+}
+
+impl Connector {
+    async fn connect(self, uri: Uri) -> Result<Stream, io::Error> {
+        let wrong = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
+        let host = uri.host().ok_or_else(|| wrong("the address names no host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if self.private => false,
+            _ => return Err(wrong("only https is asked")),
+        };
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let connecting = async {
+            let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+            if !self.private {
+                addresses.retain(|address| is_public(address.ip()));
+            }
+            if addresses.is_empty() {
+                return Err(wrong("the name leads to no public address"));
+            }
+            let stream = TcpStream::connect(&*addresses).await?;
+            stream.set_nodelay(true)?;
+            if !tls {
+                return Ok(Stream::Plain(TokioIo::new(stream)));
+            }
+            let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong("the name is none"))?;
+            let stream = TlsConnector::from(self.config()).connect(name, stream).await?;
+            Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+        };
+        tokio::time::timeout(CONNECT_WITHIN, connecting)
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nothing answers there"))?
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
+        let make = || super::tls::client_config(&[]).unwrap_or_else(|_| unreachable!("no file is named"));
+        self.tls.get_or_init(make).clone()
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// A connection, sealed or not.
+enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        let h2 = match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+        };
+        if h2 { Connected::new().negotiated_h2() } else { Connected::new() }
+    }
+}
+
+impl hyper::rt::Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                // A server that closes without close_notify ended its answer all the same: HTTP has lengths of its own.
+                let mut bytes = [0; 16 << 10];
+                let room = bytes.len().min(buf.remaining());
+                let mut filled = ReadBuf::new(&mut bytes[..room]);
+                match Pin::new(stream.inner_mut()).poll_read(cx, &mut filled) {
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        Poll::Ready(Ok(()))
+                    }
+                    Poll::Ready(Ok(())) => {
+                        buf.put_slice(filled.filled());
+                        Poll::Ready(Ok(()))
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+impl hyper::rt::Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_reaches_into_the_own_network() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for uri in [
+            format!("https://127.0.0.1:{port}/"),
+            format!("https://localhost:{port}/"),
+            format!("http://127.0.0.1:{port}/"),
+        ] {
+            let request = Request::get(&uri).body(Bytes::new()).unwrap();
+            let answer = Outside::new(false).send(request, 100, Duration::from_secs(5)).await;
+            assert!(answer.is_err(), "{uri}");
+        }
+    }
+}
