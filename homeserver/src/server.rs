@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use router::config::Secret;
-use ruma::{OwnedServerName, RoomVersionId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, UserId};
+use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -195,6 +196,24 @@ impl Server {
             }
         }
         Ok(self.users.deactivate(user, erase).await?)
+    }
+
+    /// Changes (or takes away) a field of a user's profile; rooms hear of a new name or picture.
+    pub async fn set_profile(&self, user: OwnedUserId, field: &str, value: Option<Value>) -> Result<(), Error> {
+        if self.users.profile(&user).await?.get(field) == value.as_ref() {
+            return Ok(());
+        }
+        self.users.set_profile_field(&user, field, value).await?;
+        if matches!(field, "displayname" | "avatar_url") {
+            // Many rooms take a while, and the profile is stored: the answer need not wait for them.
+            let rooms = self.rooms.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = rooms.refresh_profile(&user).await {
+                    tracing::warn!(%user, %error, "a changed profile did not reach all rooms");
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Begins the end: long polls answer, listeners take no more requests.

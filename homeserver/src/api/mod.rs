@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod client;
 pub mod federation;
+pub(crate) mod oauth;
 mod pages;
 pub mod routes;
 pub mod wellknown;

@@ -77,6 +77,7 @@ impl Table {
         api::client::routes(&mut table);
         api::federation::routes(&mut table);
         api::x::routes(&mut table);
+        api::oauth::routes(&mut table);
         api::pages::routes(&mut table);
         api::wellknown::routes(&mut table);
         table

@@ -208,6 +208,7 @@ impl Users {
             })
             .await?;
         if end_others {
+            self.browsers_forget(user);
             self.logout_all(user, keep).await?;
         }
         Ok(())
@@ -232,6 +233,7 @@ impl Users {
             })
             .await?;
         self.tokens.forget_user(user);
+        self.browsers_forget(user);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod login_token;
 mod mail;
 mod neighbours;
 pub mod next_door;
+pub mod oauth;
 mod operator;
 mod password;
 pub mod presence;
@@ -63,6 +64,7 @@ pub struct Users {
     nonces: Arc<shared_secret::Nonces>,
     mailer: Option<Mailer>,
     resets: Arc<identity_reset::Resets>,
+    oauth: Arc<oauth::State>,
 }
 
 impl Users {
@@ -79,6 +81,7 @@ impl Users {
             nonces: Arc::default(),
             mailer: None,
             resets: Arc::default(),
+            oauth: Arc::default(),
         }
     }
 

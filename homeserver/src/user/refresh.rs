@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
-use super::{Session, UserError, Users, token};
-use crate::store::{Nid, StoreError, WriteTx, schema};
+use super::{LocalUser, Session, UserError, Users, active, token};
+use crate::store::{Kind, Nid, ReadTx, StoreError, WriteTx, schema};
 
 impl Users {
     /// Makes the next pair of tokens of a device.
@@ -57,6 +57,36 @@ impl Users {
             .await?;
         self.tokens.forget_device(&session.user, &session.device);
         Ok((session, scope))
+    }
+}
+
+impl Users {
+    /// The device that a refresh token belongs to.
+    pub(super) async fn device_of_refresh_token(
+        &self,
+        shown: &str,
+    ) -> Result<Option<(OwnedUserId, OwnedDeviceId)>, UserError> {
+        let hash = token::hash(shown);
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let Some(row) = schema::accounts::refresh_token(tx, &hash)? else { return Ok(None) };
+                let user = UserId::parse(&*tx.text(row.user)?)
+                    .map_err(|_| StoreError::Corrupt("a token of no user"))?;
+                Ok(Some((user, OwnedDeviceId::from(&*tx.text(row.device)?))))
+            })
+            .await
+    }
+
+    /// Whether a device was made by an OAuth client: such clients prove things on the account page.
+    pub async fn is_oauth_device(&self, caller: &LocalUser) -> Result<bool, UserError> {
+        let caller = caller.clone();
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let user = active(tx, &caller.user)?;
+                let Some(device) = tx.lookup(Kind::Device, caller.device.as_str())? else { return Ok(false) };
+                Ok(schema::accounts::device_client(tx, user, device)?.is_some())
+            })
+            .await
     }
 }
 

@@ -31,6 +31,7 @@ impl Users {
             })
             .await?;
         self.tokens.forget_user(user);
+        self.browsers_forget(user);
         Ok(())
     }
 }

@@ -90,7 +90,7 @@ async fn signing_keys(
         user_signing: args.user_signing_key.clone(),
     };
     if server.e2ee.signing_keys_need_proof(&args.caller.user, &keys).await? {
-        uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+        uia::new_identity(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
     }
     server.e2ee.upload_signing_keys(&args.caller.user, &keys).await?;
     Ok(upload_signing_keys::v3::Response::new())

@@ -80,21 +80,7 @@ async fn change(
     value: Option<Value>,
 ) -> Result<(), Error> {
     server.limits.take(Class::Write, user.as_str())?;
-    let before = server.users.profile(&user).await?.remove(field);
-    if before == value {
-        return Ok(());
-    }
-    server.users.set_profile_field(&user, field, value).await?;
-    if matches!(field, "displayname" | "avatar_url") {
-        // Many rooms take a while, and the profile is stored: the answer need not wait for them.
-        let rooms = server.rooms.clone();
-        server.tasks.spawn(async move {
-            if let Err(error) = rooms.refresh_profile(&user).await {
-                tracing::warn!(%user, %error, "a changed profile did not reach all rooms");
-            }
-        });
-    }
-    Ok(())
+    server.set_profile(user, field, value).await
 }
 
 /// A profile of ours, or of another server's user: then that server is asked.

@@ -14,7 +14,7 @@ pub(crate) fn routes(table: &mut Table) {
 }
 
 /// The fields of a form or of a query, decoded; of one that is named twice, the first.
-fn fields(text: &str) -> HashMap<String, String> {
+pub(super) fn fields(text: &str) -> HashMap<String, String> {
     let decode = |text: &str| {
         let spaced = text.replace('+', " ");
         percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
@@ -33,7 +33,7 @@ fn query(incoming: &Incoming) -> HashMap<String, String> {
 }
 
 /// The fields of a form that was sent.
-fn form(incoming: &Incoming) -> HashMap<String, String> {
+pub(super) fn form(incoming: &Incoming) -> HashMap<String, String> {
     fields(&String::from_utf8_lossy(&incoming.body))
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod admin;
 mod bad_input;
 mod listener;
 mod mail;
+mod oauth;
 mod media;
 mod rooms;
 mod sessions;

@@ -58,6 +58,37 @@ pub async fn password(
     prove(server, &needed, origin, auth).await.map(drop)
 }
 
+/// Asks for what a new cross-signing identity needs: of OAuth's clients leave on the account page, of others the
+/// password.
+// spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysdevice_signingupload
+pub async fn new_identity(
+    server: &Arc<Server>,
+    caller: &LocalUser,
+    origin: &Origin,
+    auth: Option<&AuthData>,
+) -> Result<(), Error> {
+    let base = crate::api::oauth::base(server);
+    let Some(base) = base else { return password(server, caller, origin, auth).await };
+    if !server.users.is_oauth_device(caller).await? {
+        return password(server, caller, origin, auth).await;
+    }
+    if server.users.may_reset_identity(&caller.user) {
+        return Ok(());
+    }
+    let page = format!("{base}{}?action=org.matrix.cross_signing_reset", crate::api::oauth::ACCOUNT_PATH);
+    let mut params = Map::new();
+    for name in ["m.oauth", "org.matrix.cross_signing_reset"] {
+        params.insert(name.into(), serde_json::json!({ "url": page }));
+    }
+    let needed = Needed {
+        operation: format!("identity {}", caller.user),
+        flows: vec![vec![AuthType::OAuth]],
+        params,
+        caller: Some(caller),
+    };
+    prove(server, &needed, origin, auth).await.map(drop)
+}
+
 /// Asks whoever forgot a password for the account's e-mail address; whose it is.
 pub async fn forgotten_password(
     server: &Arc<Server>,

@@ -11,6 +11,7 @@ pub mod events;
 pub mod filters;
 pub mod media;
 pub mod membership;
+pub mod oauth;
 pub mod outbox;
 pub mod push;
 pub mod pushers;
