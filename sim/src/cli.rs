@@ -118,6 +118,9 @@ pub struct Args {
     /// Pairs that send a packet a second. [default: 200 if there are events, otherwise none]
     #[arg(long)]
     pub pairs: Option<usize>,
+    /// Write a page there with plots of the runs and the networks drawn: report.html, which needs nothing else.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
     /// Run every scenario of that folder (what has not been run yet) and print the table of what was expected and found.
     #[arg(long, value_name = "DIR")]
     pub table: Option<PathBuf>,
@@ -201,7 +204,15 @@ pub fn run(args: Args) -> ExitCode {
             }
         }
     }
-    if let Err(what) = print(&reports, args.json.as_ref()) {
+    let printed = print(&reports, args.json.as_ref()).and_then(|()| match &args.report {
+        Some(folder) => {
+            let path = folder.join("report.html");
+            let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, crate::html::page(&reports)));
+            written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+        }
+        None => Ok(()),
+    });
+    if let Err(what) = printed {
         eprintln!("mangrove sim: {what}");
         return ExitCode::from(2);
     }

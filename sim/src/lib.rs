@@ -11,13 +11,14 @@
 //!   who sends to whom
 //! - `scenario/`: what to run, as a value or a file, and one run from cold start to report
 //! - `check/`: what must hold, asked at quiet points and at every frame
-//! - `report.rs`: figures, as text and JSON; `table.rs`: all scenarios of a folder;
+//! - `report.rs`: figures, as text and JSON; `html.rs`: plots; `table.rs`: all scenarios of a folder;
 //!   `shrink.rs`: a failing run made small; `cli.rs`: the `sim` subcommand
 
 pub mod adversary;
 pub mod check;
 pub mod cli;
 pub mod event;
+pub mod html;
 pub mod link;
 pub mod report;
 pub mod scenario;

@@ -199,6 +199,13 @@ impl ScenarioFile {
         scenario.probes = self.traffic.probes.unwrap_or(scenario.probes);
         scenario.lookups = self.traffic.lookups.unwrap_or(scenario.lookups);
         scenario.loads.clone_from(&self.loads);
+        if let Some(nodes) = nodes.filter(|&nodes| nodes < self.nodes) {
+            // A smaller network gets less to carry, but enough to be measured.
+            let less = |count: usize| (count * nodes / self.nodes).max(count.min(LOAD_LEAST));
+            scenario.loads.iter_mut().for_each(|load| load.count = less(load.count));
+            scenario.probes = less(scenario.probes);
+            scenario.lookups = less(scenario.lookups);
+        }
         scenario.events.clone_from(&self.events);
         scenario.droppers = self.droppers.as_ref().map(|table| Droppers {
             share: table.share,
@@ -212,6 +219,9 @@ impl ScenarioFile {
         Ok(scenario)
     }
 }
+
+/// Pairs, probes and lookups of a smaller run.
+const LOAD_LEAST: usize = 100;
 
 #[cfg(test)]
 mod tests {

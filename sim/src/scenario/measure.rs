@@ -26,6 +26,9 @@ pub(super) struct Watch {
     split_since: BTreeMap<usize, Instant>,
     /// The longest time that a tree had more than one.
     split_max: Duration,
+    /// Minute by minute while nodes come and go: entries of all tables, a node.
+    tables: Vec<f64>,
+    tables_next: Option<Instant>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -44,6 +47,8 @@ const SAMPLES_MIN: u32 = 20;
 const WAYS_COMPARED: usize = 4000;
 /// An audit round: eight answers due at one a quarter of a minute, as `docs/protocol.md` says.
 const AUDIT_ROUND: Duration = Duration::from_secs(150);
+/// Churn shorter than that says nothing about growth.
+const GROWTH_MINUTES: usize = 20;
 /// Before anybody can have been found out.
 const BEFORE_AUDIT: Duration = Duration::from_secs(30);
 /// Nodes and links of the drawing.
@@ -65,6 +70,17 @@ impl Watch {
         }
         self.looked = Some(now);
         self.splits(world, components);
+        let churns = troubles.iter().any(|trouble| trouble.event.kind == Kind::Churn && !trouble.is_over());
+        if churns && self.tables_next.is_none_or(|next| now >= next) {
+            self.tables_next = Some(now + Duration::from_secs(60));
+            let (mut entries, mut nodes) = (0, 0);
+            for (_, router) in world.routers() {
+                let info = router.self_info();
+                entries += router.known() + info.records + info.sessions + info.peers;
+                nodes += 1;
+            }
+            self.tables.push(entries as f64 / f64::from(nodes.max(1)));
+        }
         if !open {
             return;
         }
@@ -80,6 +96,19 @@ impl Watch {
                 healing.settled.get_or_insert(now);
             }
         }
+    }
+
+    /// Tables that grow for as long as nodes come and go would grow for ever. Sessions and records of the first minutes fill
+    /// up to what the traffic needs; from then on nothing may rise by a half.
+    pub(super) fn grew(&self) -> Option<String> {
+        let minutes = self.tables.len();
+        if minutes < GROWTH_MINUTES {
+            return None;
+        }
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
+        let (middle, last) = (mean(&self.tables[minutes / 2..minutes * 3 / 4]), mean(&self.tables[minutes * 3 / 4..]));
+        (last > 1.5 * middle)
+            .then(|| format!("tables grew from {middle:.0} to {last:.0} entries a node while nodes came and went"))
     }
 
     /// How long honest nodes that can reach each other have named different roots.

@@ -271,12 +271,33 @@ impl<'a> Run<'a> {
             })
     }
 
+    /// Where nothing went wrong everything arrives, and no packet runs out of hops.
+    fn unreached(&self) -> Option<String> {
+        let scenario = self.scenario;
+        let calm = scenario.events.is_empty() && scenario.droppers.is_none() && scenario.link.loss == 0.0;
+        if !calm || !scenario.loads.is_empty() {
+            return None;
+        }
+        let ended: u64 = self.world.stats().iter().map(|stats| stats.dropped_ttl).sum();
+        if ended > 0 {
+            return Some(format!("{ended} packets ran out of hops in a network without trouble"));
+        }
+        let &(from, to) = self.workload.missing.first()?;
+        Some(format!("node {to} never heard from node {from}, to which it is connected"))
+    }
+
     fn finish(self) -> Result<Report, Violation> {
         if self.settled.is_some()
             && self.is_quiet()
             && let Some(what) = convergence::unsettled(&self.world)
         {
             return Err(self.violation(format!("no longer settled: {what}")));
+        }
+        if let Some(what) = self.unreached() {
+            return Err(self.violation(what));
+        }
+        if let Some(what) = self.watch.grew() {
+            return Err(self.violation(what));
         }
         let Self { scenario, world, workload, watch, settled, totals, troubles, traffic, .. } = self;
         Ok(super::measure::report(scenario, &world, &workload, &watch, settled, totals, &troubles, traffic))
