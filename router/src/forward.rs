@@ -61,6 +61,16 @@ impl Table {
         }
     }
 
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let generations = self.peers.iter().flat_map(|peer| &peer.trees).chain(&self.me);
+        let ways = generations.flat_map(|generations| [&generations.current, &generations.former]).flatten();
+        let steps = |way: &Way| size_of_val(&*way.ports) + size_of_val(&*way.sums);
+        size_of::<Self>()
+            + self.peers.capacity() * size_of::<HopPeer>()
+            + ways.map(|generation| steps(&generation.way)).sum::<usize>()
+    }
+
     /// A peer that is gone.
     pub fn remove(&mut self, port: Port) {
         self.peers.retain(|peer| peer.port != port);

@@ -285,6 +285,11 @@ impl Router {
         self.trees.len()
     }
 
+    /// Bytes of memory of the tables of trees and forwarding, by the sizes of their parts.
+    pub fn table_bytes(&self) -> usize {
+        self.trees.bytes() + self.table.bytes()
+    }
+
     /// Nodes of which something is known in any tree.
     pub fn known(&self) -> usize {
         self.trees.known()

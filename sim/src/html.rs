@@ -143,7 +143,7 @@ fn drawing(out: &mut String, report: &Report) {
     if picture.links.is_empty() {
         return;
     }
-    let places = picture.places.clone().unwrap_or_else(|| laid_out(report.nodes, picture));
+    let places = picture.places.clone().unwrap_or_else(|| laid_out(picture.parents.len(), picture));
     const SIDE: f64 = 1000.0;
     let at = |node: u32| {
         let [x, y] = places.get(node as usize).copied().unwrap_or_default();
@@ -168,7 +168,7 @@ fn drawing(out: &mut String, report: &Report) {
         }
     }
     let most = picture.forwarded.iter().copied().max().unwrap_or(0).max(1) as f64;
-    for node in 0..report.nodes as u32 {
+    for node in 0..picture.parents.len() as u32 {
         let ((x, y), passed) = (at(node), picture.forwarded.get(node as usize).copied().unwrap_or(0));
         let radius = 1.5 + 6.0 * (passed as f64 / most).sqrt();
         let colour = if picture.villains.contains(&node) { "#c53030" } else { "#2d3748" };

@@ -64,6 +64,10 @@ pub struct Report {
 /// What is counted during a run.
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
+    /// Nodes that the network began with, attackers that come later not counted.
+    pub nodes: usize,
+    /// Its links.
+    pub edges: usize,
     /// Control frames a node until all was settled.
     pub messages_build: Option<f64>,
     /// Bytes a node and minute without traffic.
@@ -189,7 +193,7 @@ pub struct PerNode {
     /// Control frames from the cold start until all is settled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_build: Option<f64>,
-    /// Bytes of the tables of trees, peers, sessions and lookup.
+    /// Bytes of the tables of trees and forwarding at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_bytes: Option<f64>,
     /// Nodes of which the trees know something.

@@ -44,6 +44,8 @@ pub struct Traces {
     ways: HashMap<u64, Way, BuildHasherDefault<Itself>>,
     /// First packets that came to their end, of the whole run but not more than a bound.
     pub firsts: Vec<First>,
+    /// Questions of lookups that came to their end, and the hops that they took together.
+    pub questions: (u64, u64),
     /// Packets that came back to a node they had left.
     pub revisits: u64,
     /// The most often that one packet was at one node.
@@ -136,6 +138,10 @@ impl Traces {
             return None;
         }
         let way = self.ways.remove(&key)?;
+        if body.first() == Some(&body::FIND) {
+            self.questions.0 += 1;
+            self.questions.1 += way.nodes.len() as u64 - 1;
+        }
         if dst.is_some() && body.first() == Some(&body::INIT) && self.firsts.len() < FIRSTS_MAX {
             self.firsts.push(First { from: way.nodes[0], to, latency: way.latency });
         }

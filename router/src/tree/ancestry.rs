@@ -103,6 +103,17 @@ impl Ancestry {
         self.nodes.len() - self.free.len()
     }
 
+    /// Bytes of memory that the table takes, by the sizes of its parts.
+    pub fn bytes(&self) -> usize {
+        let entries = self.nodes.iter().flatten().flat_map(|node| node.entries.iter().flatten());
+        let entries: usize = entries
+            .map(|entry| size_of::<Entry>() + entry.place.as_ref().map_or(0, |_| size_of::<Place>()))
+            .sum();
+        self.nodes.capacity() * size_of::<Option<Node>>()
+            + self.index.capacity() * size_of::<(NodeId, Slot)>()
+            + entries
+    }
+
     /// Is nobody known?
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -170,8 +170,8 @@ pub(super) fn report(
     Report {
         seed: scenario.seed,
         commit: option_env!("MANGROVE_COMMIT").map(str::to_owned),
-        nodes: world.len(),
-        edges: world.edges(),
+        nodes: totals.nodes,
+        edges: totals.edges,
         topology: scenario.topology.to_string(),
         loss_percent: round(scenario.link.loss * 100.0),
         virtual_s: round(world.now().since(Instant::ZERO).as_secs_f64()),
@@ -199,7 +199,9 @@ pub(super) fn report(
             control_bytes_min: totals.control_bytes_min.map(round),
             link_bytes_min: totals.link_bytes_min.map(round),
             messages_build: totals.messages_build.map(round),
-            table_bytes: None,
+            table_bytes: Some(round(
+                world.routers().map(|(_, router)| router.table_bytes()).sum::<usize>() as f64 / nodes,
+            )),
             known: round(world.routers().map(|(_, router)| router.known()).sum::<usize>() as f64 / nodes),
             sessions: round(infos.iter().map(|info| info.sessions).sum::<usize>() as f64 / nodes),
             records: round(infos.iter().map(|info| info.records).sum::<usize>() as f64 / nodes),
@@ -208,7 +210,7 @@ pub(super) fn report(
             lookups,
             success: share(found, lookups),
             queries_mean: (begun > 0).then(|| round(questions as f64 / begun as f64)),
-            hops_mean: None,
+            hops_mean: mean(world.traces().questions),
         }),
         load: workload.busiest().map(|(node, busiest_share)| Busiest {
             busiest_share: round(busiest_share),
@@ -224,6 +226,10 @@ pub(super) fn report(
         picture: picture(world, &totals),
         ..Report::default()
     }
+}
+
+fn mean((count, sum): (u64, u64)) -> Option<f64> {
+    (count > 0).then(|| round(sum as f64 / count as f64))
 }
 
 fn delivery(scenario: &Scenario, workload: &Workload, (from, last): (Instant, Instant)) -> Option<Delivery> {

@@ -109,7 +109,12 @@ impl<'a> Run<'a> {
             mapped: world.version(),
             world,
             settled: None,
-            totals: Totals { places: network.places, ..Totals::default() },
+            totals: Totals {
+                nodes: network.nodes,
+                edges: network.cables.len(),
+                places: network.places,
+                ..Totals::default()
+            },
             idle: None,
             traffic: None,
             probes_sent: 0,
