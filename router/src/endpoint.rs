@@ -297,8 +297,8 @@ impl Endpoint {
         self.sessions.place(node).map(|place| place.locator.clone())
     }
 
-    /// Largest payload that the known ways to the node take; 1280 at least.
-    pub fn mtu(&self, node: &NodeId) -> usize {
+    /// Largest payloads that all known ways to the node take, and the broadest of them; `None` before there are any.
+    pub fn mtu(&self, node: &NodeId) -> Option<(usize, usize)> {
         self.sessions.mtu(node)
     }
 

@@ -214,10 +214,18 @@ impl Router {
     /// Largest payload of [`Command::Send`] that the known ways to the node take; never below 1280. More is said only once
     /// there are source routes: the trees' links change under way.
     pub fn mtu(&self, to: &NodeId) -> usize {
+        self.endpoint.mtu(to).map_or_else(|| self.mtu_direct(to), |mtu| mtu.0)
+    }
+
+    /// Largest payload that the broadest of these ways takes: it is sent by that one.
+    pub fn mtu_max(&self, to: &NodeId) -> usize {
+        self.endpoint.mtu(to).map_or_else(|| self.mtu_direct(to), |mtu| mtu.1)
+    }
+
+    /// Before there is a session a peer's link is the way.
+    fn mtu_direct(&self, to: &NodeId) -> usize {
         let link = self.peers.by_node(to).and_then(|peer| self.links.get(&peer.active));
-        let direct = link.map(|link| link.span().frame_max().saturating_sub(H_MAX).max(MTU_MIN));
-        // Before there is a session a peer's link is the way.
-        if self.endpoint.routes(to).len() > 1 { self.endpoint.mtu(to) } else { direct.unwrap_or(MTU_MIN) }
+        link.map_or(MTU_MIN, |link| link.span().frame_max().saturating_sub(H_MAX).max(MTU_MIN))
     }
 
     /// The ways to a node, as `ctl routes` shows them: the trees first, then source routes. Empty without a session.

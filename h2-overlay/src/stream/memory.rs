@@ -16,6 +16,7 @@ use bytes::Bytes;
 use router::NodeId;
 use tokio::sync::mpsc;
 
+use super::congestion::PathChanges;
 use super::socket::{Datagrams, SendFailure};
 use crate::{Config, Overlay};
 
@@ -29,6 +30,7 @@ struct Shared {
     loss_permille: AtomicU64,
     delay_micros: AtomicU64,
     mtu: AtomicU64,
+    changes: PathChanges,
     /// State of a small generator: which datagrams are lost is the same in every run with the same order of sends.
     random: AtomicU64,
     sent: AtomicU64,
@@ -41,6 +43,7 @@ impl Default for Shared {
             loss_permille: AtomicU64::new(0),
             delay_micros: AtomicU64::new(0),
             mtu: AtomicU64::new(1280),
+            changes: PathChanges::default(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
             sent: AtomicU64::new(0),
         }
@@ -69,6 +72,11 @@ impl Net {
     /// The largest datagram that is carried.
     pub fn set_mtu(&self, mtu: usize) {
         self.0.mtu.store(mtu as u64, Relaxed);
+    }
+
+    /// All packets take another way from now on.
+    pub fn change_paths(&self) {
+        self.0.changes.fetch_add(1, Relaxed);
     }
 
     /// Datagrams sent so far, the lost ones too.
@@ -131,6 +139,10 @@ impl Datagrams for Socket {
 
     fn mtu(&self, _to: &NodeId) -> usize {
         self.net.0.mtu.load(Relaxed) as usize
+    }
+
+    fn path_changes(&self, _to: &NodeId) -> PathChanges {
+        self.net.0.changes.clone()
     }
 
     fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure> {

@@ -1,5 +1,6 @@
 //! Reliable streams between two nodes: QUIC over sealed datagrams, one connection per pair.
 
+pub(crate) mod congestion;
 pub(crate) mod crypto;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -7,7 +8,7 @@ pub(crate) mod socket;
 
 use std::{io, sync::Arc, time::Duration};
 
-use quinn::{Connecting, Endpoint, Incoming, TokioRuntime, congestion::BbrConfig};
+use quinn::{Connecting, Endpoint, Incoming, TokioRuntime};
 use quinn_proto::{
     ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, RandomConnectionIdGenerator, ServerConfig,
     TransportConfig, ValidationTokenConfig, VarInt,
@@ -15,6 +16,7 @@ use quinn_proto::{
 use router::NodeId;
 
 use crate::{config::Config, stats::Counters};
+use congestion::{PathChanges, Rerouted};
 use crypto::{NoTokens, NullCrypto, ResetKey, VERSION};
 use socket::{Datagrams, Pinned, SealedSocket};
 
@@ -53,7 +55,7 @@ impl Streams {
             crypto,
             config: config.clone(),
         };
-        let server = streams.server_config(MTU_MIN);
+        let server = streams.server_config(MTU_MIN, PathChanges::default());
         streams.endpoint.set_server_config(Some(server));
         Ok(streams)
     }
@@ -73,7 +75,9 @@ impl Streams {
     /// Begins a connection to a node.
     pub(crate) fn dial(&self, node: NodeId) -> Result<Connecting, quinn::ConnectError> {
         let mut config = ClientConfig::new(self.crypto.clone());
-        config.version(VERSION).transport_config(self.transport(self.socket.mtu(&node)));
+        config
+            .version(VERSION)
+            .transport_config(self.transport(self.socket.mtu(&node), self.socket.path_changes(&node)));
         self.endpoint.connect_with(config, self.socket.address_of(node), "node")
     }
 
@@ -94,7 +98,8 @@ impl Streams {
         node: &NodeId,
         incoming: Incoming,
     ) -> Result<Connecting, quinn::ConnectionError> {
-        incoming.accept_with(Arc::new(self.server_config(self.socket.mtu(node))))
+        incoming
+            .accept_with(Arc::new(self.server_config(self.socket.mtu(node), self.socket.path_changes(node))))
     }
 
     /// Says goodbye to all and waits a moment for it to be sent.
@@ -104,12 +109,12 @@ impl Streams {
         let _ = tokio::time::timeout(CLOSE_WAIT, self.endpoint.wait_idle()).await;
     }
 
-    fn server_config(&self, mtu: usize) -> ServerConfig {
+    fn server_config(&self, mtu: usize, changes: PathChanges) -> ServerConfig {
         let mut config = ServerConfig::new(self.crypto.clone(), Arc::new(NoTokens));
         let mut no_tokens = ValidationTokenConfig::default();
         no_tokens.sent(0);
         config
-            .transport_config(self.transport(mtu))
+            .transport_config(self.transport(mtu, changes))
             .validation_token_config(no_tokens)
             .migration(false)
             .max_incoming(self.config.handshakes_max)
@@ -118,7 +123,7 @@ impl Streams {
         config
     }
 
-    fn transport(&self, mtu: usize) -> Arc<TransportConfig> {
+    fn transport(&self, mtu: usize, changes: PathChanges) -> Arc<TransportConfig> {
         let mtu = mtu.clamp(MTU_MIN, usize::from(DATAGRAM_BYTES_MAX)) as u16;
         let mut discovery = MtuDiscoveryConfig::default();
         // Below it discovery has nothing to do until plain loss was taken for a black hole; then it soon goes back up.
@@ -137,7 +142,7 @@ impl Streams {
             .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
             .initial_mtu(mtu.min(INITIAL_MTU_MAX))
             .mtu_discovery_config(Some(discovery))
-            .congestion_controller_factory(Arc::new(BbrConfig::default()))
+            .congestion_controller_factory(Arc::new(Rerouted { changes }))
             .allow_spin(false);
         Arc::new(transport)
     }

@@ -25,6 +25,7 @@ use router::{
     net::{KeySocket, SendError},
 };
 
+use super::congestion::PathChanges;
 use crate::stats::Counters;
 
 /// Datagrams to and from keys. Whoever implements it vouches that a datagram given out came from the node named, whole
@@ -34,6 +35,8 @@ pub(crate) trait Datagrams: fmt::Debug + Send + Sync + 'static {
     fn id(&self) -> NodeId;
     /// The largest datagram for that node.
     fn mtu(&self, to: &NodeId) -> usize;
+    /// Counts how often packets to that node have changed their way.
+    fn path_changes(&self, to: &NodeId) -> PathChanges;
     /// Sends or says why not; never waits.
     fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure>;
     /// Ready once `try_send` would not say that the queue is full. Several tasks may wait.
@@ -50,6 +53,10 @@ impl Datagrams for KeySocket {
 
     fn mtu(&self, to: &NodeId) -> usize {
         self.mtu(to)
+    }
+
+    fn path_changes(&self, to: &NodeId) -> PathChanges {
+        self.path_changes(to)
     }
 
     fn try_send(&self, to: NodeId, datagram: Bytes) -> Result<(), SendFailure> {
@@ -101,6 +108,10 @@ impl SealedSocket {
 
     pub(crate) fn mtu(&self, to: &NodeId) -> usize {
         self.datagrams.mtu(to)
+    }
+
+    pub(crate) fn path_changes(&self, to: &NodeId) -> PathChanges {
+        self.datagrams.path_changes(to)
     }
 
     /// The address of a node, for QUIC to dial.

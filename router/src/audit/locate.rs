@@ -4,8 +4,13 @@
 //! rule to p / (1 - prod(1 - p)), one that answers multiplies it by 0.2; p returns to 0.05 with a half-life of 10 minutes.
 //! A dropper may pass on all but the packets to one node, so what is known of a link for one destination is never less
 //! than 0.02, and failures are kept apart for each destination besides.
-use crate::id::Sid;
+//!
+//! Where a way breaks is found by halves ([`Search`]): packets that end at a hop in its middle. They look like any packet,
+//! but for an index that belongs to no session, so the hop answers with a notice that names them.
+use crate::id::{Port, Sid};
 use crate::time::{Duration, Instant};
+use crate::wire::data::{encode_ports, split_port};
+use bytes::Bytes;
 use std::collections::HashMap;
 
 /// Suspicion of links, by their two ends.
@@ -23,7 +28,16 @@ struct Guilt {
 impl Blame {
     /// How likely the link swallows packets.
     pub fn of(&self, from: &Sid, to: &Sid, now: Instant) -> f32 {
-        self.links.get(&(*from, *to)).map_or(PRIOR, |guilt| guilt.now(now))
+        let link = self.links.get(&(*from, *to)).map_or(PRIOR, |guilt| guilt.now(now));
+        let node = self.links.get(&(*from, *from)).map_or(0.0, |guilt| guilt.now(now));
+        link.max(node)
+    }
+
+    /// A search has found that packets reach `from` and, sent on to `to`, end: the link is guilty, and whatever else `from`
+    /// should pass on may end there too.
+    pub fn convict(&mut self, from: Sid, to: Sid, now: Instant) {
+        self.set(&[from, to], CONVICTED, now);
+        self.set(&[from, from], SUSPECTED, now);
     }
 
     /// A packet over these nodes was not answered; `nodes` begins with this one.
@@ -85,6 +99,108 @@ impl Guilt {
     }
 }
 
+/// Finds by halves where a way breaks.
+#[derive(Debug)]
+pub struct Search {
+    /// This node, then who is on the way.
+    nodes: Vec<Sid>,
+    ports: Vec<Port>,
+    /// The last hop that is known to be reached, and the first that is known not to be.
+    reached: usize,
+    lost: usize,
+    probe: Option<Probe>,
+    tries: u32,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Probe {
+    tail: [u8; 8],
+    hop: usize,
+    sent_at: Instant,
+}
+
+/// What a search wants next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A probe along these ports; [`Search::on_sent`] is told its tail.
+    Probe(Bytes),
+    /// Wait.
+    Wait,
+    /// It ends behind the first of these.
+    Found(Sid, Sid),
+}
+
+impl Search {
+    /// Along a way of which the destination is not reached. `nodes` begins with this one. `None` if nothing is to be found.
+    pub fn new(nodes: Vec<Sid>, ports: &[u8], patience: Duration) -> Option<Self> {
+        let ports = decode(ports)?;
+        if nodes.len() != ports.len() + 1 || nodes.len() < 3 {
+            return None;
+        }
+        let lost = ports.len();
+        Some(Self { nodes, ports, reached: 0, lost, probe: None, tries: 0, patience })
+    }
+
+    /// The next step.
+    pub fn step(&mut self, blame: &mut Blame, now: Instant) -> Step {
+        if let Some(probe) = &self.probe {
+            if now < probe.sent_at + self.patience {
+                return Step::Wait;
+            }
+            let hop = probe.hop;
+            self.probe = None;
+            if self.tries >= PROBES {
+                self.tries = 0;
+                self.lost = hop;
+                blame.failed(&self.nodes[..=hop], now);
+            }
+        }
+        if self.lost - self.reached <= 1 {
+            return Step::Found(self.nodes[self.reached], self.nodes[self.lost]);
+        }
+        Step::Probe(encode_ports(&self.ports[..self.middle()]).into())
+    }
+
+    /// The probe went out.
+    pub fn on_sent(&mut self, tail: [u8; 8], now: Instant) {
+        self.tries += 1;
+        self.probe = Some(Probe { tail, hop: self.middle(), sent_at: now });
+    }
+
+    /// Does that tail belong to the probe?
+    pub fn holds(&self, tail: &[u8; 8]) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.tail == *tail)
+    }
+
+    /// The probe was answered.
+    pub fn on_answer(&mut self, blame: &mut Blame, now: Instant) {
+        if let Some(probe) = self.probe.take() {
+            self.tries = 0;
+            self.reached = probe.hop;
+            blame.answered(&self.nodes[..=probe.hop], now);
+        }
+    }
+
+    /// When [`Self::step`] is wanted.
+    pub fn deadline(&self) -> Instant {
+        self.probe.as_ref().map_or(Instant::ZERO, |probe| probe.sent_at + self.patience)
+    }
+
+    fn middle(&self) -> usize {
+        (self.reached + self.lost) / 2
+    }
+}
+
+fn decode(mut ports: &[u8]) -> Option<Vec<Port>> {
+    let mut list = Vec::with_capacity(ports.len());
+    while let Some((port, rest)) = split_port(ports).ok()? {
+        list.push(port);
+        ports = rest;
+    }
+    Some(list)
+}
+
 /// What a link is suspected of before anything is known.
 pub const PRIOR: f32 = 0.05;
 /// No answer makes a link more innocent than that.
@@ -95,6 +211,12 @@ const CEILING: f32 = 0.99;
 const ANSWERED: f32 = 0.2;
 /// How much dearer suspicion makes a link: cost x (1 + 20 x -ln(1 - p)).
 const DEAR: f32 = 20.0;
+/// What a search leaves a link with.
+const CONVICTED: f32 = 0.9;
+/// And the other links of the node before it.
+const SUSPECTED: f32 = 0.5;
+/// Probes to a hop before it counts as not reached: a link may lose one.
+const PROBES: u32 = 2;
 const HALF_LIFE: Duration = Duration::from_secs(600);
 /// Links under observation: 4 096 of about 50 bytes, some 40 ways of 100 hops.
 const LINKS_MAX: usize = 4096;
@@ -129,6 +251,40 @@ mod tests {
         }
         assert!(of(&blame, 0, 1, now) >= FLOOR);
         assert!(Blame::dear(0.9) > 40.0 && Blame::dear(PRIOR) < 2.1);
+    }
+
+    #[test]
+    fn a_search_finds_the_link_in_the_logarithm_of_the_way() {
+        let now = Instant::ZERO;
+        let patience = Duration::from_millis(150);
+        for hops in 2..40u8 {
+            for broken in 0..hops {
+                let names: Vec<u8> = (0..=hops).collect();
+                let ports: Vec<u8> = (1..=hops).collect();
+                let (mut blame, mut probes, mut time) = (Blame::default(), 0, now);
+                let mut search = Search::new(nodes(&names), &ports, patience).unwrap();
+                let found = loop {
+                    match search.step(&mut blame, time) {
+                        Step::Probe(list) => {
+                            probes += 1;
+                            search.on_sent([probes; 8], time);
+                            assert!(search.holds(&[probes; 8]));
+                            if list.len() <= usize::from(broken) {
+                                search.on_answer(&mut blame, time);
+                            }
+                        }
+                        Step::Wait => time = search.deadline(),
+                        Step::Found(from, to) => break (from.as_bytes()[0], to.as_bytes()[0]),
+                    }
+                };
+                assert_eq!(found, (broken, broken + 1));
+                assert!(probes <= 12, "{probes}");
+                blame.convict(Sid::from_bytes([broken; 8]), Sid::from_bytes([broken + 1; 8]), time);
+                assert!(of(&blame, broken, broken + 1, time) > 0.89);
+                assert!(of(&blame, broken, 200, time) > 0.49, "another link of the same node");
+            }
+        }
+        assert!(Search::new(nodes(&[0, 1]), &[1], patience).is_none());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::asked::Asked;
 use super::dial;
-use super::handle::{NodeEvent, PeerError, Request, Shared};
+use super::handle::{Mtu, NodeEvent, PeerError, Request, Shared};
 use super::interfaces::Interfaces;
 use super::kept::{Kept, Saved};
 use super::links::{Internal, LinkEnd, LinkMaker, NewLink};
@@ -424,16 +424,17 @@ impl Driver {
                 self.closed(link, reason);
             }
             Event::SessionUp { node } => {
-                self.shared.set_mtu(node, self.router.mtu(&node));
+                self.set_mtu(node);
                 self.tell(NodeEvent::SessionUp { node });
             }
             Event::SessionDown { node } => {
-                self.shared.set_mtu(node, 0);
+                self.shared.set_mtu(node, Mtu::default());
                 self.tell(NodeEvent::SessionDown { node });
             }
-            Event::MtuChanged { node } => self.shared.set_mtu(node, self.router.mtu(&node)),
+            Event::MtuChanged { node } => self.set_mtu(node),
             Event::PathChanged { node } => {
-                self.shared.set_mtu(node, self.router.mtu(&node));
+                self.set_mtu(node);
+                self.shared.path_changed(&node);
                 self.tell(NodeEvent::PathChanged { node });
             }
             Event::Unreachable { to } => self.tell(NodeEvent::Unreachable { node: to }),
@@ -442,6 +443,10 @@ impl Driver {
             Event::Pong { id, result } => self.state.asked.pong(id, result),
             Event::AccountFound { id, records } => self.state.asked.found(id, records),
         }
+    }
+
+    fn set_mtu(&self, node: NodeId) {
+        self.shared.set_mtu(node, Mtu { least: self.router.mtu(&node), most: self.router.mtu_max(&node) });
     }
 
     fn peer_up(&mut self, id: LinkId, node: NodeId) {

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -276,13 +277,27 @@ impl KeySocket {
 
     /// The largest payload that is taken for that node now; never below 1280.
     pub fn mtu(&self, to: &NodeId) -> usize {
-        self.shared.view().mtus.get(to).copied().unwrap_or(MTU_MIN)
+        self.shared.view().mtus.get(to).map_or(MTU_MIN, |mtu| mtu.least)
+    }
+
+    /// Counts how often packets to that node have changed their way ([`NodeEvent::PathChanged`]), for as long as somebody
+    /// holds it: what was measured of the old way says little of the new one.
+    pub fn path_changes(&self, to: &NodeId) -> Arc<AtomicU32> {
+        let mut view = self.shared.view();
+        if let Some(counter) = view.changes.get(to).and_then(Weak::upgrade) {
+            return counter;
+        }
+        view.changes.retain(|_, counter| counter.strong_count() > 0);
+        let counter = Arc::default();
+        view.changes.insert(*to, Arc::downgrade(&counter));
+        counter
     }
 
     /// Hands a packet over. That it was taken says nothing about whether it arrives.
     pub fn try_send(&self, to: NodeId, payload: Bytes) -> Result<(), SendError> {
         if payload.len() > MTU_MIN {
-            let mtu = self.mtu(&to);
+            // Where ways differ, the router finds one that takes it.
+            let mtu = self.shared.view().mtus.get(&to).map_or(MTU_MIN, |mtu| mtu.most);
             if payload.len() > mtu {
                 return Err(SendError::TooLarge { mtu });
             }
@@ -350,7 +365,9 @@ pub(crate) struct View {
     pub(crate) neighbours: HashMap<LinkId, NodeId>,
     pub(crate) listening: Vec<SocketAddr>,
     /// Only those that take more than the least.
-    pub(crate) mtus: HashMap<NodeId, usize>,
+    pub(crate) mtus: HashMap<NodeId, Mtu>,
+    /// Of nodes that somebody watches: as many as there are connections.
+    changes: HashMap<NodeId, Weak<AtomicU32>>,
 }
 
 impl Shared {
@@ -370,14 +387,27 @@ impl Shared {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_mtu(&self, node: NodeId, mtu: usize) {
+    pub(crate) fn set_mtu(&self, node: NodeId, mtu: Mtu) {
         let mut view = self.view();
-        if mtu <= MTU_MIN {
+        if mtu.most <= MTU_MIN {
             view.mtus.remove(&node);
         } else if view.mtus.len() < MTUS_MAX || view.mtus.contains_key(&node) {
             view.mtus.insert(node, mtu);
         }
     }
+
+    pub(crate) fn path_changed(&self, node: &NodeId) {
+        if let Some(counter) = self.view().changes.get(node).and_then(Weak::upgrade) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Payloads that the ways to a node take: all of them, and the broadest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mtu {
+    pub(crate) least: usize,
+    pub(crate) most: usize,
 }
 
 /// What a [`Node`] asks of the loop.

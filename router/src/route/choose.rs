@@ -8,7 +8,7 @@
 use super::feedback::Echo;
 use super::gauge::Gauge;
 use super::view::{Neighbours, Path, View};
-use crate::audit::locate::Blame;
+use crate::audit::locate::{Blame, Search, Step};
 use crate::config::{H_MAX, MTU_MIN};
 use crate::id::{Port, Sid};
 use crate::time::{Duration, Instant};
@@ -56,6 +56,8 @@ pub struct Routes {
     search_after: Instant,
     searches: u32,
     moved_at: Instant,
+    /// Where did the latest failure happen?
+    search: Option<Box<Search>>,
     todo: Vec<Todo>,
 }
 
@@ -107,8 +109,10 @@ pub enum Pick {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Todo {
+    /// Send a packet along these ports that ends at a hop, and tell [`Routes::on_probe`] its tail.
+    Probe(Bytes),
     /// Ask by that way (0: by the trees) whether it works.
     Ask(u8),
     /// Send a packet by these trees whose hops write themselves down.
@@ -168,6 +172,7 @@ impl Routes {
             search_after: Instant::ZERO,
             searches: 0,
             moved_at: Instant::ZERO,
+            search: None,
             todo: Vec::new(),
         }
     }
@@ -283,6 +288,40 @@ impl Routes {
         }
     }
 
+    /// Is that the tail of a probe under way?
+    pub fn is_probe(&self, tail: &[u8; 8]) -> bool {
+        self.search.as_ref().is_some_and(|search| search.holds(tail))
+    }
+
+    /// A hop has answered a probe.
+    pub fn on_probed(&mut self, env: &mut Env<'_>) {
+        if let Some(search) = &mut self.search {
+            search.on_answer(env.blame, env.now);
+            self.probe(env);
+        }
+    }
+
+    /// A probe goes out.
+    pub fn on_probe(&mut self, tail: [u8; 8], now: Instant) {
+        if let Some(search) = &mut self.search {
+            search.on_sent(tail, now);
+        }
+    }
+
+    fn probe(&mut self, env: &mut Env<'_>) {
+        let Some(search) = &mut self.search else { return };
+        match search.step(env.blame, env.now) {
+            Step::Wait => {}
+            Step::Probe(ports) => self.todo.push(Todo::Probe(ports)),
+            Step::Found(from, to) => {
+                self.search = None;
+                env.blame.convict(from, to, env.now);
+                self.blame.convict(from, to, env.now);
+                self.rebuild |= self.view.is_some();
+            }
+        }
+    }
+
     // What is sent.
 
     /// The way of a packet of that flow.
@@ -361,10 +400,15 @@ impl Routes {
         }
     }
 
-    /// Largest payload that all live ways take; 1280 without any.
-    pub fn mtu(&self) -> usize {
-        let live = self.ways.iter().filter(|way| way.state == State::Live);
-        live.map(|way| way.mtu).min().unwrap_or(MTU_MIN)
+    /// Largest payloads that all live ways take, and the broadest of them; `None` without any.
+    pub fn mtus(&self) -> Option<(usize, usize)> {
+        let live = || self.ways.iter().filter(|way| way.state == State::Live).map(|way| way.mtu);
+        Some((live().min()?, live().max()?))
+    }
+
+    /// Do packets of streams take a live way now?
+    pub fn rides(&self) -> bool {
+        self.way(self.flows[0].way).is_some_and(|way| way.state == State::Live)
     }
 
     /// Smoothed round trip of the way that streams take, if measured.
@@ -409,6 +453,7 @@ impl Routes {
         let refresh = self.refreshed_at.map(|at| at + REFRESH).filter(|&at| at < active);
         let now_if = |wanted: bool| wanted.then_some(Instant::ZERO);
         ways.chain(asks)
+            .chain([self.search.as_ref().map(|search| search.deadline())])
             .chain([due(0, &self.trees), refresh, now_if(self.rebuild || !self.todo.is_empty())])
             .flatten()
             .min()
@@ -421,6 +466,9 @@ impl Routes {
             self.build(env);
         }
         self.on_asks_late(env);
+        if self.search.as_ref().is_some_and(|search| search.deadline() <= env.now) {
+            self.probe(env);
+        }
         let (now, guess) = (env.now, self.guess());
         let ids: Vec<u8> = std::iter::once(0).chain(self.ways.iter().map(|way| way.id)).collect();
         for id in ids {
@@ -559,7 +607,7 @@ impl Routes {
     /// Makes ways from what is known now. Those that are still good, or carry something, stay.
     fn build(&mut self, env: &mut Env<'_>) {
         let now = env.now;
-        let mtu = self.mtu();
+        let mtu = self.mtus();
         let paths = match env.neighbours.get(&self.there) {
             Some(&(port, span)) => {
                 let mut ports = Vec::with_capacity(3);
@@ -607,7 +655,7 @@ impl Routes {
         });
         self.limit();
         self.review(now);
-        if self.mtu() != mtu {
+        if self.mtus() != mtu {
             self.todo.push(Todo::Mtu);
         }
     }
@@ -644,7 +692,7 @@ impl Routes {
         if id == 0 {
             return;
         }
-        let mtu = self.mtu();
+        let mtu = self.mtus();
         let Some(way) = self.ways.iter_mut().find(|way| way.id == id) else { return };
         let was = std::mem::replace(&mut way.state, State::Live);
         if was != State::Live {
@@ -654,7 +702,7 @@ impl Routes {
             self.searches = 0;
             self.rung = 0;
             self.review(now);
-            if self.mtu() != mtu {
+            if self.mtus() != mtu {
                 self.todo.push(Todo::Mtu);
             }
         }
@@ -671,15 +719,20 @@ impl Routes {
             self.search(env);
             return;
         }
-        let mtu = self.mtu();
+        let mtu = self.mtus();
         let Some(way) = self.ways.iter_mut().find(|way| way.id == id) else { return };
         way.gauge.forgive();
-        let times = if let State::Failed { times, .. } = way.state { times + 1 } else { 1 };
+        let was = way.state;
+        let times = if let State::Failed { times, .. } = was { times + 1 } else { 1 };
         way.state = State::Failed { times, again: now + backoff(times) };
         if silent && !way.path.nodes.is_empty() {
             let nodes = chain(self.me, &way.path.nodes);
             env.blame.failed(&nodes, now);
             self.blame.failed(&nodes, now);
+            if self.search.is_none() && was != State::Fresh {
+                let (ports, patience) = (way.path.ports.clone(), way.gauge.patience(RTT_GUESS));
+                self.search = Search::new(nodes, &ports, patience).map(Box::new);
+            }
         }
         let carried = self.carries(id);
         for flow in 0..FLOWS {
@@ -701,7 +754,7 @@ impl Routes {
                 self.search(env);
             }
         }
-        if self.mtu() != mtu {
+        if self.mtus() != mtu {
             self.todo.push(Todo::Mtu);
         }
     }
@@ -757,17 +810,22 @@ impl Routes {
                 None => (true, false),
                 Some(way) if way.id == best.id => (false, false),
                 Some(way) => {
-                    let crowded = best.is_lighter_than(way, 0) && now - self.moved_at >= MOVE_GAP;
+                    let rested = now - self.moved_at >= MOVE_GAP;
+                    let crowded = rested && best.is_lighter_than(way, 0);
+                    // What has just been found is taken if it is better at all; later moves must be worth it.
+                    let found = self.refreshed_at.is_some_and(|at| now - at <= FOUND);
+                    let better = if found { BETTER_FOUND } else { BETTER };
                     (
                         crowded
-                            || best.score() * BETTER < way.score()
+                            || best.score() * better < way.score()
                                 && best.gauge.load() <= way.gauge.load().max(LOAD_HIGH),
                         crowded,
                     )
                 }
             };
             if moves {
-                self.flows[flow].way = best.id;
+                let id = best.id;
+                self.flows[flow].way = id;
                 if crowded {
                     self.moved_at = now;
                 }
@@ -843,6 +901,10 @@ const FAILED_FIRST: Duration = Duration::from_secs(1);
 const RTT_GUESS: Duration = Duration::from_millis(100);
 /// A flow moves for a gain of a quarter.
 const BETTER: f32 = 1.25;
+/// Just after a search for less: it has to move once anyway.
+const BETTER_FOUND: f32 = 1.05;
+/// A search's results have come and are measured by then.
+const FOUND: Duration = Duration::from_secs(3);
 /// A crowded way: its queues are half full.
 const LOAD_HIGH: u8 = 128;
 /// A way round a crowd may take so many times as long.

@@ -14,7 +14,6 @@ pub(crate) mod tests;
 mod window;
 
 use crate::audit::locate::Blame;
-use crate::config::MTU_MIN;
 use crate::crypto::{Entropy, SecretKey, random};
 use crate::error::Unreachable;
 use crate::id::{NodeId, Port, Sid};
@@ -317,9 +316,9 @@ impl Sessions {
         self.indexes.contains_key(&index)
     }
 
-    /// Largest payload that the known ways to the node take; 1280 at least.
-    pub fn mtu(&self, node: &NodeId) -> usize {
-        self.table.find(node).map_or(MTU_MIN, |slot| self.table.get(slot).mtu())
+    /// Largest payloads that all known ways to the node take, and the broadest of them; `None` before there are any.
+    pub fn mtu(&self, node: &NodeId) -> Option<(usize, usize)> {
+        self.table.get(self.table.find(node)?).mtu()
     }
 
     /// The ways to the node, if there is a session: the trees first, then source routes.

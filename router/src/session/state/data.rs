@@ -107,6 +107,7 @@ impl Session {
     pub(in crate::session) fn sent_recently(&self, tail: &[u8; 8]) -> bool {
         self.tails.holds(tail)
             || self.routes.sent_recently(tail)
+            || self.routes.is_probe(tail)
             || self.kept.iter().any(|kept| kept.tail == *tail)
     }
 
@@ -118,6 +119,9 @@ impl Session {
         tail: &[u8; 8],
         ctx: &mut Context<'_>,
     ) {
+        if no_session && self.on_probed(tail, ctx) {
+            return;
+        }
         if !no_session && self.on_lost(tail, ctx) {
             // Only one of several ways.
             return;
@@ -231,7 +235,9 @@ impl Session {
             self.learn(place, ctx);
             if moved {
                 self.routes.on_moved(ctx.now);
-                ctx.events.push_back(SessionEvent::Moved { node: self.node });
+                if !self.routes.rides() {
+                    ctx.events.push_back(SessionEvent::Moved { node: self.node });
+                }
             }
         }
     }

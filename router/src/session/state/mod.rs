@@ -277,7 +277,9 @@ impl Session {
             self.place = Some(place);
             if moved {
                 self.routes.on_moved(ctx.now);
-                ctx.events.push_back(SessionEvent::Moved { node: self.node });
+                if !self.routes.rides() {
+                    ctx.events.push_back(SessionEvent::Moved { node: self.node });
+                }
             }
             self.send_init(ctx);
         }

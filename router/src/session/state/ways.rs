@@ -2,12 +2,13 @@
 use super::super::SessionEvent;
 use super::super::cipher::OVERHEAD;
 use super::{Context, KEPT_MAX, Kept, Session};
-use crate::crypto::random;
+use crate::crypto::{Entropy, random};
 use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
 use crate::route::feedback::Echo;
 use crate::time::Duration;
+use crate::wire::Writer;
 use crate::wire::body::sealed::{ROUTE_BACK, SealedHeader, channel};
-use crate::wire::body::{Destination, Inbound, List, Outbound, tail};
+use crate::wire::body::{self, Body, Destination, Inbound, List, Outbound, tail};
 use bytes::Bytes;
 
 impl Session {
@@ -87,6 +88,16 @@ impl Session {
     ) {
         self.routes.on_too_large(tail, body.saturating_sub(OVERHEAD));
         self.tend_ways(ctx);
+    }
+
+    /// A hop says that it has no such session: is it the answer to a probe?
+    pub(super) fn on_probed(&mut self, tail: &[u8; 8], ctx: &mut Context<'_>) -> bool {
+        let is_probe = self.routes.is_probe(tail);
+        if is_probe {
+            self.with_ways(ctx, |routes, env| routes.on_probed(env));
+            self.tend_ways(ctx);
+        }
+        is_probe
     }
 
     // What goes.
@@ -216,10 +227,18 @@ impl Session {
                     self.ask(pick, id, false, ctx);
                 }
                 Todo::Record(mask) => self.ask(Pick::Trees(mask), 0, true, ctx),
+                Todo::Probe(ports) => self.probe(ports, ctx),
                 Todo::Moved => ctx.events.push_back(SessionEvent::Moved { node: self.node }),
                 Todo::Mtu => ctx.events.push_back(SessionEvent::Mtu { node: self.node }),
             }
         }
+    }
+
+    /// Sends a packet that ends at a hop: it looks like any other, and no session of the hop has its index.
+    fn probe(&mut self, ports: Bytes, ctx: &mut Context<'_>) {
+        let (index, body) = probe(ctx.entropy);
+        self.routes.on_probe(tail(body.as_slice()), ctx.now);
+        ctx.out.push_back(Outbound { to: Destination::Back(ports), index, body });
     }
 
     fn ask(&mut self, pick: Pick, id: u8, record: bool, ctx: &mut Context<'_>) {
@@ -232,9 +251,9 @@ impl Session {
         self.send_by(pick, record, false, None, channel::PING, &token, ctx);
     }
 
-    /// Largest payload that the ways to the peer take.
-    pub(in crate::session) fn mtu(&self) -> usize {
-        self.routes.mtu()
+    /// Largest payloads that all ways to the peer take, and the broadest.
+    pub(in crate::session) fn mtu(&self) -> Option<(usize, usize)> {
+        self.routes.mtus()
     }
 
     /// The ways, for people to read.
@@ -264,6 +283,18 @@ fn header(channel: u8, route: u8, sent: u32, echo: &Echo) -> SealedHeader {
     SealedHeader { channel, route, sent, echo_route, echo_received, echo_load }
 }
 
+/// Index and body of a packet as sessions send them, of nobody's session.
+fn probe(entropy: &mut dyn Entropy) -> (u32, Body) {
+    let mut body = Body::with_capacity(PROBE_BYTES);
+    body.put_byte(body::DATA);
+    // The counter of a session that has been used a little.
+    body.put_eight(u64::from(u16::from_be_bytes(random(entropy))));
+    while body.as_slice().len() < PROBE_BYTES {
+        body.put(&random::<8>(entropy));
+    }
+    (u32::from_be_bytes(random(entropy)).max(1), body)
+}
+
 /// Packets of streams are one flow; those of the TUN are told apart by protocol, ports and flow label.
 fn flow_of(channel: u8, payload: &[u8]) -> usize {
     if channel != channel::IP {
@@ -278,5 +309,7 @@ fn flow_of(channel: u8, payload: &[u8]) -> usize {
     1 + (mix.wrapping_mul(0x9e37_79b9) >> 16) as usize % (FLOWS - 1)
 }
 
+/// Length of a probe: that of a question with a little to say.
+const PROBE_BYTES: usize = 9 + 12 + 16 + 48;
 /// Questions, records and news that one call may bring.
 const TODO_MAX: usize = 64;
