@@ -5,7 +5,8 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-env-changed=MANGROVE_COMMIT");
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        let output =
+            Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
     };
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {

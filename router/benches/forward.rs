@@ -42,6 +42,9 @@ fn choice(c: &mut Criterion) {
             cost: 2,
             link: LinkId(port.into()),
             late: false,
+            suspect: false,
+            mute: false,
+            passed: 0,
             trees: Default::default(),
         };
         for tree in 0..4u8 {

@@ -20,6 +20,9 @@ pub struct Config {
     pub checked: Option<Arc<dyn SignatureMemory>>,
     /// Packets of a session go by source routes, where such are known. Off, all go by the trees (experiments).
     pub source_routes: bool,
+    /// Peers that drop what they should pass on are found out and passed over. Off, nobody is judged (experiments);
+    /// others' audits are answered all the same.
+    pub audit: bool,
     /// Bytes that may wait for one link before its longest source loses packets.
     pub queue_bytes_max: usize,
     /// Frames that are passed on are written into pieces of so many bytes, one behind the other, so that one allocation
@@ -35,6 +38,7 @@ impl Default for Config {
             verify_account: |_| false,
             checked: None,
             source_routes: true,
+            audit: true,
             queue_bytes_max: QUEUE_BYTES_MAX,
             arena_bytes: ARENA_BYTES,
         }

@@ -9,7 +9,7 @@ use crate::id::{NodeId, Port, Target};
 use crate::lookup::{Locator, Lookup, LookupEvent, LookupStats, Position, Query};
 use crate::route::choose::RouteInfo;
 use crate::router::{Channel, Command, Event, SessionInfo};
-use crate::session::{Refused, SessionEvent, SessionStats, Sessions};
+use crate::session::{ProbeWay, Refused, SessionEvent, SessionStats, Sessions};
 use crate::time::{Duration, Instant};
 use crate::wire::body::{self, sealed};
 pub use crate::wire::body::{Body, Destination, Inbound, List, Outbound};
@@ -33,8 +33,12 @@ pub struct Endpoint {
     /// What waits for the outcome of a lookup.
     waiters: BTreeMap<Query, Vec<Waiter>>,
     events: VecDeque<Event>,
+    probed: VecDeque<Probed>,
     stats: EndpointStats,
 }
+
+/// An answer to a probe: who gave it, the token, some of its ports.
+pub type Probed = (NodeId, [u8; 8], Bytes);
 
 /// Why a packet for this node was not taken, if its sender should hear of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,7 @@ impl Endpoint {
             lookup: Lookup::new(&secret, config, entropy, now),
             waiters: BTreeMap::new(),
             events: VecDeque::new(),
+            probed: VecDeque::new(),
             stats: EndpointStats::default(),
         }
     }
@@ -144,6 +149,38 @@ impl Endpoint {
             self.settle(entropy, now);
         }
         taken
+    }
+
+    /// Begins a session with a node, for audits: an INIT along those ports, or wherever it is found.
+    pub fn meet(&mut self, node: NodeId, via: Option<Bytes>, entropy: &mut dyn Entropy, now: Instant) {
+        if node != self.me {
+            self.sessions.meet(node, via, entropy, now);
+            self.settle(entropy, now);
+        }
+    }
+
+    /// Sends a probe through a session, for audits.
+    pub fn probe(
+        &mut self,
+        node: &NodeId,
+        token: [u8; 8],
+        pad: usize,
+        way: ProbeWay,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.sessions.probe(node, token, pad, way, entropy, now);
+        self.settle(entropy, now);
+    }
+
+    /// An answer to a probe: from whom, which, and some of its ports. O(1).
+    pub fn poll_probed(&mut self) -> Option<Probed> {
+        self.probed.pop_front()
+    }
+
+    /// When a node was heard last that packets can be sealed for. O(1).
+    pub fn heard_at(&self, node: &NodeId) -> Option<Instant> {
+        self.sessions.heard_at(node)
     }
 
     /// A peer's link is this one now: frames to it go out of that port.
@@ -385,6 +422,11 @@ impl Endpoint {
             SessionEvent::Located { node, place } => {
                 self.lookup.handle_correspondent(node, place, entropy, now);
             }
+            SessionEvent::Probed { from, token, beyond } => {
+                if self.probed.len() < PROBED_MAX {
+                    self.probed.push_back((from, token, beyond));
+                }
+            }
             SessionEvent::Moved { node } => self.events.push_back(Event::PathChanged { node }),
             SessionEvent::Mtu { node } => self.events.push_back(Event::MtuChanged { node }),
             SessionEvent::Received { from, channel, payload } => {
@@ -446,6 +488,8 @@ impl Endpoint {
     }
 }
 
+/// Answers that wait within one call of the router: one a packet.
+const PROBED_MAX: usize = 64;
 /// What may wait for one lookup.
 const WAITERS_MAX: usize = 64;
 

@@ -37,8 +37,22 @@ pub struct HopPeer {
     pub link: LinkId,
     /// It owes a frame for too long: passed over while there is another.
     pub late: bool,
+    /// It drops what it should pass on, as far as audits tell: passed over while there is another. What is for it is
+    /// still sent to it.
+    pub suspect: bool,
+    /// It tells of nobody else, so it leads nowhere: passed over in the same way.
+    pub mute: bool,
+    /// Bytes of the body of a packet of others that was passed on to it lately: audits are as long.
+    pub passed: u16,
     /// Its coordinates.
     pub trees: [Generations; TREES_MAX],
+}
+
+impl HopPeer {
+    /// Is it used only if there is no other?
+    pub const fn is_passed_over(&self) -> bool {
+        self.late || self.suspect || self.mute
+    }
 }
 
 impl Table {
@@ -185,7 +199,7 @@ pub fn next_hop(sid: Sid, from: Port, destination: &Destination, course: Course,
     match descend(destination, from, course, table, false) {
         send @ Hop::Send { .. } => send,
         // With nobody else left, a late peer is better than none.
-        hop if table.peers.iter().any(|peer| peer.late) => {
+        hop if table.peers.iter().any(HopPeer::is_passed_over) => {
             if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid) {
                 return Hop::Send { index, course };
             }
@@ -209,7 +223,7 @@ fn descend(destination: &Destination, from: Port, mut course: Course, table: &Ta
 
         let mut best: Option<(u32, u32, usize)> = None;
         for (index, peer) in table.peers.iter().enumerate() {
-            if peer.late && !late_too || peer.port == from && !turning {
+            if peer.is_passed_over() && !late_too || peer.port == from && !turning {
                 continue;
             }
             let Some((phi, _)) = destination.phi(&peer.trees, course.mask) else { continue };
@@ -325,6 +339,9 @@ mod tests {
             cost: 1,
             link: LinkId(n.into()),
             late: false,
+            suspect: false,
+            mute: false,
+            passed: 0,
             trees: Default::default(),
         };
         for (tree, coords) in trees.iter().enumerate() {
@@ -367,6 +384,26 @@ mod tests {
             panic!()
         };
         assert_eq!(table.peers[index].port, Port(2), "a late peer is better than none");
+    }
+
+    #[test]
+    fn a_suspect_is_passed_over_but_still_reached_itself() {
+        let mut table = Table::default();
+        table.me[0].set(Some(&coords(1, &[1, 1])), None, Instant::ZERO);
+        table.insert(peer(1, &[Some(coords(1, &[1]))]));
+        table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
+        table.peer_mut(Port(2)).unwrap().suspect = true;
+        let to_port = |sid: Sid, trees: &[Option<Coords>], table: &Table| {
+            let Hop::Send { index, .. } = next_hop(sid, Port::SELF, &to(trees), FRESH, table) else {
+                panic!()
+            };
+            table.peers[index].port
+        };
+        let far = [Some(coords(1, &[2, 5, 7]))];
+        assert_eq!(to_port(NOBODY, &far, &table), Port(1));
+        assert_eq!(to_port(NodeId::from_bytes([2; 32]).sid(), &far, &table), Port(2));
+        table.remove(Port(1));
+        assert_eq!(to_port(NOBODY, &far, &table), Port(2), "better than nobody");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Owns the `Router`: frames, commands and time in; frames, events and a deadline out. It owns the parts and dispatches,
 //! no protocol of its own.
 mod api;
+mod audits;
 mod links;
 mod meeting;
 mod packets;
 
 pub use api::{Channel, Command, Event, PeerInfo, SelfInfo, SessionInfo, TreeInfoView};
 
+use crate::audit::Audit;
 use crate::config::{Boot, Config, H_MAX, LinkSpec, MTU_MIN};
 use crate::crypto::{Entropy, SecretKey};
 use crate::endpoint::Endpoint;
@@ -37,6 +39,7 @@ pub struct Router {
     trees: Trees,
     table: forward::Table,
     endpoint: Endpoint,
+    audit: Audit,
     timers: TimerTable,
     events: VecDeque<Event>,
     /// Links with frames to send that were not reported yet.
@@ -59,6 +62,7 @@ pub struct Router {
     /// Something came that may concern the trees, or the endpoint.
     trees_touched: bool,
     endpoint_touched: bool,
+    audit_touched: bool,
     /// Of the latest call, for views.
     now: Instant,
 }
@@ -72,9 +76,11 @@ impl Router {
         mut entropy: Box<dyn Entropy>,
         now: Instant,
     ) -> Self {
-        let trees =
+        let mut trees =
             Trees::new(secret.clone(), config.class, config.trees, &boot, config.checked.clone(), now);
         let endpoint = Endpoint::new(secret.clone(), &config, boot.counter, &mut *entropy, now);
+        let audit = Audit::new(&secret, &config);
+        trees.set_prove(config.audit);
         let mut router = Self {
             sid: secret.id().sid(),
             secret,
@@ -85,6 +91,7 @@ impl Router {
             trees,
             table: forward::Table::default(),
             endpoint,
+            audit,
             timers: TimerTable::default(),
             events: VecDeque::new(),
             ready: VecDeque::new(),
@@ -99,6 +106,7 @@ impl Router {
             meeting: meeting::Meeting::default(),
             trees_touched: true,
             endpoint_touched: true,
+            audit_touched: false,
             now,
         };
         router.settle(now);
@@ -155,6 +163,7 @@ impl Router {
                         self.events.push_back(Event::Joined);
                     }
                 }
+                Timer::Audit => self.on_audit_timeout(now),
                 Timer::Endpoint => {
                     self.endpoint.handle_timeout(&mut *self.entropy, now);
                     self.endpoint_touched = true;
@@ -188,12 +197,17 @@ impl Router {
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
         let ends = self.endpoint.stats();
+        let audits = self.audit.stats();
         Stats {
             dropped_body: ends.dropped_body + ends.sessions.dropped_body + ends.lookup.dropped_body,
             dropped_parked: ends.dropped_parked + ends.sessions.dropped_parked,
             dropped_address: ends.dropped_address + ends.sessions.dropped_address,
             dropped_repeated: ends.sessions.repeated,
             notices_ignored: ends.notices_ignored,
+            audit_probes: audits.probes,
+            audit_answers: audits.answered,
+            audit_suspected: audits.suspected,
+            audit_places_void: audits.places_void,
             session_handshakes: ends.sessions.handshakes,
             session_cookies: ends.sessions.cookies,
             lookups: ends.lookup.lookups,
@@ -316,6 +330,8 @@ impl Router {
         for _ in 0..SETTLE_ROUNDS_MAX {
             if std::mem::take(&mut self.trees_touched) {
                 self.settle_trees(now);
+            } else if std::mem::take(&mut self.audit_touched) {
+                self.settle_audit(now);
             } else if std::mem::take(&mut self.endpoint_touched) {
                 self.settle_endpoint(now);
             } else {

@@ -70,6 +70,14 @@ pub struct Stats {
     pub session_cookies: u64,
     /// Packets that came a second time.
     pub dropped_repeated: u64,
+    /// Audits sent through peers.
+    pub audit_probes: u64,
+    /// Audits answered.
+    pub audit_answers: u64,
+    /// Times that a peer fell under suspicion.
+    pub audit_suspected: u64,
+    /// Places in trees that a peer claimed and could not prove.
+    pub audit_places_void: u64,
     /// Signatures checked.
     pub signatures_checked: u64,
 }

@@ -18,6 +18,8 @@ pub enum Timer {
     Meeting,
     /// Sessions and lookups.
     Endpoint,
+    /// Audits of peers.
+    Audit,
 }
 
 /// Which timer is set to when.

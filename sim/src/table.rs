@@ -48,7 +48,8 @@ pub fn table(args: &Args, folder: &Path, results: &Path) -> Result<String, Strin
             for (entry, outcome) in missing.iter().zip(run_all(&scenarios, usize::from(args.jobs))) {
                 match outcome {
                     Ok(report) => {
-                        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+                        let text =
+                            serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
                         fs::write(&entry.report, text + "\n")
                             .map_err(|error| format!("cannot write {}: {error}", entry.report.display()))?;
                     }
@@ -96,7 +97,8 @@ fn rows(page: &mut String, file: &ScenarioFile, entries: &[Entry]) -> Result<(),
         let mut goals: Vec<String> = Vec::new();
         let mut cells = Vec::new();
         for topology in COLUMNS {
-            let Some(bound) = expect.bound(topology).filter(|_| file.topologies.iter().any(|name| name == topology))
+            let Some(bound) =
+                expect.bound(topology).filter(|_| file.topologies.iter().any(|name| name == topology))
             else {
                 cells.push("–".to_owned());
                 continue;
@@ -110,7 +112,11 @@ fn rows(page: &mut String, file: &ScenarioFile, entries: &[Entry]) -> Result<(),
                     let mark = if bound.holds(figure) { "" } else { " **miss**" };
                     let small = nodes.filter(|&nodes| (nodes as usize) < file.nodes);
                     let small = small.map_or_else(String::new, |nodes| format!(", {nodes} nodes"));
-                    let seeds = if figures.len() == 1 { "1 seed".to_owned() } else { format!("{} seeds", figures.len()) };
+                    let seeds = if figures.len() == 1 {
+                        "1 seed".to_owned()
+                    } else {
+                        format!("{} seeds", figures.len())
+                    };
                     format!("{figure}{mark} ({seeds}{small})")
                 }
                 None => "not run".to_owned(),
@@ -119,7 +125,8 @@ fn rows(page: &mut String, file: &ScenarioFile, entries: &[Entry]) -> Result<(),
         let mut goal = goals.clone();
         goal.dedup();
         let goal = if goal.len() == 1 { goal.remove(0) } else { goals.join(" / ") };
-        writeln!(page, "| {} | {goal} | {} |", expect.label, cells.join(" | ")).expect("a string takes everything");
+        writeln!(page, "| {} | {goal} | {} |", expect.label, cells.join(" | "))
+            .expect("a string takes everything");
     }
     Ok(())
 }

@@ -192,6 +192,8 @@ pub struct PeerInfo {
     pub cost: u8,
     /// Frames go over this link rather than over another one to the same peer.
     pub active: bool,
+    /// Audits say that it drops what it should pass on: it is passed over.
+    pub suspect: bool,
     /// Found by multicast.
     pub multicast: bool,
     /// As given by the driver.

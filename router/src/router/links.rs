@@ -10,6 +10,7 @@ use crate::peer::link::{Alive, Incoming, Link};
 use crate::rate::Rate;
 use crate::time::Instant;
 use crate::timer::Timer;
+use crate::wire::Control;
 use crate::wire::hello::Proof;
 use bytes::Bytes;
 
@@ -52,7 +53,10 @@ impl Router {
             }
             Ok(Incoming::Control(control)) => {
                 self.touch_link(id);
-                if let Some(port) = port {
+                if let (Some(port), Control::Peers { .. }) = (port, &control) {
+                    self.audit.on_frame(port, control, now);
+                    self.audit_touched = true;
+                } else if let Some(port) = port {
                     self.trees.on_frame(port, control, &mut self.stats, now);
                     self.trees_touched = true;
                 }
@@ -94,10 +98,15 @@ impl Router {
                 cost,
                 link: id,
                 late: false,
+                suspect: false,
+                mute: false,
+                passed: 0,
                 trees: Default::default(),
             });
             self.notices.insert(port, Rate::new(NOTICES_BURST, NOTICES_PER_SECOND, now));
             self.trees.on_peer_up(port, proof.node, proof.class, cost, control_max, now);
+            self.audit.on_peer_up(port, proof.node, &mut *self.entropy, now);
+            self.audit_touched = true;
             self.trees_touched = true;
             self.endpoint.handle_link(proof.node, port, span);
             self.endpoint.handle_peer(proof.node, self.trees.peer_locator(port), &mut *self.entropy, now);
@@ -140,6 +149,8 @@ impl Router {
         self.trees.on_peer_link(port, cost, control_max, now);
         if moved {
             self.trees.on_peer_moved(port);
+            self.audit.on_peer_moved(port, now);
+            self.audit_touched = true;
         }
         self.trees_touched = true;
     }
@@ -161,6 +172,8 @@ impl Router {
         if self.peers.remove_link(port, id, now).is_none() {
             // Others are left. What waited for this one is lost.
             self.trees.on_peer_moved(port);
+            self.audit.on_peer_moved(port, now);
+            self.audit_touched = true;
             return self.choose_link(port, now);
         }
         self.choices.forget();
@@ -168,6 +181,8 @@ impl Router {
         self.table.me.iter_mut().for_each(|generations| generations.lose(port));
         self.notices.remove(&port);
         self.trees.on_peer_down(port, now);
+        self.audit.on_peer_down(port, now);
+        self.audit_touched = true;
         self.endpoint.handle_peer_lost(node, &mut *self.entropy, now);
         self.trees_touched = true;
         self.endpoint_touched = true;
@@ -244,6 +259,10 @@ impl Router {
                 self.touch_link(active);
             }
         }
+        while let Some(port) = self.trees.poll_claim() {
+            self.audit.on_parent(port, now);
+            self.audit_touched = true;
+        }
         let mut moved: Option<Port> = None;
         while let Some((port, tree)) = self.trees.poll_change() {
             self.endpoint_touched = true;
@@ -301,7 +320,7 @@ impl Router {
         }
     }
 
-    fn send_control(&mut self, port: Port, control: &crate::wire::Control, now: Instant) {
+    pub(super) fn send_control(&mut self, port: Port, control: &Control, now: Instant) {
         let Some(active) = self.peers.get(port).map(|peer| peer.active) else { return };
         if let Some(link) = self.links.get_mut(&active) {
             link.send_control(control, now);
@@ -327,6 +346,7 @@ impl Router {
                 rtt: link.rtt.smoothed(),
                 cost: link.cost.get(),
                 active: peer.is_some_and(|peer| peer.active == link.id),
+                suspect: link.port.is_some_and(|port| self.audit.is_suspect(port)),
                 multicast: link.spec.multicast,
                 remote: link.spec.remote.clone(),
                 interface: link.spec.interface.clone(),

@@ -69,6 +69,7 @@ impl Router {
             }
         };
         let (id, out_port) = (self.table.peers[index].link, self.table.peers[index].port);
+        self.table.peers[index].passed = u16::try_from(body.len()).unwrap_or(u16::MAX);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         // Our own entry, if there is room; the list says so if there is none.
         let (record, entry) = match record {
@@ -134,7 +135,11 @@ impl Router {
             let granted = self.notices.get_mut(&from).is_some_and(|rate| rate.take(now));
             Chords::find(self.sid, from, packet.ports, reply, body.len(), granted, &self.table, &self.links)
         });
-        let link = self.table.peer(port).and_then(|peer| self.links.get_mut(&peer.link));
+        let peer = self.table.peer_mut(port);
+        let link = peer.and_then(|peer| {
+            peer.passed = u16::try_from(body.len()).unwrap_or(u16::MAX);
+            self.links.get_mut(&peer.link)
+        });
         let Some(link) = link else {
             self.stats.dropped_no_route += 1;
             self.refuse(from, packet.rev, NoticeCode::BrokenPort, 0, body, now);
@@ -264,11 +269,21 @@ impl Router {
         while let Some(Outbound { to, index, body }) = self.endpoint.poll_packet() {
             match to {
                 Destination::Node { sid, locator, mask, record } => {
-                    self.send_to(sid, &locator, mask, record, index, body, now);
+                    self.send_to(sid, &locator, Port::SELF, mask, record, index, body, now);
                 }
-                Destination::Back(ports) => self.send_back(&ports, &[], index, body, now),
-                Destination::Reply { way, record } => self.send_back(&way, &record, index, body, now),
+                Destination::Around { sid, locator, avoid } => {
+                    self.send_to(sid, &locator, avoid, u8::MAX, false, index, body, now);
+                }
+                Destination::Back(ports) => self.send_back(&ports, &[], false, index, body, now),
+                Destination::Veiled(ports) => self.send_back(&ports, &[], true, index, body, now),
+                Destination::Reply { way, record } => {
+                    self.send_back(&way, &record, false, index, body, now);
+                }
             }
+        }
+        while let Some((from, token, beyond)) = self.endpoint.poll_probed() {
+            self.audit.on_answer(&token, &from, &beyond, now);
+            self.audit_touched = true;
         }
         self.timers.set(Timer::Endpoint, self.endpoint.poll_timeout());
     }
@@ -278,6 +293,7 @@ impl Router {
         &mut self,
         dst: Sid,
         locator: &Arc<Locator>,
+        avoid: Port,
         mask: u8,
         record: bool,
         index: u32,
@@ -288,7 +304,7 @@ impl Router {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
         let fresh = Course { mask, phi_min: PHI_NONE, budget: BUDGET };
-        let hop = next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table);
+        let hop = next_hop(dst, avoid, &self.aim.destination, fresh, &self.table);
         let Hop::Send { index: at, course, .. } = hop else {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         };
@@ -319,16 +335,25 @@ impl Router {
         self.head = head;
     }
 
-    /// Sends along a list of ports; with a record, that goes along as the list of a reply.
-    fn send_back(&mut self, ports: &Bytes, record: &[u8], index: u32, body: Body, now: Instant) {
+    /// Sends along a list of ports; with a record, that goes along as the list of a reply. `veiled`: as if it came from farther.
+    fn send_back(
+        &mut self,
+        ports: &Bytes,
+        record: &[u8],
+        veiled: bool,
+        index: u32,
+        body: Body,
+        now: Instant,
+    ) {
         let Ok(Some((port, ports))) = split_port(ports) else { return };
         let link = self.table.peer(port).and_then(|peer| self.links.get(&peer.link));
         let Some(link) = link else {
             return self.setback(NoticeCode::BrokenPort, 0, Notice::tail_of(body.as_slice()), now);
         };
         let flags = if record.is_empty() { 0 } else { FLAG_REPLY };
-        let id = link.id;
-        let header = DataS { flags, load: link.level(), ports, rev: &[], index, body: &[] };
+        let (id, load) = (link.id, link.level());
+        let rev = if veiled { self.made_up_way(port) } else { Vec::new() };
+        let header = DataS { flags, load, ports, rev: &rev, index, body: &[] };
         let mut head = std::mem::take(&mut self.head);
         head.clear();
         header.encode(None, &mut head);

@@ -24,7 +24,7 @@ use crate::router::SessionInfo;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
 use crate::wire::body::init::{Cookie, Hint, Init, InitAck};
-use crate::wire::body::{self, Inbound, List, Outbound};
+use crate::wire::body::{self, Destination, Inbound, List, Outbound};
 use crate::wire::record::Span;
 use bytes::Bytes;
 use handshake::{Identity, Responder};
@@ -115,6 +115,15 @@ pub enum SessionEvent {
         /// Why.
         reason: Unreachable,
     },
+    /// Answer to [`Sessions::probe`].
+    Probed {
+        /// Who answers.
+        from: NodeId,
+        /// That of the probe.
+        token: [u8; 8],
+        /// Some ports of that node, encoded.
+        beyond: Bytes,
+    },
     /// Answer to [`Sessions::ping`].
     Pong {
         /// That of the ping.
@@ -122,6 +131,15 @@ pub enum SessionEvent {
         /// The way there and back.
         result: Result<Duration, Unreachable>,
     },
+}
+
+/// How an audit's probe goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeWay {
+    /// Along these ports, the first this node's own.
+    Ports(Bytes),
+    /// By the trees, but not by that peer first.
+    Around(Port),
 }
 
 /// Counters of all sessions.
@@ -208,6 +226,36 @@ impl Sessions {
     /// Measures the way to a node and back: [`SessionEvent::Pong`].
     pub fn ping(&mut self, id: u64, to: NodeId, entropy: &mut dyn Entropy, now: Instant) {
         self.with(to, entropy, now, |session, ctx| session.ping(id, ctx));
+    }
+
+    /// Begins a handshake with a node: along those ports, or wherever it is found. An audit does.
+    pub fn meet(&mut self, node: NodeId, via: Option<Bytes>, entropy: &mut dyn Entropy, now: Instant) {
+        self.with(node, entropy, now, |session, ctx| session.meet(via, ctx));
+    }
+
+    /// When a node was heard last whose packets can be sealed. O(1).
+    pub fn heard_at(&self, node: &NodeId) -> Option<Instant> {
+        self.table.get(self.table.find(node)?).heard_at()
+    }
+
+    /// Sends a probe through a session. Nothing without keys.
+    pub fn probe(
+        &mut self,
+        node: &NodeId,
+        token: [u8; 8],
+        pad: usize,
+        way: ProbeWay,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        let Some(slot) = self.table.find(node) else { return };
+        let to = match way {
+            ProbeWay::Ports(ports) => Some(Destination::Veiled(ports)),
+            ProbeWay::Around(peer) => self.table.get(slot).around(peer),
+        };
+        if let Some(to) = to {
+            self.at(slot, entropy, now, |session, ctx| session.probe(&token, pad, to, ctx));
+        }
     }
 
     /// The node is there. Does nothing for a node that nobody talks to.

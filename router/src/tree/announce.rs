@@ -183,7 +183,13 @@ impl Trees {
     pub(super) fn rewalk_peers(&mut self, tree: usize, now: Instant) {
         let mut chain = std::mem::take(&mut self.scratch);
         for (&port, peer) in &mut self.peers {
-            let new = super::walk(&self.known, tree, peer.slot, self.me_slot, &mut chain);
+            let mut new = super::walk(&self.known, tree, peer.slot, self.me_slot, &mut chain);
+            // A place that the peer could not prove is none.
+            let parent =
+                self.known.info(tree, peer.slot).filter(|info| !info.is_root()).map(|info| info.parent);
+            if new.is_ok() && parent.is_some_and(|parent| peer.claimed.contains(&parent)) {
+                new = Err(Void::Loop);
+            }
             match &new {
                 Ok(_) => {
                     peer.missing.remove(&tree);

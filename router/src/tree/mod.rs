@@ -43,6 +43,10 @@ pub struct Trees {
     frames: VecDeque<(Port, Control)>,
     changes: BTreeSet<(Port, usize)>,
     hints: BTreeSet<Port>,
+    /// Peers whose chains are followed since lately.
+    to_prove: BTreeSet<Port>,
+    /// Chains for a gain wait until they are proved.
+    prove: bool,
     checked: Option<Arc<dyn SignatureMemory>>,
     sweep_at: Option<Instant>,
     scratch: Vec<Slot>,
@@ -56,8 +60,10 @@ struct Own {
     request: Option<Request>,
     /// Peers that refused, or did not answer: until then they are passed over.
     passed_over: BTreeMap<Port, Instant>,
-    /// Since when a way that is better by a quarter has been seen.
+    /// Since when a way that is better by a quarter has been seen,
     gain_since: Option<Instant>,
+    /// and through whom.
+    gaining: Option<Port>,
     /// Since when the published cost has been off by a factor of two.
     cost_off_since: Option<Instant>,
     /// When the cost of the link to this parent was last published anew.
@@ -89,6 +95,12 @@ struct TreePeer {
     ways: Vec<Result<Way, Void>>,
     /// Nodes and seqs of the chain last announced to it, per tree.
     sent: Vec<Vec<(Slot, u64)>>,
+    /// Audits say that it drops what it should pass on.
+    suspect: bool,
+    /// Parents that it has proved to have.
+    proved: Vec<NodeId>,
+    /// Parents that it claims only: its chains through them are void.
+    claimed: Vec<NodeId>,
     /// It has to hear something.
     due: bool,
     announced: Option<Instant>,
@@ -140,6 +152,8 @@ impl Trees {
             frames: VecDeque::new(),
             changes: BTreeSet::new(),
             hints: BTreeSet::new(),
+            to_prove: BTreeSet::new(),
+            prove: false,
             checked,
             sweep_at: None,
             scratch: Vec::new(),
@@ -161,6 +175,7 @@ impl Trees {
                 request: None,
                 passed_over: BTreeMap::new(),
                 gain_since: None,
+                gaining: None,
                 cost_off_since: None,
                 cost_published: None,
                 tenure: Tenure::new(me, boot.roots.of_tree(tree), now),
@@ -170,6 +185,11 @@ impl Trees {
             });
         }
         this
+    }
+
+    /// Whether peers have to prove places before they are taken for a gain.
+    pub fn set_prove(&mut self, prove: bool) {
+        self.prove = prove;
     }
 
     /// A peer is up. `frame_max` is the largest control frame that goes to it.
@@ -192,6 +212,9 @@ impl Trees {
             port_there: None,
             ways: vec![Err(Void::Unknown); self.trees],
             sent: vec![Vec::new(); self.trees],
+            suspect: false,
+            proved: Vec::new(),
+            claimed: Vec::new(),
             due: true,
             announced: None,
             frame_max,
@@ -230,6 +253,49 @@ impl Trees {
                 self.choose(tree, now);
             }
         }
+    }
+
+    /// Audits say that the peer drops what it should pass on, or no longer.
+    pub fn on_suspect(&mut self, port: Port, suspect: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&port) else { return };
+        peer.suspect = suspect;
+        for tree in 0..self.trees {
+            self.choose(tree, now);
+        }
+    }
+
+    /// Parents that the peer has proved to have, and such as it only claims.
+    pub fn on_places(&mut self, port: Port, proved: Vec<NodeId>, claimed: Vec<NodeId>, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&port) else { return };
+        peer.proved = proved;
+        peer.claimed = claimed;
+        self.recompute_all(now);
+    }
+
+    /// The parents that the peer says it has in trees where this node follows its chain, or would if they were proved.
+    pub fn claims(&self, port: Port) -> Vec<NodeId> {
+        let Some(peer) = self.peers.get(&port) else { return Vec::new() };
+        let mut parents = Vec::new();
+        for (tree, own) in self.own.iter().enumerate() {
+            let follows = own.parent == Some(port) || own.gaining == Some(port);
+            let info = self.known.info(tree, peer.slot).filter(|info| follows && !info.is_root());
+            if let Some(parent) = info.map(|info| info.parent).filter(|parent| *parent != self.me) {
+                parents.push(parent);
+            }
+        }
+        parents.sort_unstable();
+        parents.dedup();
+        parents
+    }
+
+    /// Is that peer a parent of this node, in any tree?
+    pub fn is_parent(&self, port: Port) -> bool {
+        self.own.iter().any(|own| own.parent == Some(port))
+    }
+
+    /// A peer whose claims matter since lately. O(1).
+    pub fn poll_claim(&mut self) -> Option<Port> {
+        self.to_prove.pop_first()
     }
 
     /// Frames to that peer may have been lost: it gets all chains again.

@@ -9,10 +9,12 @@ use crate::stats::Stats;
 use crate::time::{Duration, Instant};
 use crate::wire::{Control, TreeInfo};
 
-/// A peer that could be the parent. The least is the best: root first, then cost, then the peer that is the parent in
-/// the fewest other trees, then its hash.
+/// A peer that could be the parent. The least is the best: those that are not under suspicion first (but in the last tree,
+/// which always keeps the common root), then root, then cost, then the peer that is the parent in the fewest other trees,
+/// then its hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Candidate {
+    shunned: bool,
     rank: Rank,
     cost: u32,
     elsewhere: usize,
@@ -53,11 +55,11 @@ impl Trees {
         visible.sort_unstable();
         visible.dedup();
         let allowed = self.own[tree].tenure.allowed(&visible, self.me, now);
-        let best =
-            candidates.into_iter().filter(|candidate| allowed.has(&self.known.id(candidate.root))).min();
-
         let mine = self.own[tree].my_rank;
-        let Some(best) = best.filter(|best| best.rank < mine) else {
+        // A chain to a root that is worse than myself is none.
+        let fit =
+            |candidate: &Candidate| candidate.rank < mine && allowed.has(&self.known.id(candidate.root));
+        let Some(best) = candidates.into_iter().filter(fit).min() else {
             if self.own[tree].parent.is_some() && self.leaves_for_itself(tree, mine, &allowed) {
                 self.become_root(tree, now);
             }
@@ -84,9 +86,11 @@ impl Trees {
         peer.port_there?;
         let way = peer.ways[tree].as_ref().ok().filter(|way| !way.through_me)?;
         let link = u32::from(peer.cost) * if peer.class == Class::Mobile { MOBILE_FACTOR } else { 1 };
+        let link = if peer.suspect { SUSPECT_COST } else { link };
         let elsewhere =
             (0..self.trees).filter(|&other| other != tree && self.own[other].parent == Some(port)).count();
         Some(Candidate {
+            shunned: peer.suspect && (self.trees == 1 || tree + 1 < self.trees),
             rank: way.rank,
             cost: way.cost + link,
             elsewhere,
@@ -113,9 +117,19 @@ impl Trees {
     ) -> bool {
         let own = &mut self.own[tree];
         let Some(standing) = standing else { return true };
+        let was_gaining = own.gaining.take();
         if standing.port == best.port {
             own.gain_since = None;
             return false;
+        }
+        if standing.shunned && !best.shunned {
+            own.gain_since = None;
+            return true;
+        }
+        if best.shunned && !standing.shunned {
+            // What I have is passed over for a moment only.
+            own.gain_since = None;
+            return !allowed.has(&self.known.id(standing.root));
         }
         if best.root != standing.root {
             own.gain_since = None;
@@ -127,7 +141,18 @@ impl Trees {
             return false;
         }
         let since = *own.gain_since.get_or_insert(now);
-        now - since >= GAIN_HOLD
+        own.gaining = Some(best.port);
+        if was_gaining != own.gaining {
+            self.to_prove.insert(best.port);
+        }
+        now - since >= GAIN_HOLD && (!self.prove || self.has_proved(tree, best.port))
+    }
+
+    /// Has the peer proved the place that its chain begins with? A root has none to prove, nor has a child of mine.
+    fn has_proved(&self, tree: usize, port: Port) -> bool {
+        let Some(peer) = self.peers.get(&port) else { return false };
+        let info = self.known.info(tree, peer.slot);
+        info.is_none_or(|info| info.is_root() || info.parent == self.me || peer.proved.contains(&info.parent))
     }
 
     /// Is the published cost of my link off by a factor of two, for long, and may I publish it anew?
@@ -148,7 +173,9 @@ impl Trees {
     fn look_again(&mut self, tree: usize, now: Instant) {
         let own = &mut self.own[tree];
         let passed = own.passed_over.values().copied().filter(|&until| until > now).min();
-        let gain = own.gain_since.map(|since| since + GAIN_HOLD);
+        // A gain that waits for a proof is told of it; a second is for what is not told.
+        let gain = own.gain_since.map(|since| (since + GAIN_HOLD, since + GAIN_HOLD > now));
+        let gain = gain.map(|(at, waits)| if waits { at } else { now + GAIN_AGAIN });
         let cost = own.cost_off_since.map(|since| {
             let rested = own.cost_published.map_or(now, |last| last + COST_REST);
             (since + COST_HOLD).max(rested)
@@ -276,7 +303,9 @@ impl Trees {
             stats.parent_changes += 1;
         }
         own.parent = Some(port);
+        self.to_prove.insert(port);
         own.gain_since = None;
+        own.gaining = None;
         own.cost_off_since = None;
         self.known.insert(info, now);
         self.sweep_soon(now);
@@ -290,6 +319,7 @@ impl Trees {
         own.parent = None;
         own.request = None;
         own.gain_since = None;
+        own.gaining = None;
         own.cost_off_since = None;
         self.known.insert(info, now);
         self.sweep_soon(now);
@@ -308,6 +338,10 @@ impl Trees {
 
 /// A mobile peer's link counts that much more: it will be gone soon.
 const MOBILE_FACTOR: u32 = 4;
+/// A gain that has been held for long enough and is not proved yet is looked at again.
+const GAIN_AGAIN: Duration = Duration::from_secs(1);
+/// With only suspects left, one of them at that cost.
+const SUSPECT_COST: u32 = 1000;
 /// A way to the same root must be better by a quarter for that long.
 const GAIN_HOLD: Duration = Duration::from_secs(5);
 /// A published cost must be off by a factor of two for that long to be published anew (kilobytes on every link below),

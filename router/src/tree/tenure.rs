@@ -188,8 +188,8 @@ const TENURED: Duration = Duration::from_secs(300);
 const KNOWN: Duration = Duration::from_secs(20);
 /// While a network starts, everything is fresh.
 const STARTING: Duration = Duration::from_secs(60);
-/// Changes so close together have one cause.
-const SAME_CHANGE: Duration = Duration::from_secs(1);
+/// Changes so close together have one cause: a large net that has lost its root settles within 3 s, over several others.
+const SAME_CHANGE: Duration = Duration::from_secs(3);
 /// Roots whose times are kept.
 const ROOTS_MAX: usize = 32;
 

@@ -2,7 +2,7 @@
 use super::announce::{self, TreeInfo};
 use super::codec::{Reader, Writer};
 use super::{FrameError, kind};
-use crate::id::Port;
+use crate::id::{NodeId, Port};
 
 /// What is inside a SEALED frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,15 @@ pub enum Control {
         /// One bit a tree.
         trees: u8,
     },
+    /// Who the sender's other peers are, as far as the receiver may audit the sender through them.
+    Peers {
+        /// "The receiver is a peer of mine", by the sender: the receiver shows it to its other peers.
+        half: Option<[u8; 64]>,
+        /// Ports of the sender that lead to nobody told of any more; 0 is all of them.
+        gone: Vec<Port>,
+        /// Peers that are new.
+        here: Vec<PeerEntry>,
+    },
     /// Datagram links: a control frame that must arrive.
     Reliable {
         /// Counts such frames of this sender, from 0.
@@ -63,6 +72,21 @@ pub enum Control {
         kind: u8,
     },
 }
+
+/// A peer of the sender of a [`Control::Peers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// The sender's port for it.
+    pub port: Port,
+    /// Its key.
+    pub node: NodeId,
+    /// "The sender is a peer of mine", by that peer.
+    pub half: [u8; 64],
+}
+
+/// Peers, and ports, in one PEERS: what a frame of 1280 bytes holds.
+pub const PEERS_ENTRIES_MAX: usize = 10;
+const PEERS_HALF: u8 = 1;
 
 /// Tree entries in one ANNOUNCE: more than a frame of 64 KiB can hold of the short sort.
 pub const ANNOUNCE_INFOS_MAX: usize = 1024;
@@ -102,6 +126,22 @@ impl Control {
             Self::Resync { trees } => {
                 out.put_byte(kind::RESYNC);
                 out.put_byte(*trees);
+            }
+            Self::Peers { half, gone, here } => {
+                out.put_byte(kind::PEERS);
+                out.put_byte(if half.is_some() { PEERS_HALF } else { 0 });
+                if let Some(half) = half {
+                    out.put(half);
+                }
+                out.put_byte(gone.len() as u8);
+                for port in gone {
+                    out.put_port(*port);
+                }
+                for entry in here {
+                    out.put_port(entry.port);
+                    out.put(entry.node.as_bytes());
+                    out.put(&entry.half);
+                }
             }
             Self::Reliable { seq, frame } => {
                 out.put_byte(kind::RELIABLE);
@@ -153,6 +193,30 @@ impl Control {
                 Self::Announce { port, infos }
             }
             kind::RESYNC => Self::Resync { trees: reader.u8()? },
+            kind::PEERS => {
+                let half = match reader.u8()? {
+                    0 => None,
+                    PEERS_HALF => Some(reader.array()?),
+                    _ => return Err(FrameError::Value),
+                };
+                let count = usize::from(reader.u8()?);
+                if count > PEERS_ENTRIES_MAX {
+                    return Err(FrameError::Long);
+                }
+                let gone = (0..count).map(|_| reader.port()).collect::<Result<_, _>>()?;
+                let mut here = Vec::new();
+                while !reader.is_empty() {
+                    if here.len() == PEERS_ENTRIES_MAX {
+                        return Err(FrameError::Long);
+                    }
+                    let port = reader.port()?;
+                    if port == Port::SELF {
+                        return Err(FrameError::Value);
+                    }
+                    here.push(PeerEntry { port, node: reader.node()?, half: reader.array()? });
+                }
+                Self::Peers { half, gone, here }
+            }
             kind::RELIABLE => {
                 let seq = reader.u32()?;
                 let frame = reader.bytes(reader.rest().len())?.to_vec();
@@ -186,6 +250,12 @@ mod tests {
             Control::ParentSig { tree: 3, seq: 9, sig: None },
             Control::Announce { port: Port(300), infos: vec![some_info(0), some_info(1)] },
             Control::Resync { trees: 15 },
+            Control::Peers { half: None, gone: vec![], here: vec![] },
+            Control::Peers {
+                half: Some([4; 64]),
+                gone: vec![Port(9), Port(300)],
+                here: vec![PeerEntry { port: Port(4000), node: NodeId::from_bytes([7; 32]), half: [9; 64] }],
+            },
             Control::Reliable { seq: 4, frame: vec![kind::RESYNC, 1] },
             Control::Ack { next: 3, more: 5 },
         ] {

@@ -64,7 +64,7 @@ pub mod kind {
     pub const PARENT_REQ: u8 = 0x12;
     /// Inside SEALED: the countersignature, or no.
     pub const PARENT_SIG: u8 = 0x13;
-    /// Inside SEALED: my peers (audits; not sent yet).
+    /// Inside SEALED: my other peers, through which I may be audited.
     pub const PEERS: u8 = 0x14;
     /// Inside SEALED: what has changed on my way to the roots.
     pub const ANNOUNCE: u8 = 0x15;

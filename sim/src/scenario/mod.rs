@@ -103,7 +103,7 @@ impl Scenario {
     /// What the routers do beyond their trees, so that a table can show what it gains.
     pub fn switch(&mut self, source_routes: bool, audit: bool) {
         self.config.source_routes = source_routes;
-        let _ = audit;
+        self.config.audit = audit;
     }
 
     /// Pairs that send each other a packet a second, whose delivery is watched second by second.

@@ -225,6 +225,7 @@ impl World {
             let body = out.body.as_slice().to_vec();
             *self.sent.entry(body[0]).or_default() += 1;
             let to = match &out.to {
+                Destination::Around { .. } => unreachable!("no audits here"),
                 Destination::Node { sid, locator, .. } => {
                     let to = (0..self.nodes.len()).find(|&at| self.id(at).sid() == *sid);
                     match to {
@@ -235,7 +236,7 @@ impl World {
                         }
                     }
                 }
-                Destination::Back(way) | Destination::Reply { way, .. } => {
+                Destination::Back(way) | Destination::Veiled(way) | Destination::Reply { way, .. } => {
                     usize::from(u16::from_be_bytes(way[..].try_into().unwrap()))
                 }
             };

@@ -38,8 +38,12 @@ impl Session {
             PacketError::Repeated => Refused::Repeated,
         })?;
         self.hear();
+        self.heard_at = Some(ctx.now);
         self.bytes_in += payload.len() as u64;
-        self.on_header(&header, packet, ctx);
+        let audit = matches!(header.channel, channel::PROBE | channel::PROBED);
+        if !audit {
+            self.on_header(&header, packet, ctx);
+        }
         if self.waiting.as_ref().is_some_and(|waiting| waiting.keys.index_local == index) {
             // The peer has used the keys, so it has them.
             let waiting = self.waiting.take().expect("just seen");
@@ -49,6 +53,9 @@ impl Session {
             }
             self.end_attempt(ctx);
             self.install(waiting.keys, ctx);
+        }
+        if audit {
+            return self.on_probe(&header, &payload, packet, ctx);
         }
         self.on_payload(&header, payload, packet, ctx)
     }

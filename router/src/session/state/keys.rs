@@ -4,8 +4,8 @@ use super::super::handshake::{Initiator, Responder, echo};
 use super::super::{Refused, SessionEvent};
 use super::{
     Attempt, COOKIES_MAX, CROSSING, Context, DOUBT_AFTER, GIVE_UP, HINTS_MAX, Heard, OLD_KEYS, OLD_KEYS_MAX,
-    Old, REKEY_AFTER, REKEY_GRACE, REKEY_PACKETS, RESEND_MAX, RETRY_FIRST, Session, WAITING_MAX, Waiting,
-    retry_delay,
+    Old, REKEY_AFTER, REKEY_GRACE, REKEY_PACKETS, RESEND_MAX, RETRY_FIRST, Session, TRIES_VIA, WAITING_MAX,
+    Waiting, retry_delay,
 };
 use crate::error::Unreachable;
 use crate::lookup::Position;
@@ -103,13 +103,17 @@ impl Session {
             self.on_rtt(ctx.now.since(attempt.began_at));
         }
         self.hear();
+        self.heard_at = Some(ctx.now);
+        let by_audit = self.via.take().is_some();
         self.told.confirmed = self.told.confirmed.max(attempt.seq);
         self.learn_newer(Position { seq: said.seq, locator: Arc::new(said.locator) }, ctx);
         let keys = Keys::new(keys, index, said.index, true, ctx.now);
         // It came back by the way that INIT went.
         let rtt = (attempt.tries == 1).then(|| ctx.now.since(attempt.began_at));
-        self.learn_way(packet, rtt, ctx);
-        self.learn_reply(packet, ctx);
+        if !by_audit {
+            self.learn_way(packet, rtt, ctx);
+            self.learn_reply(packet, ctx);
+        }
         let sent_before = keys.sent();
         let index = keys.index_local;
         self.install(keys, ctx);
@@ -187,14 +191,26 @@ impl Session {
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.next_at <= ctx.now) else {
             return;
         };
-        if ctx.now.since(attempt.began_at) < GIVE_UP {
-            if attempt.tries >= DOUBT_AFTER {
+        let goes_on = match self.via {
+            Some(_) => attempt.tries < TRIES_VIA,
+            None => ctx.now.since(attempt.began_at) < GIVE_UP,
+        };
+        if goes_on {
+            if attempt.tries >= DOUBT_AFTER && self.via.is_none() {
                 ctx.events.push_back(SessionEvent::Unanswered { node: self.node });
             }
             self.send_init(ctx);
             return;
         }
         self.end_attempt(ctx);
+        if self.via.take().is_some() {
+            if self.wants_keys() {
+                self.strive(ctx);
+            } else if self.current.is_none() {
+                self.end(ctx);
+            }
+            return;
+        }
         self.attempt_after = ctx.now + GIVE_UP;
         if self.current.is_none() || self.silent {
             self.give_up(Unreachable::NoAnswer, ctx);
@@ -203,7 +219,10 @@ impl Session {
 
     /// Does anything wait for keys?
     pub(super) fn wants_keys(&self) -> bool {
-        !self.can_send() && (!self.parked.is_empty() || self.pings.iter().any(|ping| ping.sent_at.is_none()))
+        !self.can_send()
+            && (self.meeting
+                || !self.parked.is_empty()
+                || self.pings.iter().any(|ping| ping.sent_at.is_none()))
     }
 
     /// Can packets be sealed and sent right now?
@@ -253,7 +272,14 @@ impl Session {
     }
 
     pub(super) fn send_init(&mut self, ctx: &mut Context<'_>) {
-        let (Some(attempt), Some(place)) = (&mut self.attempt, &self.place) else { return };
+        let Some(attempt) = &mut self.attempt else { return };
+        if let Some(via) = &self.via {
+            attempt.next_at = ctx.now + retry_delay(attempt.tries);
+            attempt.tries += 1;
+            ctx.out.push_back(Outbound::back(via, 0, &attempt.body));
+            return;
+        }
+        let Some(place) = &self.place else { return };
         attempt.next_at = ctx.now + retry_delay(attempt.tries);
         attempt.tries += 1;
         let body = Body::from_slice(&attempt.body);
@@ -277,6 +303,7 @@ impl Session {
     /// New keys, known to both ends. Of two handshakes that crossed, the lesser initiator's keys are sent with.
     pub(super) fn install(&mut self, keys: Keys, ctx: &mut Context<'_>) {
         self.hints = 0;
+        self.meeting = false;
         let initiator = |keys: &Keys| if keys.initiator { ctx.me.id() } else { self.node };
         let keep = self.current.as_ref().is_some_and(|current| {
             current.initiator != keys.initiator

@@ -7,9 +7,10 @@
 //!                                            └───────> old (opens for 60 s more)
 //! ```
 //!
-//! [`keys`] has the handshakes, [`data`] the packets, [`ways`] the source routes that they take.
+//! [`keys`] has the handshakes, [`data`] the packets, [`ways`] the source routes that they take, [`probes`] what audits do.
 mod data;
 mod keys;
+mod probes;
 mod ways;
 
 use super::cipher::Keys;
@@ -97,6 +98,13 @@ pub(in crate::session) struct Session {
     attempt_after: Instant,
     /// No notice is heard before.
     setback_after: Instant,
+    /// The attempt under way goes along these ports (an audit's).
+    via: Option<Bytes>,
+    /// An audit wants keys, wherever the node is found.
+    meeting: bool,
+    heard_at: Option<Instant>,
+    /// An audit needs the session until then.
+    kept_until: Instant,
     rtt: Option<Duration>,
     bytes_in: u64,
     bytes_out: u64,
@@ -206,6 +214,10 @@ impl Session {
             silent: false,
             attempt_after: Instant::ZERO,
             setback_after: Instant::ZERO,
+            via: None,
+            meeting: false,
+            heard_at: None,
+            kept_until: Instant::ZERO,
             rtt: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -308,7 +320,8 @@ impl Session {
         });
         let pings = self.pings.iter().filter_map(|ping| Some(ping.sent_at? + PING_TIMEOUT)).min();
         let silence = self.owed_since.filter(|_| !self.silent).map(|since| since + SILENCE);
-        let idle = self.attempt.as_ref().map_or(self.used_at + IDLE, |attempt| attempt.next_at);
+        let ends = (self.used_at + IDLE).max(self.kept_until);
+        let idle = self.attempt.as_ref().map_or(ends, |attempt| attempt.next_at);
         [
             waiting,
             self.old.iter().map(|old| old.ends_at).min(),
@@ -352,7 +365,7 @@ impl Session {
         if self.can_send() && self.tell_at(ctx.own).is_some_and(|at| at <= now) {
             self.tell(ctx);
         }
-        let idle = self.used_at + IDLE <= now && self.attempt.is_none();
+        let idle = (self.used_at + IDLE).max(self.kept_until) <= now && self.attempt.is_none();
         let empty = self.current.is_none()
             && self.waiting.is_none()
             && self.attempt.is_none()
@@ -387,7 +400,9 @@ impl Session {
         for ping in self.pings.drain(..) {
             ctx.events.push_back(SessionEvent::Pong { id: ping.id, result: Err(reason) });
         }
-        ctx.events.push_back(SessionEvent::Unreachable { node: self.node, reason });
+        if self.wanted {
+            ctx.events.push_back(SessionEvent::Unreachable { node: self.node, reason });
+        }
         self.end(ctx);
     }
 }
@@ -411,6 +426,8 @@ fn retry_delay(tries: u32) -> Duration {
 
 /// Time to the first repetition of an INIT or an Ack; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// INITs along an audit's way: it answers or it does not.
+const TRIES_VIA: u32 = 3;
 /// A node that has not answered for so long is unreachable until it answers.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(10);
 /// After so many unanswered INITs the place is looked up afresh.
@@ -433,6 +450,8 @@ const OLD_KEYS_MAX: usize = 3;
 const CROSSING: Duration = Duration::from_secs(5);
 /// An idle session is forgotten; the next packet costs one round trip.
 pub(crate) const IDLE: Duration = Duration::from_secs(10 * 60);
+/// One that audits go through waits for the next, of which each of four witnesses gets every fourth.
+const IDLE_AUDIT: Duration = Duration::from_secs(30 * 60);
 /// Packets went out and nothing came for so long: a keepalive's time and a slow round trip.
 pub(in crate::session) const SILENCE: Duration = Duration::from_millis(2500);
 /// Notices are followed at most so often.

@@ -118,6 +118,17 @@ pub enum Destination {
     },
     /// Along a list of ports: the way that a packet came from, or a source route.
     Back(Bytes),
+    /// To a node by the trees, but not by that peer first.
+    Around {
+        /// Its short name.
+        sid: Sid,
+        /// Where it is.
+        locator: Arc<Locator>,
+        /// The peer that is passed by.
+        avoid: Port,
+    },
+    /// The same as `Back`, as if it came from farther away: the router makes the beginning of its way up.
+    Veiled(Bytes),
     /// Along the way that a packet came from, with the hops that it had gathered.
     Reply {
         /// The ports.

@@ -69,6 +69,10 @@ pub mod channel {
     pub const PING: u8 = 0x83;
     /// token:8.
     pub const PONG: u8 = 0x84;
+    /// token:8 and zeros: to be answered with PROBED along the way that it came, whatever lies beyond on it.
+    pub const PROBE: u8 = 0x86;
+    /// token:8, then up to two of the sender's ports.
+    pub const PROBED: u8 = 0x87;
 }
 
 /// The number of a route: packets that go by the trees.

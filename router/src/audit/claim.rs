@@ -1,0 +1,165 @@
+//! Owns the proof of places: a peer says that it hangs on another node, and its chain is followed for that. Whoever took a
+//! root's countersignature once, unplugged and claims to hang on it anywhere would draw traffic from all sides. So the
+//! claimed parent has to answer a probe that goes through the peer.
+use crate::id::NodeId;
+use crate::time::{Duration, Instant};
+
+/// What one peer claims.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    claims: Vec<Claim>,
+    changed: bool,
+}
+
+/// One parent that a peer says it has.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) parent: NodeId,
+    /// It matters now.
+    wanted: bool,
+    proved: Option<Instant>,
+    misses: u8,
+    void_until: Option<Instant>,
+    pub(super) next: Instant,
+    /// A handshake through the peer was begun.
+    pub(super) met: bool,
+    /// A probe under way, and when its answer is due.
+    pub(super) asked: Option<([u8; 8], Instant)>,
+}
+
+impl Claims {
+    /// These parents matter now. Others are kept only as long as something is known of them.
+    pub(super) fn want(&mut self, parents: &[NodeId], now: Instant) {
+        for claim in &mut self.claims {
+            claim.wanted = parents.contains(&claim.parent);
+        }
+        for &parent in parents {
+            if self.claims.len() < CLAIMS_MAX && !self.claims.iter().any(|claim| claim.parent == parent) {
+                self.claims.push(Claim {
+                    parent,
+                    wanted: true,
+                    proved: None,
+                    misses: 0,
+                    void_until: None,
+                    next: now + SETTLED,
+                    met: false,
+                    asked: None,
+                });
+            }
+        }
+        let (before, mut freed) = (self.claims.len(), false);
+        for claim in &mut self.claims {
+            if claim.void_until.is_some_and(|until| until <= now) {
+                (claim.void_until, claim.misses, freed) = (None, 0, true);
+            }
+        }
+        self.claims.retain(|claim| {
+            let fresh = claim.proved.is_some_and(|proved| now - proved < PROVED_FOR);
+            claim.wanted || claim.void_until.is_some() || fresh
+        });
+        self.changed |= freed || before != self.claims.len();
+    }
+
+    /// The claim that is to be looked at next, if that time has come.
+    pub(super) fn due(&mut self, now: Instant) -> Option<&mut Claim> {
+        self.claims.iter_mut().find(|claim| claim.wanted && claim.void_until.is_none() && claim.next <= now)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let next = |claim: &Claim| claim.void_until.or(claim.wanted.then_some(claim.next));
+        self.claims.iter().filter_map(next).min()
+    }
+
+    /// Is that the answer to one of the probes?
+    pub(super) fn on_answer(&mut self, token: &[u8; 8], from: &NodeId, now: Instant) -> bool {
+        let asked = |claim: &&mut Claim| {
+            claim.parent == *from && claim.asked.is_some_and(|(asked, _)| asked == *token)
+        };
+        let Some(claim) = self.claims.iter_mut().find(asked) else { return false };
+        claim.asked = None;
+        claim.misses = 0;
+        claim.next = now + AGAIN;
+        self.changed |= claim.proved.is_none();
+        claim.proved = Some(now);
+        true
+    }
+
+    /// The parent did not answer through the peer, or the peer did not say how to reach it.
+    pub(super) fn on_miss(&mut self, parent: &NodeId, now: Instant) {
+        let Some(claim) = self.claims.iter_mut().find(|claim| claim.parent == *parent) else { return };
+        claim.asked = None;
+        claim.misses += 1;
+        claim.next = now + RETRY;
+        if claim.misses >= MISSES_MAX {
+            claim.void_until = Some(now + VOID_FOR);
+            claim.proved = None;
+            self.changed = true;
+        }
+    }
+
+    /// A handshake with the parent was begun through the peer; it has until then.
+    pub(super) fn on_meet(&mut self, parent: &NodeId, until: Instant) {
+        if let Some(claim) = self.claims.iter_mut().find(|claim| claim.parent == *parent) {
+            claim.met = true;
+            claim.next = until;
+        }
+    }
+
+    pub(super) fn proved(&self) -> Vec<NodeId> {
+        self.claims.iter().filter(|claim| claim.proved.is_some()).map(|claim| claim.parent).collect()
+    }
+
+    pub(super) fn void(&self) -> Vec<NodeId> {
+        self.claims.iter().filter(|claim| claim.void_until.is_some()).map(|claim| claim.parent).collect()
+    }
+
+    /// Has [`Self::proved`] or [`Self::void`] changed since this was asked last?
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+/// A tree that heals goes through places for moments; what stays that long is asked about.
+const SETTLED: Duration = Duration::from_secs(2);
+/// After a miss.
+const RETRY: Duration = Duration::from_secs(3);
+/// A place that was proved is asked about again after that.
+const AGAIN: Duration = Duration::from_secs(10 * 60);
+/// And counts as proved for so long though nobody follows it.
+const PROVED_FOR: Duration = Duration::from_secs(15 * 60);
+/// Three misses, and the place is void
+const MISSES_MAX: u8 = 3;
+/// for ten minutes.
+const VOID_FOR: Duration = Duration::from_secs(10 * 60);
+/// Parents of one peer: one a tree, and as many that it has left.
+const CLAIMS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_micros(1_000_000 * secs)
+    }
+
+    #[test]
+    fn three_misses_void_a_place_for_ten_minutes_and_an_answer_proves_it() {
+        let (thief, honest) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let mut claims = Claims::default();
+        claims.want(&[thief, honest], at(0));
+        assert!(claims.due(at(1)).is_none() && claims.due(at(2)).is_some());
+        for secs in [3, 7, 11] {
+            assert!(claims.void().is_empty());
+            claims.on_miss(&thief, at(secs));
+        }
+        claims.due(at(11)).unwrap().asked = Some(([5; 8], at(13)));
+        assert!(!claims.on_answer(&[5; 8], &thief, at(12)), "another's answer proves nothing");
+        assert!(claims.on_answer(&[5; 8], &honest, at(12)));
+        assert!(claims.take_changed());
+        assert_eq!((claims.proved(), claims.void()), (vec![honest], vec![thief]));
+        claims.want(&[], at(600));
+        assert_eq!(claims.void(), [thief], "leaving it for a moment frees nobody");
+        claims.want(&[thief], at(611));
+        assert!(claims.void().is_empty());
+    }
+}
