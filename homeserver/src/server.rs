@@ -199,7 +199,12 @@ impl Server {
     }
 
     /// Changes (or takes away) a field of a user's profile; rooms hear of a new name or picture.
-    pub async fn set_profile(&self, user: OwnedUserId, field: &str, value: Option<Value>) -> Result<(), Error> {
+    pub async fn set_profile(
+        &self,
+        user: OwnedUserId,
+        field: &str,
+        value: Option<Value>,
+    ) -> Result<(), Error> {
         if self.users.profile(&user).await?.get(field) == value.as_ref() {
             return Ok(());
         }

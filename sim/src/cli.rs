@@ -207,7 +207,8 @@ pub fn run(args: Args) -> ExitCode {
     let printed = print(&reports, args.json.as_ref()).and_then(|()| match &args.report {
         Some(folder) => {
             let path = folder.join("report.html");
-            let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, crate::html::page(&reports)));
+            let written =
+                fs::create_dir_all(folder).and_then(|()| fs::write(&path, crate::html::page(&reports)));
             written.map_err(|error| format!("cannot write {}: {error}", path.display()))
         }
         None => Ok(()),

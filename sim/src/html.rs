@@ -32,7 +32,15 @@ type Line = (String, Vec<(f64, f64)>);
 
 fn section(out: &mut String, report: &Report) {
     let Picture { degrees, depths, bytes, frames, forwarded, .. } = &report.picture;
-    write(out, format_args!("<h1>{}, {} nodes, seed {}</h1>\n", escaped(&report.topology), report.nodes, report.seed));
+    write(
+        out,
+        format_args!(
+            "<h1>{}, {} nodes, seed {}</h1>\n",
+            escaped(&report.topology),
+            report.nodes,
+            report.seed
+        ),
+    );
     write(out, format_args!("<pre>{}</pre>\n", escaped(&report.to_string())));
     let over_time = |pick: &dyn Fn(&crate::report::Second) -> Option<f64>| -> Vec<(f64, f64)> {
         report.seconds.iter().filter_map(|second| Some((second.at as f64, pick(second)?))).collect()
@@ -42,7 +50,8 @@ fn section(out: &mut String, report: &Report) {
         ("strangers, first try".to_owned(), over_time(&|second| second.strangers)),
         ("all, three tries".to_owned(), over_time(&|second| second.retried)),
     ];
-    let marks: Vec<(f64, &str)> = report.events.iter().map(|event| (event.at_s, event.kind.as_str())).collect();
+    let marks: Vec<(f64, &str)> =
+        report.events.iter().map(|event| (event.at_s, event.kind.as_str())).collect();
     plot(out, "Delivery over virtual time (s)", &delivery, Some(1.0), &marks);
     let counted = |counts: &std::collections::BTreeMap<usize, usize>| -> Vec<(f64, f64)> {
         counts.iter().map(|(&value, &nodes)| (value as f64, nodes as f64)).collect()
@@ -94,7 +103,10 @@ fn plot(out: &mut String, title: &str, lines: &[Line], top: Option<f64>, marks: 
     let y = |value: f64| HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - BOTTOM - TOP);
     write(
         out,
-        format_args!("<figure><figcaption>{}</figcaption><svg width=\"{WIDTH}\" height=\"{HEIGHT}\">", escaped(title)),
+        format_args!(
+            "<figure><figcaption>{}</figcaption><svg width=\"{WIDTH}\" height=\"{HEIGHT}\">",
+            escaped(title)
+        ),
     );
     for part in 0..=4 {
         let value = y0 + (y1 - y0) * f64::from(part) / 4.0;
@@ -132,7 +144,14 @@ fn plot(out: &mut String, title: &str, lines: &[Line], top: Option<f64>, marks: 
         }
         write(out, format_args!("\" stroke=\"{colour}\"/>"));
         let row = HEIGHT - BOTTOM - 6.0 - 13.0 * (lines.len() - 1 - number) as f64;
-        write(out, format_args!("<text x=\"{}\" y=\"{row:.0}\" style=\"fill:{colour}\">{}</text>", LEFT + 8.0, escaped(name)));
+        write(
+            out,
+            format_args!(
+                "<text x=\"{}\" y=\"{row:.0}\" style=\"fill:{colour}\">{}</text>",
+                LEFT + 8.0,
+                escaped(name)
+            ),
+        );
     }
     out.push_str("</svg></figure>\n");
 }
@@ -157,7 +176,10 @@ fn drawing(out: &mut String, report: &Report) {
     );
     let mut line = |a: u32, b: u32, style: &str| {
         let ((x1, y1), (x2, y2)) = (at(a), at(b));
-        write(out, format_args!("<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" {style}/>"));
+        write(
+            out,
+            format_args!("<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" {style}/>"),
+        );
     };
     for &[a, b] in &picture.links {
         line(a, b, "stroke=\"#cbd5e0\" stroke-width=\".6\"");
@@ -250,7 +272,11 @@ fn write(out: &mut String, what: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Scenario, Topology, event::{Event, Kind}, scenario};
+    use crate::{
+        Scenario, Topology,
+        event::{Event, Kind},
+        scenario,
+    };
 
     #[test]
     fn the_page_has_plots_and_the_network_and_nothing_from_elsewhere() {

@@ -254,7 +254,7 @@ impl Sessions {
             ProbeWay::Around(peer) => self.table.get(slot).around(peer),
         };
         if let Some(to) = to {
-            self.at(slot, entropy, now, |session, ctx| session.probe(&token, pad, to, ctx));
+            self.at(slot, entropy, now, |session, ctx| session.audit(&token, pad, to, ctx));
         }
     }
 

@@ -408,7 +408,8 @@ impl Trees {
     /// Bytes of memory that tree entries and peers' ways take.
     pub fn bytes(&self) -> usize {
         let peer = |peer: &TreePeer| {
-            let ways = peer.ways.iter().flatten().map(|way| size_of_val(way.coords.hops.as_slice())).sum::<usize>();
+            let ways =
+                peer.ways.iter().flatten().map(|way| size_of_val(way.coords.hops.as_slice())).sum::<usize>();
             let sent = peer.sent.iter().map(|sent| size_of_val(sent.as_slice())).sum::<usize>();
             size_of::<TreePeer>() + peer.ways.len() * size_of::<Result<Way, Void>>() + ways + sent
         };

@@ -106,9 +106,11 @@ impl Watch {
             return None;
         }
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
-        let (middle, last) = (mean(&self.tables[minutes / 2..minutes * 3 / 4]), mean(&self.tables[minutes * 3 / 4..]));
-        (last > 1.5 * middle)
-            .then(|| format!("tables grew from {middle:.0} to {last:.0} entries a node while nodes came and went"))
+        let (middle, last) =
+            (mean(&self.tables[minutes / 2..minutes * 3 / 4]), mean(&self.tables[minutes * 3 / 4..]));
+        (last > 1.5 * middle).then(|| {
+            format!("tables grew from {middle:.0} to {last:.0} entries a node while nodes came and went")
+        })
     }
 
     /// How long honest nodes that can reach each other have named different roots.

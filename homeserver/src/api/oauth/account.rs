@@ -39,7 +39,8 @@ async fn show(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {
 
 async fn account_page(visit: &Visit, user: &OwnedUserId, told: Option<&str>) -> Result<Made, Error> {
     let action = visit.field("action");
-    let told = told.map_or_else(String::new, |text| format!("<p class=\"wrong\" role=\"status\">{}</p>", escape(text)));
+    let told = told
+        .map_or_else(String::new, |text| format!("<p class=\"wrong\" role=\"status\">{}</p>", escape(text)));
     let html = match action {
         "org.matrix.cross_signing_reset" => format!(
             "<p>Your app wants to make a new identity for <b>{}</b>: all others have to verify you anew. Allow it only \
@@ -86,8 +87,8 @@ async fn whole(visit: &Visit, user: &OwnedUserId) -> Result<String, Error> {
         if !only.is_empty() && device.id != only {
             continue;
         }
-        let form =
-            visit.form(ACCOUNT_PATH, &button("end_device", "Log out", &hidden("device_id", device.id.as_str())));
+        let form = visit
+            .form(ACCOUNT_PATH, &button("end_device", "Log out", &hidden("device_id", device.id.as_str())));
         html += &format!(
             "<li>{} ({}){form}</li>",
             escape(device.name.as_deref().unwrap_or("unnamed")),
@@ -125,9 +126,9 @@ async fn change(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> 
     let told = match act(&mut visit, &user).await {
         Ok(Some(told)) => told,
         Ok(None) => return Ok(Made(redirect(LOGIN_PATH))),
-        Err(Error::User(error @ (UserError::WrongPassword | UserError::WeakPassword | UserError::TooLarge(_)))) => {
-            error.to_string()
-        }
+        Err(Error::User(
+            error @ (UserError::WrongPassword | UserError::WeakPassword | UserError::TooLarge(_)),
+        )) => error.to_string(),
         Err(error) => return Err(error),
     };
     account_page(&visit, &user, Some(&told)).await

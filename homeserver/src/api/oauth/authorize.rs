@@ -49,15 +49,21 @@ impl Ask {
         let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
         let client_id = field("client_id").to_owned();
         let Some(client) = server.users.client(&client_id).await? else {
-            return Ok(Err(Wrong::Page("The app is not registered here (or no longer). Start again in the app.")));
+            return Ok(Err(Wrong::Page(
+                "The app is not registered here (or no longer). Start again in the app.",
+            )));
         };
         let redirect = field("redirect_uri").to_owned();
         if !client.may_redirect(&redirect) {
-            return Ok(Err(Wrong::Page("The app wants to be answered at a place that it has not registered.")));
+            return Ok(Err(Wrong::Page(
+                "The app wants to be answered at a place that it has not registered.",
+            )));
         }
         let state = fields.get("state").cloned();
         let fragment = field("response_mode") == "fragment";
-        let wrong = |code| Ok(Err(Wrong::Client { redirect: redirect.clone(), fragment, state: state.clone(), code }));
+        let wrong = |code| {
+            Ok(Err(Wrong::Client { redirect: redirect.clone(), fragment, state: state.clone(), code }))
+        };
         if field("response_type") != "code" {
             return wrong("unsupported_response_type");
         }
@@ -143,24 +149,14 @@ async fn decide(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> 
             let next = encode_form(&[("next", &here)]);
             Ok(Made(redirect(&format!("{}?{next}", super::LOGIN_PATH))))
         }
-        _ => Ok(answer(
-            &visit,
-            &ask.redirect,
-            ask.fragment,
-            ask.state.as_deref(),
-            ("error", "access_denied"),
-        )),
+        _ => {
+            Ok(answer(&visit, &ask.redirect, ask.fragment, ask.state.as_deref(), ("error", "access_denied")))
+        }
     }
 }
 
 /// Sends the browser back to the client.
-fn answer(
-    visit: &Visit,
-    to: &str,
-    fragment: bool,
-    state: Option<&str>,
-    (name, value): (&str, &str),
-) -> Made {
+fn answer(visit: &Visit, to: &str, fragment: bool, state: Option<&str>, (name, value): (&str, &str)) -> Made {
     let issuer = format!("{}/", super::base(&visit.server).unwrap_or_default());
     let mut pairs = vec![(name, value), ("iss", &*issuer)];
     if let Some(state) = state {

@@ -67,7 +67,8 @@ async fn show(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {
     };
     let inside = match visit.server.users.waiting_device(&code) {
         None => {
-            let wrong = if code.is_empty() { "" } else { "<p class=\"wrong\">No device waits with this code.</p>" };
+            let wrong =
+                if code.is_empty() { "" } else { "<p class=\"wrong\">No device waits with this code.</p>" };
             format!(
                 "{wrong}<label>The code that your device shows<input name=\"code\" value=\"{}\" required \
                  autocomplete=\"off\" autocapitalize=\"characters\"></label><button name=\"decision\" \

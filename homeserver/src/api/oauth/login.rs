@@ -70,7 +70,9 @@ async fn login(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {
         return Ok(login_page(&visit, Some(&UserError::WrongPassword.to_string())));
     };
     match visit.server.limits.take_login(&user, visit.incoming.origin.page.as_deref()) {
-        Err(error @ RequestError::RateLimited { .. }) => return Ok(login_page(&visit, Some(&error.to_string()))),
+        Err(error @ RequestError::RateLimited { .. }) => {
+            return Ok(login_page(&visit, Some(&error.to_string())));
+        }
         other => other?,
     }
     match visit.server.users.check_password(&user, visit.field("password")).await {
@@ -94,7 +96,8 @@ fn signup_page(visit: &Visit, wrong: Option<&str>) -> Made {
     let stages = uia::registration_stages(&visit.server);
     let here = |stage: &AuthType| matches!(stage, AuthType::RegistrationToken | AuthType::Terms);
     if visit.server.settings.registration == Registration::Closed || !stages.iter().all(here) {
-        let html = "<p>Accounts are not made on this page. Register in an app, or ask whoever runs this server.</p>";
+        let html =
+            "<p>Accounts are not made on this page. Register in an app, or ask whoever runs this server.</p>";
         return visit.page(StatusCode::FORBIDDEN, "No registration here", html, &[]);
     }
     let next = next_path(visit.field("next"));
@@ -106,8 +109,7 @@ fn signup_page(visit: &Visit, wrong: Option<&str>) -> Made {
         escape(visit.field("user"))
     );
     if stages.contains(&AuthType::RegistrationToken) {
-        inside +=
-            "<label>Registration token<input name=\"token\" required autocomplete=\"off\"></label>";
+        inside += "<label>Registration token<input name=\"token\" required autocomplete=\"off\"></label>";
     }
     if let Some(terms) = &visit.server.settings.accounts.terms {
         inside += &format!(

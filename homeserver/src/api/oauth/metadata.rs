@@ -31,8 +31,12 @@ pub(super) fn routes(table: &mut Table) {
     table
         .plain(Group::Pages, Method::GET, "/.well-known/openid-configuration", metadata)
         .also("/.well-known/oauth-authorization-server");
-    table
-        .plain(Group::Client, Method::GET, "/_matrix/client/unstable/org.matrix.msc2965/auth_issuer", issuer);
+    table.plain(
+        Group::Client,
+        Method::GET,
+        "/_matrix/client/unstable/org.matrix.msc2965/auth_issuer",
+        issuer,
+    );
     table.plain(Group::Pages, Method::POST, REGISTER_PATH, register).limit(Class::Register);
 }
 

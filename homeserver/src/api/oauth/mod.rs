@@ -129,7 +129,8 @@ fn hidden(name: &str, value: &str) -> String {
 
 /// Where a browser goes on: a path of our own pages, whatever a link says.
 fn next_path(next: &str) -> &str {
-    let ours = next.starts_with("/_mangrove/") && !next.contains(['\r', '\n', '\\']) && next.len() <= NEXT_BYTES_MAX;
+    let ours =
+        next.starts_with("/_mangrove/") && !next.contains(['\r', '\n', '\\']) && next.len() <= NEXT_BYTES_MAX;
     if ours { next } else { ACCOUNT_PATH }
 }
 

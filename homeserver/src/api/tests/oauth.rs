@@ -10,7 +10,8 @@ const VERIFIER: &str = "a-verifier-of-forty-three-characters-or-more-x";
 const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:OAUTHDEVICE";
 
 async fn home() -> Home {
-    Home::new(Settings { public_url: Some(BASE.into()), hosts: vec!["chat.example.org".into()], ..open() }).await
+    Home::new(Settings { public_url: Some(BASE.into()), hosts: vec!["chat.example.org".into()], ..open() })
+        .await
 }
 
 fn encode(form: &[(&str, &str)]) -> String {
@@ -32,7 +33,10 @@ struct Shown {
 impl Shown {
     /// The value of a hidden field.
     fn hidden(&self, name: &str) -> String {
-        let at = self.html.find(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("{name}: {}", self.html));
+        let at = self
+            .html
+            .find(&format!("name=\"{name}\" value=\""))
+            .unwrap_or_else(|| panic!("{name}: {}", self.html));
         let rest = &self.html[at + name.len() + 15..];
         rest[..rest.find('"').unwrap()].replace("&amp;", "&")
     }
@@ -51,7 +55,10 @@ impl<'a> Tab<'a> {
         let (head, body) = self.home.send(request.body(Body::from(body)).unwrap()).await;
         if let Some(set) = head.headers.get(header::SET_COOKIE) {
             let set = set.to_str().unwrap();
-            assert!(set.contains("HttpOnly") && set.contains("SameSite=Lax") && set.contains("Secure"), "{set}");
+            assert!(
+                set.contains("HttpOnly") && set.contains("SameSite=Lax") && set.contains("Secure"),
+                "{set}"
+            );
             self.cookie = Some(set["mangrove=".len()..].split(';').next().unwrap().to_owned());
         }
         Shown {
@@ -129,7 +136,9 @@ async fn metadata_is_told_only_where_clients_can_trust_it() {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(metadata["issuer"], "https://chat.example.org/");
     assert_eq!(metadata["code_challenge_methods_supported"], json!(["S256"]));
-    for endpoint in ["authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint"] {
+    for endpoint in
+        ["authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint"]
+    {
         assert!(metadata[endpoint].as_str().unwrap().starts_with(BASE), "{metadata}");
     }
     for public_url in [None, Some("http://chat.example.org".to_owned())] {
@@ -155,12 +164,19 @@ async fn a_client_is_let_in_refreshes_and_is_shut_out() {
     assert_eq!(wrong.status, StatusCode::FORBIDDEN);
     let in_now = tab.log_in(&login, "Alice", PASSWORD).await;
     let consent = tab.get(&in_now.location.unwrap()).await;
-    assert!(consent.html.contains("Test &lt;app&gt;") && consent.html.contains(&alice.id), "{}", consent.html);
+    assert!(
+        consent.html.contains("Test &lt;app&gt;") && consent.html.contains(&alice.id),
+        "{}",
+        consent.html
+    );
     assert!(!consent.html.contains("<script"));
     let request = consent.hidden("request");
     // A form that another site made carries no mark of ours.
     let forged = tab
-        .go(Request::post("/_mangrove/oauth/authorize"), encode(&[("request", &request), ("decision", "allow")]))
+        .go(
+            Request::post("/_mangrove/oauth/authorize"),
+            encode(&[("request", &request), ("decision", "allow")]),
+        )
         .await;
     assert_eq!(forged.status, StatusCode::FORBIDDEN);
     let denied = tab
@@ -197,21 +213,31 @@ async fn a_client_is_let_in_refreshes_and_is_shut_out() {
     assert_eq!(status, StatusCode::OK, "{given}");
     assert_eq!((&given["token_type"], &given["scope"]), (&json!("Bearer"), &json!(SCOPE)));
     let access = given["access_token"].as_str().unwrap();
-    let (_, who) = home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(access), Value::Null).await;
+    let (_, who) =
+        home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(access), Value::Null).await;
     assert_eq!((&who["user_id"], &who["device_id"]), (&json!(alice.id), &json!("OAUTHDEVICE")), "{who}");
 
     let refresh = given["refresh_token"].as_str().unwrap().to_owned();
-    let (status, stolen) =
-        tokens(&home, &[("grant_type", "refresh_token"), ("client_id", "other"), ("refresh_token", &refresh)]).await;
+    let (status, stolen) = tokens(
+        &home,
+        &[("grant_type", "refresh_token"), ("client_id", "other"), ("refresh_token", &refresh)],
+    )
+    .await;
     assert_eq!((status, &stolen["error"]), (StatusCode::BAD_REQUEST, &json!("invalid_client")));
-    let (status, next) =
-        tokens(&home, &[("grant_type", "refresh_token"), ("client_id", &client), ("refresh_token", &refresh)]).await;
+    let (status, next) = tokens(
+        &home,
+        &[("grant_type", "refresh_token"), ("client_id", &client), ("refresh_token", &refresh)],
+    )
+    .await;
     assert_eq!(status, StatusCode::OK, "{next}");
     let access = next["access_token"].as_str().unwrap();
     let whoami = "/_matrix/client/v3/account/whoami";
     assert_eq!(home.call(Method::GET, whoami, Some(access), Value::Null).await.0, StatusCode::OK);
-    let (_, old) =
-        tokens(&home, &[("grant_type", "refresh_token"), ("client_id", &client), ("refresh_token", &refresh)]).await;
+    let (_, old) = tokens(
+        &home,
+        &[("grant_type", "refresh_token"), ("client_id", &client), ("refresh_token", &refresh)],
+    )
+    .await;
     assert_eq!(old["error"], "invalid_grant");
 
     // A code that comes twice was stolen: what it made ends.
@@ -300,7 +326,8 @@ async fn a_device_without_a_browser_is_linked() {
     assert!(done.html.contains("is linked"), "{}", done.html);
     let given = poll().await;
     let access = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
-    let (_, who) = home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(access), Value::Null).await;
+    let (_, who) =
+        home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(access), Value::Null).await;
     assert_eq!(who["user_id"], alice.id);
     assert_eq!(poll().await["error"], "invalid_grant");
 

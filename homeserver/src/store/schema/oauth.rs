@@ -6,13 +6,20 @@ use rusqlite::params;
 use crate::store::{Nid, ReadTx, StoreError, WriteTx};
 
 /// Registers (or remembers again) a client. Beyond `max`, those used least recently that have no device go.
-pub fn put_client(tx: &mut WriteTx<'_>, id: &str, json: &str, now_ms: u64, max: u64) -> Result<(), StoreError> {
+pub fn put_client(
+    tx: &mut WriteTx<'_>,
+    id: &str,
+    json: &str,
+    now_ms: u64,
+    max: u64,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO oauth_client(id, json, used_ms) VALUES(?1, ?2, ?3)
          ON CONFLICT(id) DO UPDATE SET used_ms = excluded.used_ms",
         params![id, json, now_ms as i64],
     )?;
-    let count = tx.row("SELECT count(*) FROM oauth_client", [], |row| row.get::<_, i64>(0))?.unwrap_or_default();
+    let count =
+        tx.row("SELECT count(*) FROM oauth_client", [], |row| row.get::<_, i64>(0))?.unwrap_or_default();
     if count as u64 > max {
         tx.execute(
             "DELETE FROM oauth_client WHERE id IN (SELECT id FROM oauth_client

@@ -39,7 +39,8 @@ impl Users {
         };
         let now = self.clock.now_ms();
         let known = self.oauth.browsers.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let user = known.get(&token::hash(cookie)).filter(|(_, until)| *until > now).map(|(user, _)| user.clone());
+        let user =
+            known.get(&token::hash(cookie)).filter(|(_, until)| *until > now).map(|(user, _)| user.clone());
         Browser { cookie: cookie.to_owned(), user }
     }
 
@@ -80,9 +81,9 @@ impl Users {
 
     /// Whether a form came from a page that this browser got from us.
     pub fn form_is_ours(&self, browser: &Browser, mark: &str) -> bool {
-        data_encoding::BASE64URL_NOPAD
-            .decode(mark.as_bytes())
-            .is_ok_and(|mark| hmac::verify(&self.oauth.browsers.key, browser.cookie.as_bytes(), &mark).is_ok())
+        data_encoding::BASE64URL_NOPAD.decode(mark.as_bytes()).is_ok_and(|mark| {
+            hmac::verify(&self.oauth.browsers.key, browser.cookie.as_bytes(), &mark).is_ok()
+        })
     }
 }
 

@@ -68,7 +68,8 @@ pub struct ClientError(pub &'static str, pub String);
 impl ClientMetadata {
     fn check(&self) -> Result<(), ClientError> {
         let bad = |text: String| Err(ClientError("invalid_client_metadata", text));
-        let Some(home) = self.client_uri.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("https")) else {
+        let Some(home) = self.client_uri.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"))
+        else {
             return bad("client_uri has to be an https URL".into());
         };
         let host = home.host().unwrap_or_default().to_owned();
@@ -88,13 +89,16 @@ impl ClientMetadata {
         if self.redirect_uris.len() > REDIRECTS_MAX {
             return bad(format!("at most {REDIRECTS_MAX} redirect_uris"));
         }
-        if self.grant_types.iter().any(|grant| grant == "authorization_code") && self.redirect_uris.is_empty() {
+        if self.grant_types.iter().any(|grant| grant == "authorization_code") && self.redirect_uris.is_empty()
+        {
             return bad("redirect_uris is missing".into());
         }
         match self.redirect_uris.iter().find(|uri| !redirect_fits(uri, &self.application_type, &host)) {
             Some(uri) => Err(ClientError(
                 "invalid_redirect_uri",
-                format!("{uri:?}: https on the client's own host, or for a native client its reversed host as scheme, or http on loopback"),
+                format!(
+                    "{uri:?}: https on the client's own host, or for a native client its reversed host as scheme, or http on loopback"
+                ),
             )),
             None => Ok(()),
         }
@@ -148,7 +152,10 @@ fn without_port(uri: &str) -> Option<(String, String)> {
 
 impl Users {
     /// Registers a client; the same words make the same client, so that nothing grows by asking twice.
-    pub async fn register_client(&self, metadata: &ClientMetadata) -> Result<Result<String, ClientError>, UserError> {
+    pub async fn register_client(
+        &self,
+        metadata: &ClientMetadata,
+    ) -> Result<Result<String, ClientError>, UserError> {
         if let Err(error) = metadata.check() {
             return Ok(Err(error));
         }

@@ -31,7 +31,9 @@ impl Scope {
                 .or_else(|| scope.strip_prefix("urn:matrix:org.matrix.msc2967.client:device:"));
             if let Some(id) = id {
                 let fits = (1..=255).contains(&id.len())
-                    && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
+                    && id
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
                 if !fits || device.as_ref().is_some_and(|known: &OwnedDeviceId| known.as_str() != id) {
                     return None;
                 }
@@ -132,7 +134,8 @@ impl Users {
                 Some(known) if known.until_ms > now => {
                     let right = known.grant.client == client
                         && known.grant.redirect == redirect
-                        && data_encoding::BASE64URL_NOPAD.encode(&token::hash(verifier)) == known.grant.challenge;
+                        && data_encoding::BASE64URL_NOPAD.encode(&token::hash(verifier))
+                            == known.grant.challenge;
                     let twice = std::mem::replace(&mut known.used, true);
                     Some((known.grant.clone(), right, twice))
                 }
@@ -146,7 +149,8 @@ impl Users {
             }
             Some((grant, true, false)) => {
                 let scope = grant.scope.text.clone();
-                let ask = DeviceAsk { client: grant.client, device_name: grant.device_name, scope: grant.scope };
+                let ask =
+                    DeviceAsk { client: grant.client, device_name: grant.device_name, scope: grant.scope };
                 Ok(Ok((self.open_for_client(&grant.user, ask).await?, scope)))
             }
             _ => Ok(Err(bad)),
@@ -171,7 +175,10 @@ impl Users {
         let mut devices = self.oauth.grants.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.retain(|_, waiting| waiting.until_ms > now);
         if devices.len() >= GRANTS_MAX {
-            return Err(GrantError("temporarily_unavailable", "too many devices wait already; try again later"));
+            return Err(GrantError(
+                "temporarily_unavailable",
+                "too many devices wait already; try again later",
+            ));
         }
         let waiting = Waiting {
             ask,
@@ -294,8 +301,12 @@ mod tests {
     #[test]
     fn scopes_name_one_device_and_the_whole_api() {
         let scope = Scope::parse("openid urn:matrix:client:api:* urn:matrix:client:device:ABC").unwrap();
-        assert_eq!((scope.device.as_str(), &*scope.text), ("ABC", "urn:matrix:client:api:* urn:matrix:client:device:ABC"));
-        let old = "urn:matrix:org.matrix.msc2967.client:api:* urn:matrix:org.matrix.msc2967.client:device:A-b.1";
+        assert_eq!(
+            (scope.device.as_str(), &*scope.text),
+            ("ABC", "urn:matrix:client:api:* urn:matrix:client:device:ABC")
+        );
+        let old =
+            "urn:matrix:org.matrix.msc2967.client:api:* urn:matrix:org.matrix.msc2967.client:device:A-b.1";
         assert_eq!(Scope::parse(old).unwrap().device, "A-b.1");
         for bad in [
             "",

@@ -34,7 +34,7 @@ impl Session {
     }
 
     /// Sends a probe there.
-    pub(in crate::session) fn probe(
+    pub(in crate::session) fn audit(
         &mut self,
         token: &[u8; 8],
         pad: usize,
