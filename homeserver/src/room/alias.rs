@@ -276,6 +276,11 @@ fn directory(
 
 /// A room as the directory shows it.
 fn chunk(tx: &ReadTx<'_>, row: &RoomRow) -> Result<Box<RawValue>, StoreError> {
+    to_raw_value(&summary(tx, row)?).map_err(|_| StoreError::Corrupt("a room cannot be shown"))
+}
+
+/// What directory, summaries and spaces have in common.
+pub(in crate::room) fn summary(tx: &ReadTx<'_>, row: &RoomRow) -> Result<Value, StoreError> {
     let mut chunk = json!({
         "room_id": &*tx.text(row.room)?,
         "num_joined_members": row.joined,
@@ -296,7 +301,7 @@ fn chunk(tx: &ReadTx<'_>, row: &RoomRow) -> Result<Box<RawValue>, StoreError> {
             chunk[key] = value.as_str().into();
         }
     }
-    to_raw_value(&chunk).map_err(|_| StoreError::Corrupt("a room cannot be shown"))
+    Ok(chunk)
 }
 
 /// Whether a joined user's power is enough for a state event of this type.

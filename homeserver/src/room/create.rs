@@ -72,7 +72,7 @@ impl Rooms {
 
     /// Stores a new room. Where its id is the hash of its create event, two rooms that a user makes in one millisecond
     /// would be the same one: the later is dated a little later.
-    async fn make_room(
+    pub(in crate::room) async fn make_room(
         &self,
         creator: &UserId,
         id: &RoomVersionId,

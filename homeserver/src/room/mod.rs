@@ -32,8 +32,10 @@ pub mod receipt;
 mod remote_invite;
 mod remote_join;
 mod remote_leave;
+pub mod search;
 pub mod send;
 pub mod typing;
+mod upgrade;
 
 use std::sync::Arc;
 

@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "events_compact", sql: schema::events::COMPACT },
     Step { name: "chain", sql: schema::chain::SCHEMA },
     Step { name: "threads", sql: schema::threads::SCHEMA },
+    Step { name: "search", sql: schema::search::SCHEMA },
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },

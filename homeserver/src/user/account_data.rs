@@ -25,6 +25,25 @@ impl Users {
             .await
     }
 
+    /// All entries of one room: (type, content).
+    pub async fn room_account_data(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Vec<(String, String)>, UserError> {
+        let (user, room) = (user.to_owned(), room.to_owned());
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let user = active(tx, &user)?;
+                let Some(room) = room_nid(tx, Some(&room))? else {
+                    return Ok(Vec::new());
+                };
+                let entries = schema::account_data::of_room(tx, user, room)?;
+                Ok(entries.into_iter().map(|entry| (entry.kind, entry.content)).collect())
+            })
+            .await
+    }
+
     /// Sets an entry. Its content is a JSON object, as text.
     pub async fn set_account_data(
         &self,

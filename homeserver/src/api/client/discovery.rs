@@ -15,11 +15,12 @@ use ruma::{
         get_supported_versions,
     },
 };
+use serde_json::{Value, json};
 
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::args::Args,
+    http::{args::Args, reply::Json},
     room::core::version,
     server::Server,
 };
@@ -42,7 +43,7 @@ async fn versions(
 async fn capabilities(
     server: Arc<Server>,
     args: Args<get_capabilities::v3::Request>,
-) -> Result<get_capabilities::v3::Response, Error> {
+) -> Result<Json<Value>, Error> {
     let available: BTreeMap<RoomVersionId, RoomVersionStability> = version::SUPPORTED
         .iter()
         .filter_map(|entry| {
@@ -61,7 +62,14 @@ async fn capabilities(
         (moderation.suspend, moderation.lock) = (true, true);
         capabilities.account_moderation = moderation;
     }
-    Ok(get_capabilities::v3::Response::new(capabilities))
+    let mut told = serde_json::to_value(&capabilities).map_err(|error| Error::internal(error.to_string()))?;
+    // What ruma leaves out for being the default is said all the same.
+    for always in ["m.change_password", "m.set_displayname", "m.set_avatar_url", "m.profile_fields"] {
+        if told.get(always).is_none() {
+            told[always] = json!({ "enabled": true });
+        }
+    }
+    Ok(Json(json!({ "capabilities": told })))
 }
 
 /// Versions of the specification whose client side is here.

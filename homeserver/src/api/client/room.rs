@@ -2,7 +2,15 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::room::{aliases, create_room, get_room_event, report_content, report_room};
+use ruma::api::{
+    Direction,
+    client::{
+        reporting::report_user,
+        room::{
+            aliases, create_room, get_event_by_timestamp, get_room_event, report_content, report_room, upgrade_room,
+        },
+    },
+};
 
 use crate::{
     api::routes::{Group, Table},
@@ -18,6 +26,9 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, aliases);
     table.add(Group::Client, report_event);
     table.add(Group::Client, report);
+    table.add(Group::Client, report_person);
+    table.add(Group::Client, upgrade);
+    table.add(Group::Client, event_at);
 }
 
 async fn create(
@@ -36,6 +47,33 @@ async fn create(
     request.room_version.get_or_insert_with(|| server.settings.default_room_version.clone());
     let room = server.rooms.create(creator, request).await?;
     Ok(create_room::v3::Response::new(room))
+}
+
+async fn upgrade(
+    server: Arc<Server>,
+    args: Args<upgrade_room::v3::Request>,
+) -> Result<upgrade_room::v3::Response, Error> {
+    let user = &args.caller.user;
+    server.limits.take(Class::Membership, user.as_str())?;
+    if args.additional_creators.len() > INVITES_MAX {
+        return Err(Error::invalid_param("a room has at most 100 additional creators"));
+    }
+    let room = server
+        .rooms
+        .upgrade(user, &args.room_id, args.new_version.clone(), args.additional_creators.clone())
+        .await?;
+    Ok(upgrade_room::v3::Response::new(room))
+}
+
+async fn event_at(
+    server: Arc<Server>,
+    args: Args<get_event_by_timestamp::v1::Request>,
+) -> Result<get_event_by_timestamp::v1::Response, Error> {
+    let backwards = args.dir == Direction::Backward;
+    let (id, ts) =
+        server.rooms.event_at(&args.caller.user, &args.room_id, args.ts.get().into(), backwards).await?;
+    let ts = ruma::MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(ts));
+    Ok(get_event_by_timestamp::v1::Response::new(id, ts))
 }
 
 async fn event(
@@ -78,6 +116,17 @@ async fn report(
     let reason = shortened(&args.reason);
     tracing::warn!(%user, room = %args.room_id, reason, "a user reports a room");
     Ok(report_room::v3::Response::new())
+}
+
+async fn report_person(
+    server: Arc<Server>,
+    args: Args<report_user::v3::Request>,
+) -> Result<report_user::v3::Response, Error> {
+    let user = &args.caller.user;
+    server.limits.take(Class::Write, user.as_str())?;
+    let reason = shortened(&args.reason);
+    tracing::warn!(%user, reported = %args.user_id, reason, "a user reports a user");
+    Ok(report_user::v3::Response::new())
 }
 
 /// What goes to the log of something a user wrote.

@@ -313,6 +313,12 @@ fn accept(
     if moved.servers {
         row.audience = None;
     }
+    for (user, before, after) in &moved.users {
+        let joined = *after == Some(Membership::Join) && *before != Some(Membership::Join);
+        if joined && is_local(tx, *user, &append.own)? {
+            project::successor::follow(tx, row, *user)?;
+        }
+    }
     if moved.local {
         // A room that is ours alone stays whole when the last one leaves: nobody else could let anyone back in.
         row.resident = !membership::local_members(tx, event.room, Membership::Join)?.is_empty()

@@ -13,7 +13,10 @@ use crate::{
     room::core::pdu,
     store::{
         Nid, ReadTx, StoreError, WriteTx,
-        schema::events::{self, EventRow, NO_ROOM_ID, REDACTED},
+        schema::{
+            events::{self, EventRow, NO_ROOM_ID, REDACTED},
+            search,
+        },
     },
 };
 
@@ -45,6 +48,7 @@ pub(in crate::room) fn apply(
         Some(event) if !allowed(tx, &event, redaction.sender, power)? => Ok(Effect::Refused),
         Some(event) if event.flags & REDACTED != 0 => Ok(Effect::Done),
         Some(event) => {
+            search::remove(tx, event.nid)?;
             relations::remove(tx, &event, &content(&event.client))?;
             let says_room = event.flags & NO_ROOM_ID == 0;
             let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)

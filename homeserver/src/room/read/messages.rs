@@ -145,6 +145,18 @@ impl Rooms {
             .await
     }
 
+    /// The room that an event is of, if it is here.
+    pub async fn room_of(&self, event: &EventId) -> Result<Option<ruma::OwnedRoomId>, RoomError> {
+        let event = event.to_owned();
+        self.inner
+            .store
+            .read(move |tx| match events::event_by_id(tx, &event)? {
+                Some(row) => Ok(Some(crate::room::ingest::load::room_id(tx, row.room)?)),
+                None => Ok(None),
+            })
+            .await
+    }
+
     /// Whether a local user may see an event.
     pub async fn may_see(&self, user: &UserId, event: &EventId) -> Result<bool, RoomError> {
         let (user, event) = (user.to_owned(), event.to_owned());
@@ -177,7 +189,7 @@ impl Rooms {
     }
 }
 
-pub(super) fn viewer(access: &Access, now_ms: u64) -> Viewer<'static> {
+pub(in crate::room) fn viewer(access: &Access, now_ms: u64) -> Viewer<'static> {
     Viewer { user: access.user, device: None, room_id: true, now_ms, joined: None }
 }
 
@@ -220,7 +232,7 @@ fn messages(
 }
 
 /// Member events of the senders of `events`.
-fn senders(
+pub(in crate::room) fn senders(
     tx: &ReadTx<'_>,
     access: &Access,
     events: &[EventRow],
@@ -245,7 +257,11 @@ fn senders(
 }
 
 /// Whether a filter lets an event through.
-fn wanted(tx: &ReadTx<'_>, event: &EventRow, filter: Option<&RoomEventFilter>) -> Result<bool, StoreError> {
+pub(in crate::room) fn wanted(
+    tx: &ReadTx<'_>,
+    event: &EventRow,
+    filter: Option<&RoomEventFilter>,
+) -> Result<bool, StoreError> {
     let Some(filter) = filter else { return Ok(true) };
     let kind = tx.text(event.kind)?;
     let sender = tx.text(event.sender)?;

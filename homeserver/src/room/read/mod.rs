@@ -1,18 +1,24 @@
 //! Answers, over a read snapshot. Methods of [`super::Rooms`] check who asks; the functions in the files below do not.
 
 pub(in crate::room) mod access;
+mod hierarchy;
 pub mod json;
 mod members;
-mod messages;
+pub(in crate::room) mod messages;
 pub mod notifications;
 mod relations;
 mod state;
+mod summary;
+mod timestamp;
 pub mod timeline;
 
+pub(in crate::room) use self::state::state_events;
 pub use self::{
+    hierarchy::{Hierarchy, Walk},
     json::{client_event, pdu},
     members::JoinedMember,
     messages::{Context, Messages, MessagesQuery},
     relations::{Relations, RelationsQuery},
+    summary::Told,
     timeline::Token,
 };

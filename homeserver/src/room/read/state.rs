@@ -21,20 +21,7 @@ impl Rooms {
     pub async fn state_all(&self, user: &UserId, room: &RoomId) -> Result<Vec<ClientEvent>, RoomError> {
         let (user, room) = (user.to_owned(), room.to_owned());
         let now_ms = self.inner.clock.now_ms();
-        self.inner
-            .store
-            .read(move |tx| {
-                let access = access(tx, &user, &room)?;
-                let viewer = viewer(&access, now_ms);
-                let mut list = Vec::new();
-                for nid in state::full(tx, access.state())?.into_values() {
-                    if let Some(event) = events::event(tx, nid)? {
-                        list.push(client_event(tx, &event, &viewer)?);
-                    }
-                }
-                Ok(list)
-            })
-            .await
+        self.inner.store.read(move |tx| state_events(tx, &user, &room, now_ms)).await
     }
 
     /// One state event, whole.
@@ -122,6 +109,24 @@ impl Rooms {
             })
             .await
     }
+}
+
+/// The room's state as the user may see it.
+pub(in crate::room) fn state_events(
+    tx: &ReadTx<'_>,
+    user: &UserId,
+    room: &RoomId,
+    now_ms: u64,
+) -> Result<Vec<ClientEvent>, RoomError> {
+    let access = access(tx, user, room)?;
+    let viewer = viewer(&access, now_ms);
+    let mut list = Vec::new();
+    for nid in state::full(tx, access.state())?.into_values() {
+        if let Some(event) = events::event(tx, nid)? {
+            list.push(client_event(tx, &event, &viewer)?);
+        }
+    }
+    Ok(list)
 }
 
 fn entry(

@@ -568,6 +568,16 @@ pub fn children(
     })
 }
 
+/// Events of a timeline at or before a time, latest first, or at or after it, earliest first.
+pub fn around(tx: &ReadTx<'_>, room: Nid, ts: i64, backwards: bool, limit: u32) -> Result<Vec<Nid>, StoreError> {
+    let sql = if backwards {
+        "SELECT nid FROM event WHERE room = ?1 AND ts <= ?2 AND seq IS NOT NULL ORDER BY ts DESC, depth DESC, seq DESC LIMIT ?3"
+    } else {
+        "SELECT nid FROM event WHERE room = ?1 AND ts >= ?2 AND seq IS NOT NULL ORDER BY ts, depth, seq LIMIT ?3"
+    };
+    tx.rows(sql, (room, ts, limit), |row| row.get(0))
+}
+
 /// Notes a redaction of `target`, whether that is here or not. `power`: its sender may redact others' events.
 pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid, power: bool) -> Result<(), StoreError> {
     tx.execute(

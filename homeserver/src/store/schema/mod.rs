@@ -17,6 +17,7 @@ pub mod push;
 pub mod pushers;
 pub mod receipts;
 pub mod rooms;
+pub mod search;
 pub mod server_keys;
 pub mod state;
 pub mod sync;

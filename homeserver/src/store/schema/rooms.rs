@@ -257,6 +257,11 @@ pub fn aliases(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<String>, StoreError> {
     tx.rows("SELECT alias FROM alias WHERE room = ?1 ORDER BY alias", [room], |row| row.get(0))
 }
 
+/// All aliases of a room become those of another.
+pub fn move_aliases(tx: &mut WriteTx<'_>, from: Nid, to: Nid) -> Result<(), StoreError> {
+    tx.execute("UPDATE alias SET room = ?2 WHERE room = ?1", (from, to)).map(drop)
+}
+
 /// Makes an alias; false if it is taken.
 pub fn put_alias(tx: &mut WriteTx<'_>, alias: &str, room: Nid, creator: Nid) -> Result<bool, StoreError> {
     let made = tx.execute(
