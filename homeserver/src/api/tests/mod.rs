@@ -1,5 +1,6 @@
 //! A whole homeserver in this process, asked over its own routers: no socket, no overlay, a clock moved by hand.
 
+mod access;
 mod account;
 pub(crate) mod admin;
 mod bad_input;
