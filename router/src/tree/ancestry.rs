@@ -103,14 +103,15 @@ impl Ancestry {
         self.nodes.len() - self.free.len()
     }
 
-    /// Bytes of memory that the table takes, by the sizes of its parts.
+    /// Bytes of memory that the table takes, by the sizes of its parts. (A map's capacity differs from run to run: its length
+    /// counts.)
     pub fn bytes(&self) -> usize {
         let entries = self.nodes.iter().flatten().flat_map(|node| node.entries.iter().flatten());
         let entries: usize = entries
             .map(|entry| size_of::<Entry>() + entry.place.as_ref().map_or(0, |_| size_of::<Place>()))
             .sum();
         self.nodes.capacity() * size_of::<Option<Node>>()
-            + self.index.capacity() * size_of::<(NodeId, Slot)>()
+            + self.index.len() * size_of::<(NodeId, Slot)>()
             + entries
     }
 

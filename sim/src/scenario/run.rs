@@ -27,6 +27,8 @@ const CALM: Duration = Duration::from_secs(45);
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// And after trouble. (A silent neighbour on an idle link is noticed after half a minute only.)
 const HEAL_MAX: Duration = Duration::from_secs(45);
+/// After many changes of roots it may take until everybody may change again (`docs/protocol.md`, Tenure).
+const TENURE: Duration = Duration::from_secs(150);
 /// Traffic flows for so long before the first trouble that names no time: pairs have met, routes are known.
 const WARM: Duration = Duration::from_secs(15);
 
@@ -272,7 +274,11 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         self.coming.is_empty()
             && self.troubles.iter().all(|trouble| {
-                trouble.is_over() && now.since(trouble.over_since().max(trouble.began)) >= HEAL_MAX
+                let patience = match trouble.event.kind {
+                    Kind::RootsCrash | Kind::Flap | Kind::Grind => TENURE,
+                    _ => HEAL_MAX,
+                };
+                trouble.is_over() && now.since(trouble.over_since().max(trouble.began)) >= patience
             })
     }
 
