@@ -220,6 +220,7 @@ impl Endpoint {
                 self.events.push_back(Event::Pong { id, result: Ok(Duration::ZERO) });
             }
             Command::Ping { id, to } => self.sessions.ping(id, to, entropy, now),
+            Command::Trace { id, to } => self.sessions.trace(id, &to, entropy, now),
             Command::Publish { record } => {
                 self.lookup.publish(record, entropy, now);
             }
@@ -436,6 +437,7 @@ impl Endpoint {
             SessionEvent::Up { node } => self.events.push_back(Event::SessionUp { node }),
             SessionEvent::Down { node } => self.events.push_back(Event::SessionDown { node }),
             SessionEvent::Unreachable { node, .. } => self.events.push_back(Event::Unreachable { to: node }),
+            SessionEvent::Traced { id, hops } => self.events.push_back(Event::Traced { id, hops }),
             SessionEvent::Pong { id, result } => self.events.push_back(Event::Pong { id, result }),
         }
     }

@@ -3,10 +3,12 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use router::Target;
-use router::id::NodeId;
+use router::id::{NodeId, Sid};
 use router::net::{Node, PeerUri};
+use router::route::choose::RouteInfo;
 use serde_json::{Value, json};
 
 use super::control::{Handle, Request};
@@ -50,6 +52,8 @@ impl Handle for Answers {
                 let time = self.node.ping(key).await.map_err(|error| error.to_string())?;
                 Ok(json!({ "key": key.to_string(), "time": format!("{:.3} ms", time.as_secs_f64() * 1e3) }))
             }
+            Request::Routes { target } => self.routes(&target).await,
+            Request::Trace { target } => self.trace(&target).await,
             Request::AddPeer { uri } => {
                 let peer = uri.parse::<PeerUri>().map_err(|error| error.to_string())?;
                 self.node.add_peer(peer).await.map_err(|error| error.to_string())?;
@@ -146,13 +150,50 @@ impl Answers {
             .map(|session| {
                 json!({
                     "key": session.node.to_string(),
-                    "rtt_ms": session.rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 1e2),
+                    "rtt_ms": session.rtt.map(millis),
                     "bytes_in": session.bytes_in,
                     "bytes_out": session.bytes_out,
                     "up_s": session.up_for.as_secs(),
                 })
             })
             .collect()
+    }
+
+    async fn routes(&self, target: &str) -> Result<Value, String> {
+        let key = self.find(target).await?;
+        let routes = self.node.routes(key).await;
+        if routes.is_empty() {
+            return Err("no session with that node; `mangrove ctl ping KEY` begins one".into());
+        }
+        let row = |route: RouteInfo| {
+            json!({
+                "id": route.id,
+                "state": route.state,
+                "used": route.used,
+                "hops": route.length,
+                "rtt_ms": route.rtt.map(millis),
+                "loss": (f64::from(route.loss) * 1e3).round() / 1e3,
+                "load": route.load,
+                "mtu": route.mtu,
+                "sent": route.sent,
+                "over": route.hops.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            })
+        };
+        Ok(routes.into_iter().map(row).collect())
+    }
+
+    async fn trace(&self, target: &str) -> Result<Value, String> {
+        let key = self.find(target).await?;
+        // So that there is a session, and its way is fresh.
+        self.node.ping(key).await.map_err(|error| error.to_string())?;
+        let hops = self.node.trace(key).await;
+        if hops.is_empty() {
+            return Err("packets to that node go by the trees: no source route is in use; try again in a second".into());
+        }
+        let row = |(at, (sid, time)): (usize, (Sid, Option<Duration>))| {
+            json!({ "hop": at + 1, "node": sid.to_string(), "rtt_ms": time.map(millis) })
+        };
+        Ok(hops.into_iter().enumerate().map(row).collect())
     }
 
     /// A node by its key or its address.
@@ -166,4 +207,8 @@ impl Answers {
         };
         self.node.lookup(target).await.map_err(|error| error.to_string())
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
 }

@@ -33,6 +33,10 @@ pub(super) enum Request {
     Lookup { target: String },
     /// Measures the time to a node and back.
     Ping { target: String },
+    /// The ways that packets to a node may take.
+    Routes { target: String },
+    /// The time to each hop of the way that packets to a node take.
+    Trace { target: String },
     /// Keeps a link to one more peer, until the node ends.
     AddPeer { uri: String },
     /// Lets go of a peer.

@@ -34,6 +34,10 @@ enum What {
     Lookup { key: String },
     /// Measure the time to a node and back
     Ping { key: String },
+    /// The ways to a node: source routes and what was measured of them, and the trees
+    Routes { key: String },
+    /// Measure the time to each hop on the way to a node
+    Trace { key: String },
     /// Keep a link to one more peer, until the node ends
     AddPeer { uri: String },
     /// Let go of a peer that was added with this URI
@@ -49,6 +53,8 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<(), CmdError> {
         What::Sessions => Request::Sessions,
         What::Lookup { key } => Request::Lookup { target: key.clone() },
         What::Ping { key } => Request::Ping { target: key.clone() },
+        What::Routes { key } => Request::Routes { target: key.clone() },
+        What::Trace { key } => Request::Trace { target: key.clone() },
         What::AddPeer { uri } => Request::AddPeer { uri: uri.clone() },
         What::RemovePeer { uri } => Request::RemovePeer { uri: uri.clone() },
     };

@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::error::Unreachable;
-use crate::id::NodeId;
+use crate::id::{NodeId, Sid};
 use crate::lookup::AccountRecord;
 
 /// Questions of this node's own applications at one time; the next ones are told that the node is busy.
 const ASKED_MAX: usize = 4096;
+
+/// A hop and the time to it and back, if it answered.
+pub(crate) type Traced = (Sid, Option<Duration>);
 
 /// Who waits for which answer.
 #[derive(Debug, Default)]
@@ -24,6 +27,7 @@ enum Waiting {
     Lookup(oneshot::Sender<Result<NodeId, Unreachable>>),
     Ping(oneshot::Sender<Result<Duration, Unreachable>>),
     Account(oneshot::Sender<Vec<AccountRecord>>),
+    Trace(oneshot::Sender<Vec<Traced>>),
 }
 
 /// An answer whose asker has gone goes nowhere, in all of these.
@@ -52,6 +56,20 @@ impl Asked {
         Some(self.wait(Waiting::Account(answer)))
     }
 
+    pub(crate) fn trace(&mut self, answer: oneshot::Sender<Vec<Traced>>) -> Option<u64> {
+        if self.full() {
+            let _ = answer.send(Vec::new());
+            return None;
+        }
+        Some(self.wait(Waiting::Trace(answer)))
+    }
+
+    pub(crate) fn traced(&mut self, id: u64, hops: Vec<Traced>) {
+        if let Some(Waiting::Trace(answer)) = self.waiting.remove(&id) {
+            let _ = answer.send(hops);
+        }
+    }
+
     pub(crate) fn looked_up(&mut self, id: u64, result: Result<NodeId, Unreachable>) {
         if let Some(Waiting::Lookup(answer)) = self.waiting.remove(&id) {
             let _ = answer.send(result);
@@ -76,6 +94,7 @@ impl Asked {
                 Waiting::Lookup(answer) => !answer.is_closed(),
                 Waiting::Ping(answer) => !answer.is_closed(),
                 Waiting::Account(answer) => !answer.is_closed(),
+                Waiting::Trace(answer) => !answer.is_closed(),
             });
         }
         self.waiting.len() >= ASKED_MAX

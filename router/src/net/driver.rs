@@ -286,6 +286,11 @@ impl Driver {
                     self.router.handle_command(Command::Ping { id, to }, now);
                 }
             }
+            Request::Trace(to, answer) => {
+                if let Some(id) = self.state.asked.trace(answer) {
+                    self.router.handle_command(Command::Trace { id, to }, now);
+                }
+            }
             Request::FindAccount(acct, answer) => {
                 if let Some(id) = self.state.asked.account(answer) {
                     self.router.handle_command(Command::FindAccount { id, acct }, now);
@@ -441,6 +446,7 @@ impl Driver {
             Event::Joined => self.tell(NodeEvent::Joined),
             Event::LookupDone { id, result } => self.state.asked.looked_up(id, result),
             Event::Pong { id, result } => self.state.asked.pong(id, result),
+            Event::Traced { id, hops } => self.state.asked.traced(id, hops),
             Event::AccountFound { id, records } => self.state.asked.found(id, records),
         }
     }

@@ -17,8 +17,9 @@ use super::stats::NodeStats;
 use super::{NodeConfig, PeerUri, StartError};
 use crate::config::MTU_MIN;
 use crate::error::Unreachable;
-use crate::id::{LinkId, NodeId, Target};
+use crate::id::{LinkId, NodeId, Sid, Target};
 use crate::lookup::AccountRecord;
+use crate::route::choose::RouteInfo;
 use crate::router::{Channel, Command, PeerInfo, Router, SelfInfo, SessionInfo, TreeInfoView};
 
 /// Events that a slow listener may be behind before it misses some (and is told so).
@@ -162,6 +163,21 @@ impl Node {
     /// The time to a node and back, through a session.
     pub async fn ping(&self, to: NodeId) -> Result<Duration, LookupError> {
         Ok(self.ask(|answer| Request::Ping(to, answer)).await.ok_or(LookupError::Closed)??)
+    }
+
+    /// The ways that are known to a node: the trees first, then source routes. Empty without a session.
+    pub async fn routes(&self, to: NodeId) -> Vec<RouteInfo> {
+        let routes = self.ask(|answer| {
+            // Whoever asked may have gone meanwhile.
+            Request::Query(Box::new(move |router| drop(answer.send(router.routes(&to)))))
+        });
+        routes.await.unwrap_or_default()
+    }
+
+    /// Who is on the way to a node, the node itself last, and the time to each and back, of those that answer. Empty if
+    /// packets to it take no source route.
+    pub async fn trace(&self, to: NodeId) -> Vec<(Sid, Option<Duration>)> {
+        self.ask(|answer| Request::Trace(to, answer)).await.unwrap_or_default()
     }
 
     /// Finds the nodes of an account; none if nobody knows any.
@@ -415,6 +431,7 @@ pub(crate) enum Request {
     Query(Box<dyn FnOnce(&Router) + Send>),
     Lookup(Target, oneshot::Sender<Result<NodeId, Unreachable>>),
     Ping(NodeId, oneshot::Sender<Result<Duration, Unreachable>>),
+    Trace(NodeId, oneshot::Sender<Vec<super::asked::Traced>>),
     FindAccount([u8; 32], oneshot::Sender<Vec<AccountRecord>>),
     AddPeer(PeerUri, oneshot::Sender<Result<(), PeerError>>),
     RemovePeer(PeerUri, oneshot::Sender<Result<(), PeerError>>),

@@ -40,6 +40,13 @@ pub enum Command {
         /// Who is asked.
         to: NodeId,
     },
+    /// Asks each hop of the way that packets to a node take, if it is a source route: [`Event::Traced`].
+    Trace {
+        /// Comes back in the event.
+        id: u64,
+        /// Whose way.
+        to: NodeId,
+    },
     /// Keeps an account record of this node findable until it is withdrawn.
     Publish {
         /// The record, signed by this node.
@@ -131,6 +138,14 @@ pub enum Event {
         id: u64,
         /// Round-trip time, lookup and session set-up not counted.
         result: Result<Duration, Unreachable>,
+    },
+    /// Answer to [`Command::Trace`].
+    Traced {
+        /// That of the command.
+        id: u64,
+        /// Who is on the way, the node itself last, and the time there and back, of those that answered. Empty if no
+        /// source route is in use.
+        hops: Vec<(Sid, Option<Duration>)>,
     },
     /// Answer to [`Command::FindAccount`].
     AccountFound {

@@ -124,6 +124,13 @@ pub enum SessionEvent {
         /// Some ports of that node, encoded.
         beyond: Bytes,
     },
+    /// Answer to [`Sessions::trace`].
+    Traced {
+        /// That of the trace.
+        id: u64,
+        /// Who is on the way, the node last, and the time there and back, of those that answered.
+        hops: Vec<(Sid, Option<Duration>)>,
+    },
     /// Answer to [`Sessions::ping`].
     Pong {
         /// That of the ping.
@@ -255,6 +262,14 @@ impl Sessions {
         };
         if let Some(to) = to {
             self.at(slot, entropy, now, |session, ctx| session.audit(&token, pad, to, ctx));
+        }
+    }
+
+    /// Asks each hop of the way to a node: [`SessionEvent::Traced`].
+    pub fn trace(&mut self, id: u64, to: &NodeId, entropy: &mut dyn Entropy, now: Instant) {
+        match self.table.find(to) {
+            Some(slot) => self.at(slot, entropy, now, |session, ctx| session.trace(id, ctx)),
+            None => self.events.push_back(SessionEvent::Traced { id, hops: Vec::new() }),
         }
     }
 

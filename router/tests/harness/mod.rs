@@ -39,10 +39,13 @@ pub struct Net {
     pub config: Config,
     /// Sees every frame: (from, to, frame); says whether it is let through.
     pub tap: Tap,
+    /// Changes what a node sends, if it gives something: (from, to, frame).
+    pub alter: Alter,
 }
 
 /// When, which in order, to which node's link, what.
 type Flying = (Instant, u64, usize, LinkId, Vec<u8>);
+type Alter = Box<dyn FnMut(usize, usize, &[u8]) -> Option<Vec<u8>>>;
 type Tap = Box<dyn FnMut(usize, usize, &[u8]) -> bool>;
 
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,7 @@ impl Net {
             rng: ChaCha12Rng::seed_from_u64(seed),
             config,
             tap: Box::new(|_, _, _| true),
+            alter: Box::new(|_, _, _| None),
         };
         for _ in 0..nodes {
             net.add();
@@ -243,7 +247,8 @@ impl Net {
                 }
                 if (self.tap)(node, end.node, &frame) {
                     self.sent += 1;
-                    self.flying.push(Reverse((at, self.sent, end.node, end.link, frame.to_vec())));
+                    let frame = (self.alter)(node, end.node, &frame).unwrap_or_else(|| frame.to_vec());
+                    self.flying.push(Reverse((at, self.sent, end.node, end.link, frame)));
                 }
             }
         }

@@ -115,6 +115,7 @@ impl Session {
         self.tails.holds(tail)
             || self.routes.sent_recently(tail)
             || self.routes.is_probe(tail)
+            || self.trace.as_ref().is_some_and(|trace| trace.holds(tail))
             || self.kept.iter().any(|kept| kept.tail == *tail)
     }
 

@@ -11,6 +11,7 @@
 mod data;
 mod keys;
 mod probes;
+mod trace;
 mod ways;
 
 use super::cipher::Keys;
@@ -75,6 +76,7 @@ pub(in crate::session) struct Session {
     parked: VecDeque<(u8, Bytes)>,
     parked_bytes: usize,
     pings: Vec<Ping>,
+    trace: Option<Box<trace::Trace>>,
     /// The seq of our position that the peer has confirmed, and what was sent since.
     told: Told,
     /// The ways to the peer, the trees included.
@@ -202,6 +204,7 @@ impl Session {
             parked: VecDeque::new(),
             parked_bytes: 0,
             pings: Vec::new(),
+            trace: None,
             told: Told::default(),
             routes: Routes::new(me, node.sid()),
             feedback: Feedback::new(if routes { ACK_AFTER } else { ACK_SELDOM }),
@@ -327,6 +330,7 @@ impl Session {
             self.old.iter().map(|old| old.ends_at).min(),
             pings,
             silence,
+            self.trace.as_ref().map(|trace| trace.ends_at),
             self.feedback.deadline().filter(|_| self.can_send()),
             self.routes.deadline().filter(|_| self.can_send()),
             self.tell_at(own).filter(|_| self.can_send()),
@@ -349,6 +353,9 @@ impl Session {
         self.on_waiting(ctx);
         self.retry(ctx);
         self.on_pings_late(ctx);
+        if self.trace.as_ref().is_some_and(|trace| trace.ends_at <= now) {
+            self.end_trace(ctx);
+        }
         if !self.silent && self.owed_since.is_some_and(|since| since + SILENCE <= now) {
             self.silent = true;
             ctx.events.push_back(SessionEvent::Unanswered { node: self.node });
@@ -387,6 +394,7 @@ impl Session {
             ctx.indexes.remove(&index);
         }
         ctx.stats.dropped_parked += self.parked.len() as u64;
+        self.end_trace(ctx);
         for ping in self.pings.drain(..) {
             ctx.events.push_back(SessionEvent::Pong { id: ping.id, result: Err(Unreachable::NoAnswer) });
         }

@@ -92,6 +92,9 @@ impl Session {
 
     /// A hop says that it has no such session: is it the answer to a probe?
     pub(super) fn on_probed(&mut self, tail: &[u8; 8], ctx: &mut Context<'_>) -> bool {
+        if self.on_traced(tail, ctx) {
+            return true;
+        }
         let is_probe = self.routes.is_probe(tail);
         if is_probe {
             self.with_ways(ctx, |routes, env| routes.on_probed(env));
@@ -284,7 +287,7 @@ fn header(channel: u8, route: u8, sent: u32, echo: &Echo) -> SealedHeader {
 }
 
 /// Index and body of a packet as sessions send them, of nobody's session.
-fn probe(entropy: &mut dyn Entropy) -> (u32, Body) {
+pub(super) fn probe(entropy: &mut dyn Entropy) -> (u32, Body) {
     let mut body = Body::with_capacity(PROBE_BYTES);
     body.put_byte(body::DATA);
     // The counter of a session that has been used a little.
