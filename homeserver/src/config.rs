@@ -6,6 +6,7 @@
 
 mod accounts;
 mod federation;
+mod storage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use crate::account::NameChoice;
 
 pub use federation::{Federation, FederationFlags, Tls};
+pub use storage::{Storage, StorageFlags};
 
 /// What is wrong with a flag, a variable or the file, and what to do about it; one line.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +123,8 @@ pub struct Flags {
     pub log: Option<String>,
     #[command(flatten)]
     pub federation: FederationFlags,
+    #[command(flatten)]
+    pub storage: StorageFlags,
     /// Read the settings from this TOML file
     #[arg(long, value_name = "FILE", env = "MANGROVE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -155,6 +159,8 @@ struct File {
     log: Option<String>,
     #[serde(default)]
     federation: federation::FederationFile,
+    #[serde(default)]
+    storage: storage::StorageFile,
     public_url: Option<String>,
     #[serde(default)]
     accounts: crate::user::General,
@@ -212,6 +218,8 @@ pub struct Config {
     pub log: String,
     /// Ordinary Matrix servers.
     pub federation: Federation,
+    /// What the database keeps.
+    pub storage: Storage,
     /// Where clients reach this node, e.g. `https://chat.example.org`.
     pub public_url: Option<String>,
     /// The sections about accounts.
@@ -292,6 +300,8 @@ impl Config {
             flags.public_url.clone().or(file.public_url).map(|url| parse_url(&url)).transpose()?;
         let federation = Federation::load(&flags.federation, file.federation)
             .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
+        let storage = Storage::load(&flags.storage, &file.storage)
+            .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
         Ok(Self {
             data,
@@ -313,6 +323,7 @@ impl Config {
                 || file.push_private_addresses.unwrap_or(false),
             presence: flags.presence || file.presence.unwrap_or(false),
             federation,
+            storage,
             public_url,
             accounts,
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "warn".into()),
@@ -494,6 +505,8 @@ mod tests {
             ("default_room_version = \"99\"", "12"),
             ("multicast = 3", "interface"),
             ("rate_limits = \"no\"", "bool"),
+            ("[storage]\nretention_days = 7", "--retention"),
+            ("[storage]\nevent_cache = 99999999", "MiB"),
             ("hosts = [\"a b\"]", "--hosts"),
             ("registration_shared_secret = \"\"", "random"),
         ] {

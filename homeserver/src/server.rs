@@ -1,6 +1,6 @@
 //! The homeserver put together: every area, each built from those before it. No logic.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use router::config::Secret;
@@ -21,6 +21,9 @@ use crate::{
     sync::{self, Filters, Sync},
     user::{AccountSettings, DeviceHooks, Mailer, Neighbours, NoNeighbours, Users, next_door::NextDoor},
 };
+
+/// How often old messages are looked for.
+const RETENTION_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// All areas, shared by every handler.
 pub struct Server {
@@ -146,6 +149,10 @@ impl Server {
             node: u64::from_be_bytes(node.as_bytes()[..8].try_into().unwrap_or_default()),
         });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (tidied, ended, retention) = (rooms.clone(), shutdown.clone(), settings.retention);
+        tasks.spawn(async move {
+            let _ = ended.run_until_cancelled(tidy(tidied, retention)).await;
+        });
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
         let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
         let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);
@@ -233,6 +240,23 @@ impl Server {
     }
 }
 
+/// Finishes what was being purged, and takes old messages away as they come of age.
+async fn tidy(rooms: Rooms, retention: Option<Option<Duration>>) {
+    if let Err(error) = rooms.finish_purges().await {
+        tracing::warn!(%error, "a room that is being purged could not be removed; tried again at the next start");
+    }
+    let Some(default) = retention else { return };
+    let mut retention = room::retention::Retention::new(default);
+    loop {
+        match rooms.expire(&mut retention).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "messages were deleted by their rooms' retention"),
+            Err(error) => tracing::warn!(%error, "old messages could not be deleted; tried again in an hour"),
+        }
+        tokio::time::sleep(RETENTION_EVERY).await;
+    }
+}
+
 /// Membership events carry their user's profile.
 impl room::Profiles for Users {
     fn profile<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, room::Profile> {
@@ -266,6 +290,8 @@ pub struct Settings {
     pub admin_everywhere: bool,
     /// Off only for benches.
     pub rate_limits: bool,
+    /// Whether messages grow old (`m.room.retention`), and how old in rooms that do not say; `None`: they do not.
+    pub retention: Option<Option<Duration>>,
     /// Whether profiles, aliases and public rooms are shown without a token. Off: any web page can call a loopback
     /// listener.
     pub open_directory: bool,
@@ -297,6 +323,7 @@ impl Default for Settings {
             accounts: AccountSettings::default(),
             admin_everywhere: false,
             rate_limits: true,
+            retention: None,
             open_directory: false,
             hosts: Vec::new(),
             public_url: None,

@@ -2,13 +2,15 @@
 import concurrent.futures
 import http.client
 import json
+import os
 import random
 import signal
 import threading
 import time
 from urllib.parse import quote, urlsplit
 
-ROUNDS, SENDERS = 6, 4
+# MANGROVE_CRASH_ROUNDS=50 looks longer.
+ROUNDS, SENDERS = int(os.environ.get("MANGROVE_CRASH_ROUNDS", 10)), 8
 
 
 class Sender:

@@ -106,7 +106,8 @@ impl RunningNode {
         let http_address = http.local_addr().map_err(|error| StartError::Http(config.http, error))?;
         let identity = Arc::new(identity);
         let federation = federation_listener(config, &dir, identity.server_name())?;
-        let store = Store::open(dir.path(), store::Options::default(), Notify::new())?;
+        let options = store::Options { event_cache: config.storage.event_cache, ..store::Options::default() };
+        let store = Store::open(dir.path(), options, Notify::new())?;
         let node = Node::start(NodeConfig {
             state_dir: Some(dir.path().to_owned()),
             listen: config.listen.clone(),
@@ -289,6 +290,7 @@ fn settings(config: &Config) -> Settings {
         rate_limits: config.rate_limits,
         presence: config.presence,
         push_private_addresses: config.push_private_addresses,
+        retention: config.storage.retention,
         default_room_version: config.default_room_version.clone(),
         federation_well_known: config.federation.well_known.clone(),
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,

@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "search", sql: schema::search::SCHEMA },
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
+    Step { name: "purge", sql: schema::purge::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
     Step { name: "rooms_last", sql: schema::rooms::SCHEMA_LAST },
     Step { name: "outbox", sql: schema::outbox::SCHEMA },

@@ -33,6 +33,7 @@ use crate::{
                 self, EventRow, NO_LISTS, NO_ROOM_ID, OUTLIER, REJECTED, SOFT_FAILED, TxnOf, stream_kind,
             },
             membership::{self, Membership},
+            purge,
             rooms::{self, RoomRow},
             state::{self, Change, StateMap},
         },
@@ -157,7 +158,7 @@ pub(in crate::room) fn append(tx: &mut WriteTx<'_>, append: &Append) -> Result<D
     }
     let mut row = match (rooms::room(tx, room)?, append.head) {
         (Some(row), Some(head)) if row.head == head => row,
-        (None, None) => {
+        (None, None) if !purge::is_going(tx, room)? => {
             let empty = state::put(tx, room, &StateMap::new())?;
             RoomRow::new(room, append.version.to_string(), empty)
         }

@@ -30,6 +30,7 @@ use crate::{
         schema::{
             events,
             membership::{self, Membership},
+            purge,
             rooms::{self, RoomRow},
             state::{self, Change, StateMap},
         },
@@ -91,8 +92,9 @@ impl Rooms {
         let mut row = self
             .inner
             .store
-            .write(move |tx| -> Result<RoomRow, StoreError> {
+            .write(move |tx| -> Result<RoomRow, RoomError> {
                 let room = tx.intern(Kind::Room, room_id.as_str())?;
+                check_stays(tx, room)?;
                 let old = rooms::room(tx, room)?;
                 state::clear_current(tx, room)?;
                 membership::clear_room(tx, room)?;
@@ -100,7 +102,10 @@ impl Rooms {
                 let sid = state::put(tx, room, &first)?;
                 let mut row = RoomRow::new(room, text, sid);
                 // Heads are not used twice: a worker may still hold one of the room's earlier life.
-                row.head = old.as_ref().map_or(0, |old| old.head + 1);
+                row.head = match &old {
+                    Some(old) => old.head + 1,
+                    None => tx.next_seq()?.0,
+                };
                 row.depth = depth.saturating_sub(1).max(0);
                 row.msgs = old.as_ref().map_or(0, |old| old.msgs);
                 row.public = old.as_ref().is_some_and(|old| old.public);
@@ -252,8 +257,17 @@ impl Rooms {
     }
 }
 
+/// A room that is on its way out does not come back before it has gone.
+fn check_stays(tx: &ReadTx<'_>, room: Nid) -> Result<(), RoomError> {
+    match purge::is_going(tx, room)? {
+        true => Err(RoomError::NotNow("the room is being removed from this server; try again in a moment".into())),
+        false => Ok(()),
+    }
+}
+
 /// Notes the version of a room that is only heard of.
-fn remember(tx: &mut WriteTx<'_>, room: Nid, version: String) -> Result<(), StoreError> {
+fn remember(tx: &mut WriteTx<'_>, room: Nid, version: String) -> Result<(), RoomError> {
+    check_stays(tx, room)?;
     if rooms::room(tx, room)?.is_none() {
         let sid = state::put(tx, room, &StateMap::new())?;
         rooms::put_room(tx, &RoomRow::new(room, version, sid))?;

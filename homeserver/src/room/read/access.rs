@@ -14,7 +14,7 @@ use crate::{
         Kind, Nid, ReadTx, Seq, StoreError,
         ids::skey_split,
         schema::{
-            events::{self, EventRow, OUTLIER, REJECTED, SOFT_FAILED},
+            events::{self, EXPIRED, EventRow, OUTLIER, REJECTED, SOFT_FAILED},
             membership::{self, Membership},
             rooms::{self, RoomRow},
             state,
@@ -79,7 +79,7 @@ impl Access {
 
     /// Whether the user sees an event.
     pub(in crate::room) fn may_see(&mut self, tx: &ReadTx<'_>, event: &EventRow) -> Result<bool, StoreError> {
-        if event.room != self.row.room || event.flags & (REJECTED | SOFT_FAILED) != 0 {
+        if event.room != self.row.room || event.flags & (REJECTED | SOFT_FAILED | EXPIRED) != 0 {
             return Ok(false);
         }
         let since = match (self.joined, self.left, event.seq) {

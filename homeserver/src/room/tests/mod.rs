@@ -5,6 +5,7 @@ mod crash;
 mod federation;
 mod local;
 mod migration;
+mod purge;
 mod visibility;
 
 use std::{path::Path, sync::Arc};

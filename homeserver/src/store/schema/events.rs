@@ -23,7 +23,7 @@ use crate::store::{
     tx::Counter,
 };
 
-use super::chain;
+use super::{chain, search};
 
 /// See the module.
 pub const SCHEMA: &str = "
@@ -93,6 +93,8 @@ pub const PARTIAL: i64 = 16;
 pub const NO_ROOM_ID: i64 = 32;
 /// `rest` holds neither `prev_events` nor `auth_events`: they are made of the numbers. (Rows from before hold them.)
 pub const NO_LISTS: i64 = 64;
+/// Its time is over by the room's retention: stored pruned, in no timeline, shown to nobody.
+pub const EXPIRED: i64 = 128;
 
 /// What a row of `stream` tells. Other areas add their own.
 pub mod stream_kind {
@@ -376,6 +378,77 @@ pub fn prune(tx: &mut WriteTx<'_>, nid: Nid, by: Nid, client: &[u8], rest: &[u8]
         "UPDATE event SET client = ?3, rest = ?4, redacted_by = ?2, flags = flags | ?5 WHERE nid = ?1",
         (nid, by, client, rest, REDACTED),
     )?;
+    tx.event_changed(nid);
+    Ok(())
+}
+
+/// Messages of a room that are older than `before` but not older than `from` (both `origin_server_ts`) and still in the
+/// timeline, oldest first. The ends of the graph are not among them: the next event builds on them.
+pub fn aged(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    from: i64,
+    before: i64,
+    limit: u32,
+) -> Result<Vec<(Nid, i64)>, StoreError> {
+    tx.rows(
+        "SELECT nid, ts FROM event WHERE room = ?1 AND ts >= ?2 AND ts < ?3 AND skey IS NULL AND seq IS NOT NULL \
+         AND nid NOT IN (SELECT nid FROM fwd_extremity WHERE room = ?1) ORDER BY ts LIMIT ?4",
+        (room, from, before, limit),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Takes an event's content and place away; the graph keeps it. `client` and `rest` are its pruned form.
+pub fn expire(tx: &mut WriteTx<'_>, event: &EventRow, client: &[u8], rest: &[u8]) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE event SET client = ?2, rest = ?3, seq = NULL, device = NULL, txn = NULL, flags = flags | ?4 \
+         WHERE nid = ?1",
+        (event.nid, client, rest, EXPIRED),
+    )?;
+    unplace(tx, event)?;
+    search::remove(tx, event.nid)?;
+    // Nobody pages back beyond it: what lies there is older still.
+    tx.execute("DELETE FROM missing_prev WHERE room = ?1 AND child = ?2", (event.room, event.nid))?;
+    tx.event_changed(event.nid);
+    Ok(())
+}
+
+fn unplace(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
+    let Some(seq) = event.seq else { return Ok(()) };
+    tx.execute(
+        "DELETE FROM timeline WHERE room = ?1 AND depth = ?2 AND seq = ?3",
+        (event.room, event.depth, seq),
+    )?;
+    tx.execute("DELETE FROM stream WHERE seq = ?1 AND ref = ?2", (seq, event.nid))?;
+    Ok(())
+}
+
+/// Removes an event with all that hangs on it. For rooms that go as a whole: what built on it is not looked after.
+pub fn remove(tx: &mut WriteTx<'_>, nid: Nid) -> Result<(), StoreError> {
+    let Some(event) = event(tx, nid)? else { return Ok(()) };
+    unplace(tx, &event)?;
+    search::remove(tx, nid)?;
+    tx.execute("DELETE FROM edge WHERE prev = ?1", [nid])?;
+    for prev in &event.prev {
+        tx.execute("DELETE FROM edge WHERE prev = ?1 AND child = ?2", (prev, nid))?;
+    }
+    for mentioned in event.prev.iter().chain(&event.auth) {
+        tx.execute("DELETE FROM eid WHERE hash = (SELECT hash FROM mention WHERE nid = ?1)", [mentioned])?;
+        tx.execute("DELETE FROM mention WHERE nid = ?1", [mentioned])?;
+    }
+    tx.execute("DELETE FROM relation WHERE parent = ?1", [nid])?;
+    tx.execute("DELETE FROM redaction WHERE target = ?1", [nid])?;
+    tx.execute("DELETE FROM chain WHERE nid = ?1", [nid])?;
+    tx.execute("DELETE FROM chain_link WHERE chain = ?1", [nid])?;
+    if let Some((device, txn)) = &event.sent {
+        tx.execute(
+            "DELETE FROM txn_id WHERE user = ?1 AND device = ?2 AND room = ?3 AND txn = ?4",
+            (event.sender, device, event.room, txn),
+        )?;
+    }
+    tx.execute("DELETE FROM eid WHERE hash = ?1", [event.hash.as_slice()])?;
+    tx.execute("DELETE FROM event WHERE nid = ?1", [nid])?;
     tx.event_changed(nid);
     Ok(())
 }

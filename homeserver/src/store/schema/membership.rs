@@ -161,6 +161,11 @@ pub fn local_members(tx: &ReadTx<'_>, room: Nid, membership: Membership) -> Resu
     })
 }
 
+/// Local users who have, or had, anything to do with a room.
+pub fn room_users(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<Nid>, StoreError> {
+    tx.rows("SELECT user FROM user_room WHERE room = ?1", [room], |row| row.get(0))
+}
+
 /// A user's membership of a room in its resolved state, with its event.
 pub fn member(tx: &ReadTx<'_>, room: Nid, user: Nid) -> Result<Option<(Membership, Nid)>, StoreError> {
     tx.row("SELECT membership, nid FROM member WHERE room = ?1 AND user = ?2", (room, user), |row| {

@@ -13,6 +13,7 @@ pub mod media;
 pub mod membership;
 pub mod oauth;
 pub mod outbox;
+pub mod purge;
 pub mod push;
 pub mod pushers;
 pub mod receipts;

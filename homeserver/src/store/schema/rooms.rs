@@ -275,3 +275,8 @@ pub fn put_alias(tx: &mut WriteTx<'_>, alias: &str, room: Nid, creator: Nid) -> 
 pub fn remove_alias(tx: &mut WriteTx<'_>, alias: &str) -> Result<bool, StoreError> {
     Ok(tx.execute("DELETE FROM alias WHERE alias = ?1", [alias])? > 0)
 }
+
+/// Numbers of the rooms after one, in their order.
+pub fn page(tx: &ReadTx<'_>, after: Nid, limit: i64) -> Result<Vec<Nid>, StoreError> {
+    tx.rows("SELECT room FROM room WHERE room > ?1 ORDER BY room LIMIT ?2", (after, limit), |row| row.get(0))
+}
