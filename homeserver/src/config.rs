@@ -10,6 +10,7 @@ mod storage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use router::config::Secret;
@@ -18,6 +19,7 @@ use ruma::ServerName;
 use serde::Deserialize;
 
 use crate::account::NameChoice;
+use crate::appservice::registration as appservice;
 
 pub use federation::{Federation, FederationFlags, Tls};
 pub use storage::{Storage, StorageFlags};
@@ -112,6 +114,9 @@ pub struct Flags {
     /// Tell who is online to those who share a room on this node [default: false]
     #[arg(long, env = "MANGROVE_PRESENCE")]
     pub presence: bool,
+    /// Let an application service in by its registration file (YAML, repeatable)
+    #[arg(long, value_name = "FILE", env = "MANGROVE_APPSERVICES", value_delimiter = ' ')]
+    pub appservices: Vec<PathBuf>,
     /// Let push gateways stand in the own network and speak without TLS [default: false]
     #[arg(long, env = "MANGROVE_PUSH_PRIVATE_ADDRESSES")]
     pub push_private_addresses: bool,
@@ -155,6 +160,7 @@ struct File {
     server_name: Option<String>,
     presence: Option<bool>,
     push_private_addresses: Option<bool>,
+    appservices: Option<Vec<PathBuf>>,
     default_room_version: Option<String>,
     log: Option<String>,
     #[serde(default)]
@@ -210,6 +216,8 @@ pub struct Config {
     pub name: Option<NameChoice>,
     /// Room version of new rooms.
     pub default_room_version: ruma::RoomVersionId,
+    /// Application services that are let in.
+    pub appservices: Vec<Arc<appservice::Registration>>,
     /// Whether push gateways may stand in the own network.
     pub push_private_addresses: bool,
     /// Whether syncs tell who is online.
@@ -275,6 +283,15 @@ impl Config {
         };
         let name = name_choice(zone.as_deref(), server_name.as_deref())
             .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
+        let appservices = match flags.appservices.is_empty() {
+            false => flags.appservices.clone(),
+            true => file.appservices.unwrap_or_default(),
+        };
+        let appservices = appservices
+            .iter()
+            .map(|path| Ok(Arc::new(appservice::Registration::read(path)?)))
+            .collect::<Result<_, appservice::RegistrationError>>()
+            .map_err(|error| ConfigError(error.to_string()))?;
         let version = flags.default_room_version.clone().or(file.default_room_version);
         let default_room_version = parse_room_version(version.as_deref().unwrap_or("12"))?;
         let shared_secret = flags.registration_shared_secret.clone().or(file.registration_shared_secret);
@@ -319,6 +336,7 @@ impl Config {
             tun,
             name,
             default_room_version,
+            appservices,
             push_private_addresses: flags.push_private_addresses
                 || file.push_private_addresses.unwrap_or(false),
             presence: flags.presence || file.presence.unwrap_or(false),

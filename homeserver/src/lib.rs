@@ -1,6 +1,7 @@
 //! The Matrix homeserver: its areas, each calling only those before it in this list.
 pub mod account;
 pub mod api;
+pub mod appservice;
 pub mod clock;
 pub mod cmd;
 pub mod config;

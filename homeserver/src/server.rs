@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    appservice::{self, Appservices, registration::RegistrationError},
     clock::Clock,
     e2ee::{E2ee, device_lists},
     error::Error,
@@ -47,6 +48,8 @@ pub struct Server {
     pub e2ee: E2ee,
     /// Push rules.
     pub push: Push,
+    /// Bridges and bots that the operator lets in.
+    pub appservices: Appservices,
     /// Tells pushers.
     pub gateway: Gateway,
     /// The content store.
@@ -98,6 +101,9 @@ pub enum StartError {
     /// The directory of the content store could not be made or read.
     #[error("the media directory cannot be used: {0}")]
     Media(#[from] MediaError),
+    /// A registration file of an application service.
+    #[error(transparent)]
+    Appservice(RegistrationError),
     /// The section `[email]` does not hold.
     #[error("{0}")]
     Mail(String),
@@ -157,6 +163,18 @@ impl Server {
         let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
         let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);
         tasks.spawn(gateway.clone().run(shutdown.clone(), tasks.clone()));
+        let appservices = Appservices::new(appservice::Parts {
+            registrations: settings.appservices.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            users: users.clone(),
+            typing: typing.clone(),
+            name: name.clone(),
+        })
+        .map_err(StartError::Appservice)?;
+        tasks.spawn(appservices.clone().run(shutdown.clone(), tasks.clone()));
+        let services = appservices.clone();
+        let exempt = Box::new(move |key: &str| services.is_exempt(key));
         let neighbours: Arc<dyn Neighbours> = match &overlay {
             Some(node) => {
                 tasks.spawn(remote.clone().follow(node.clone(), shutdown.clone()));
@@ -167,7 +185,8 @@ impl Server {
             None => Arc::new(NoNeighbours),
         };
         Ok(Arc::new(Self {
-            limits: Limits::new(settings.rate_limits, clock.clone()),
+            limits: Limits::new(settings.rate_limits, clock.clone()).but_for(exempt),
+            appservices,
             uia: uia::Sessions::new(clock.clone()),
             web: Web::default(),
             shutdown,
@@ -303,6 +322,8 @@ pub struct Settings {
     pub federation_well_known: Option<String>,
     /// Whether syncs tell who is online to those who share a room on this node.
     pub presence: bool,
+    /// Application services that are let in.
+    pub appservices: Vec<Arc<appservice::registration::Registration>>,
     /// Whether push gateways may stand in the own network and speak without TLS.
     pub push_private_addresses: bool,
     /// The version of new rooms whose maker names none.
@@ -330,6 +351,7 @@ impl Default for Settings {
             federation_well_known: None,
             presence: false,
             push_private_addresses: false,
+            appservices: Vec::new(),
             default_room_version: version::DEFAULT,
             discoverable: true,
             upload_bytes_max: 50 << 20,

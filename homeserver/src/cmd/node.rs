@@ -288,6 +288,7 @@ fn settings(config: &Config) -> Settings {
         public_url: config.public_url.clone(),
         accounts: config.accounts.clone(),
         rate_limits: config.rate_limits,
+        appservices: config.appservices.clone(),
         presence: config.presence,
         push_private_addresses: config.push_private_addresses,
         retention: config.storage.retention,

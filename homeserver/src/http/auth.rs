@@ -12,12 +12,14 @@ use ruma::{
             AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
             NoAccessToken, NoAuthentication,
         },
+        error::ErrorKind,
         federation::authentication::{ServerSignatures, XMatrix},
     },
 };
 
 pub use crate::user::LocalUser;
 use crate::{
+    appservice::{Appservices, registration::Registration},
     error::{Error, RequestError},
     http::{args::Incoming, standing::Policy},
     server::Server,
@@ -41,7 +43,11 @@ impl CallerKind for AccessToken {
 
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
         let token = token(&request.head.headers, request.head.uri.query())?;
-        let access = access_of(server, &token.ok_or(RequestError::MissingToken)?).await?;
+        let token = token.ok_or(RequestError::MissingToken)?;
+        if let Some(service) = server.appservices.by_token(&token) {
+            return masquerade(server, &service, request.head.uri.query()).await;
+        }
+        let access = access_of(server, &token).await?;
         request.policy.check(server, &access, &request.path).await?;
         note_seen(server, &access.caller, &request.origin);
         Ok(access.caller)
@@ -54,6 +60,9 @@ impl CallerKind for AccessTokenOptional {
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<Option<LocalUser>, Error> {
         match token(&request.head.headers, request.head.uri.query())? {
             Some(token) => {
+                if let Some(service) = server.appservices.by_token(&token) {
+                    return masquerade(server, &service, request.head.uri.query()).await.map(Some);
+                }
                 let access = access_of(server, &token).await?;
                 request.policy.check(server, &access, &request.path).await?;
                 Ok(Some(access.caller))
@@ -79,25 +88,73 @@ impl CallerKind for NoAccessToken {
     }
 }
 
-/// Endpoints that an application service may also call: no such service is known here, so the token is not looked at.
+/// Endpoints that an application service may also call: the service, if one does.
 impl CallerKind for AppserviceTokenOptional {
-    type Caller = ();
+    type Caller = Option<Arc<Registration>>;
 
-    async fn caller(_: &Arc<Server>, _: &Incoming) -> Result<(), Error> {
-        Ok(())
+    async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<Self::Caller, Error> {
+        service_of(server, &request.head.headers, request.head.uri.query())
     }
 }
 
-/// Endpoints for application services alone: none is known here.
+/// Endpoints for application services alone.
 impl CallerKind for AppserviceToken {
-    type Caller = std::convert::Infallible;
+    type Caller = Arc<Registration>;
 
-    async fn caller(_: &Arc<Server>, request: &Incoming) -> Result<Self::Caller, Error> {
-        Err(match token(&request.head.headers, request.head.uri.query())? {
-            Some(_) => RequestError::UnknownToken.into(),
-            None => RequestError::MissingToken.into(),
-        })
+    async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<Self::Caller, Error> {
+        let (headers, query) = (&request.head.headers, request.head.uri.query());
+        let refused = match token(headers, query)? {
+            Some(_) => RequestError::UnknownToken,
+            None => RequestError::MissingToken,
+        };
+        service_of(server, headers, query)?.ok_or_else(|| refused.into())
     }
+}
+
+/// The application service that makes a request, if one does.
+pub fn service_of(
+    server: &Server,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<Option<Arc<Registration>>, Error> {
+    Ok(token(headers, query)?.and_then(|token| server.appservices.by_token(&token)))
+}
+
+/// The user in whose name an application service calls.
+// spec: https://spec.matrix.org/v1.19/application-service-api/#identity-assertion
+async fn masquerade(
+    server: &Arc<Server>,
+    service: &Registration,
+    query: Option<&str>,
+) -> Result<LocalUser, Error> {
+    let value = |name: &str| query_value(query, name);
+    let device = value("device_id").or_else(|| value("org.matrix.msc3202.device_id"));
+    let (user, device) = server
+        .appservices
+        .masquerade(service, value("user_id").as_deref(), device)
+        .map_err(|error| Error::forbidden(error.to_string()))?;
+    if !server.users.exists(&user).await? {
+        return Err(Error::forbidden("the application service has not registered this user"));
+    }
+    let device = match device {
+        None => Appservices::no_device(service).into(),
+        Some(device) => {
+            let device = ruma::OwnedDeviceId::from(device);
+            if server.users.device(&user, &device).await.is_err() {
+                return Err(Error::new(ErrorKind::UnknownDevice, "this user has no device with this id"));
+            }
+            device
+        }
+    };
+    Ok(LocalUser { user, device })
+}
+
+/// A query parameter's value, decoded.
+fn query_value(query: Option<&str>, name: &str) -> Option<String> {
+    let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+    let spaced = value.replace('+', " ");
+    Some(percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
 }
 
 impl CallerKind for ServerSignatures {
@@ -189,6 +246,9 @@ pub async fn require_user(
     query: Option<&str>,
 ) -> Result<LocalUser, Error> {
     let token = token(headers, query)?.ok_or(RequestError::MissingToken)?;
+    if let Some(service) = server.appservices.by_token(&token) {
+        return masquerade(server, &service, query).await;
+    }
     let access = access_of(server, &token).await?;
     Policy::ANY.check(server, &access, &[]).await?;
     Ok(access.caller)

@@ -50,6 +50,13 @@ pub struct Outside {
 #[error("{0}")]
 pub struct OutsideError(String);
 
+impl OutsideError {
+    /// With a text.
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Outside {
     /// `private`: also to addresses inside the network that the node stands in, and without TLS.
     pub fn new(private: bool) -> Self {

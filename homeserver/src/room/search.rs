@@ -132,7 +132,9 @@ fn catch_up(tx: &mut WriteTx<'_>) -> Result<bool, StoreError> {
 /// The text of an event that is searched, if it has one and its room is not encrypted.
 pub(in crate::room) fn words_of(tx: &ReadTx<'_>, event: &EventRow) -> Result<Option<String>, StoreError> {
     let Some(key) = key_of(&tx.text(event.kind)?) else { return Ok(None) };
-    if event.flags & REDACTED != 0 || rooms::room(tx, event.room)?.is_none_or(|room| room.encryption.is_some()) {
+    if event.flags & REDACTED != 0
+        || rooms::room(tx, event.room)?.is_none_or(|room| room.encryption.is_some())
+    {
         return Ok(None);
     }
     let content = content(&event.client);
@@ -215,7 +217,8 @@ fn searched(tx: &ReadTx<'_>, user: &UserId, filter: &RoomEventFilter) -> Result<
     for row in rows {
         let id = tx.text(row.room)?;
         let is = |room: &OwnedRoomId| *room.as_str() == *id;
-        if !filter.not_rooms.iter().any(is) && filter.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(is)) {
+        if !filter.not_rooms.iter().any(is) && filter.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(is))
+        {
             rooms.push(row.room);
         }
         if rooms.len() >= ROOMS_MAX {
@@ -228,9 +231,10 @@ fn searched(tx: &ReadTx<'_>, user: &UserId, filter: &RoomEventFilter) -> Result<
 fn wanted(tx: &ReadTx<'_>, event: &EventRow, question: &Search) -> Result<bool, StoreError> {
     let kind = tx.text(event.kind)?;
     let Some(key) = key_of(&kind) else { return Ok(false) };
-    let named = question.keys.as_ref().is_none_or(|keys| {
-        keys.iter().any(|wanted| wanted.strip_prefix("content.") == Some(key))
-    });
+    let named = question
+        .keys
+        .as_ref()
+        .is_none_or(|keys| keys.iter().any(|wanted| wanted.strip_prefix("content.") == Some(key)));
     Ok(named && messages::wanted(tx, event, Some(&question.filter))?)
 }
 
@@ -243,7 +247,8 @@ fn hit(
     now_ms: u64,
 ) -> Result<Hit, StoreError> {
     let sees = viewer(access, now_ms);
-    let sender = UserId::parse(&*tx.text(event.sender)?).map_err(|_| StoreError::Corrupt("a sender is no user"))?;
+    let sender =
+        UserId::parse(&*tx.text(event.sender)?).map_err(|_| StoreError::Corrupt("a sender is no user"))?;
     let mut hit = Hit {
         rank,
         room: load::room_id(tx, event.room)?,
@@ -299,7 +304,10 @@ mod tests {
     #[test]
     fn what_is_typed_becomes_plain_words() {
         assert_eq!(split("Message 4"), ["message", "4"]);
-        assert_eq!(split("\" OR room : * NEAR(a\0b) \u{201c}Äpfel\u{201d}"), ["or", "room", "near", "a", "b", "äpfel"]);
+        assert_eq!(
+            split("\" OR room : * NEAR(a\0b) \u{201c}Äpfel\u{201d}"),
+            ["or", "room", "near", "a", "b", "äpfel"]
+        );
         assert!(split("--- !").is_empty());
         assert_eq!(split(&"w ".repeat(50)), ["w"]);
     }

@@ -112,6 +112,13 @@ impl Typing {
         Some((in_room.seq, in_room.users.keys().cloned().collect()))
     }
 
+    /// Who types in rooms where that changed in (since, until].
+    pub fn changed(&self, since: Seq, until: Seq) -> Vec<(Nid, Vec<OwnedUserId>)> {
+        let rooms = self.rooms();
+        let changed = rooms.iter().filter(|(_, in_room)| in_room.seq > since && in_room.seq <= until);
+        changed.map(|(room, in_room)| (*room, in_room.users.keys().cloned().collect())).collect()
+    }
+
     /// What clients were shown up to here is forgotten: they are to be told of all their rooms.
     pub fn floor(&self) -> Seq {
         Seq(self.inner.floor.load(Ordering::Acquire))

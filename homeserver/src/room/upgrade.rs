@@ -79,7 +79,9 @@ impl Rooms {
         let drafts = drafts(user, old, &found, &version, &rules, &additional, member)?;
         let room = self.make_room(user, &version, &rules, &drafts, None, false).await?;
         let tombstone = json!({ "body": "This room has been replaced", "replacement_room": room });
-        if let Err(error) = self.submit(user, old, state_draft("m.room.tombstone", "", &tombstone)?, None).await {
+        if let Err(error) =
+            self.submit(user, old, state_draft("m.room.tombstone", "", &tombstone)?, None).await
+        {
             // Nobody is led to the new room: it is left alone again.
             let _ = self.leave(user, &room, None).await;
             return Err(error);
@@ -90,7 +92,13 @@ impl Rooms {
         Ok(room)
     }
 
-    async fn move_along(&self, user: &UserId, old: &RoomId, room: &RoomId, found: Old) -> Result<(), RoomError> {
+    async fn move_along(
+        &self,
+        user: &UserId,
+        old: &RoomId,
+        room: &RoomId,
+        found: Old,
+    ) -> Result<(), RoomError> {
         let (old_id, new_id, listed) = (old.to_owned(), room.to_owned(), found.listed);
         self.inner
             .store
@@ -125,7 +133,9 @@ impl Rooms {
             attempt(old, "m.room.power_levels", "", &levels).await;
         }
         for space in &found.spaces {
-            let Ok(child) = self.state_content(user, space, "m.space.child", old.as_str()).await else { continue };
+            let Ok(child) = self.state_content(user, space, "m.space.child", old.as_str()).await else {
+                continue;
+            };
             let child: Value = serde_json::from_str(child.get()).unwrap_or_default();
             if child.get("via").is_some() {
                 attempt(space, "m.space.child", room.as_str(), &child).await;
@@ -233,7 +243,8 @@ fn drafts(
         create.insert("additional_creators".into(), json!(additional));
         creators.extend(additional.iter().map(ToString::to_string));
     }
-    let levels = levels(found, &creators, user, auth.explicitly_privilege_room_creators, auth.integer_power_levels);
+    let levels =
+        levels(found, &creators, user, auth.explicitly_privilege_room_creators, auth.integer_power_levels);
     let mut first = levels.clone();
     if !auth.explicitly_privilege_room_creators {
         // Until everything stands, its maker may do everything.
@@ -318,7 +329,14 @@ fn highest(levels: &Value) -> i64 {
     let single = ["state_default", "events_default", "ban", "kick", "invite", "redact"];
     let events = levels["events"].as_object().into_iter().flat_map(Map::values);
     let users = levels["users"].as_object().into_iter().flat_map(Map::values);
-    single.iter().map(|key| &levels[*key]).chain(events).chain(users).filter_map(Value::as_i64).max().unwrap_or(0)
+    single
+        .iter()
+        .map(|key| &levels[*key])
+        .chain(events)
+        .chain(users)
+        .filter_map(Value::as_i64)
+        .max()
+        .unwrap_or(0)
 }
 
 /// The levels of a room in which nobody is to go on; none if they are so already.

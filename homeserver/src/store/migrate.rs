@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     Step { name: "e2ee", sql: schema::e2ee::SCHEMA },
     Step { name: "push", sql: schema::push::SCHEMA },
     Step { name: "pushers", sql: schema::pushers::SCHEMA },
+    Step { name: "appservices", sql: schema::appservices::SCHEMA },
     Step { name: "receipts", sql: schema::receipts::SCHEMA },
     Step { name: "filters", sql: schema::filters::SCHEMA },
     Step { name: "backup", sql: schema::backup::SCHEMA },

@@ -93,6 +93,8 @@ pub struct SyncRequest {
     pub filter: SyncFilter,
     /// All state of all rooms, whatever changed.
     pub full_state: bool,
+    /// The state part is that after the timeline, not that before it (`state_after`, MSC4222).
+    pub state_after: bool,
     /// How long to wait if there is nothing.
     pub timeout: Duration,
     /// Ends the wait when the node ends.
@@ -178,10 +180,16 @@ struct Context {
     since: Option<Token>,
     filter: SyncFilter,
     full_state: bool,
+    state_after: bool,
     now_ms: u64,
 }
 
 impl Context {
+    /// The name of the state part.
+    fn state_key(&self) -> &'static str {
+        if self.state_after { "state_after" } else { "state" }
+    }
+
     fn since(&self) -> Seq {
         self.since.map_or(Seq(0), |token| Seq(token.seq))
     }

@@ -29,6 +29,7 @@ pub(super) async fn sync(inner: &Arc<Inner>, request: SyncRequest) -> Result<Byt
         since,
         filter: request.filter,
         full_state: request.full_state,
+        state_after: request.state_after,
         now_ms: inner.clock.now_ms(),
     });
     match since {

@@ -96,6 +96,45 @@ impl Users {
         Ok(session)
     }
 
+    /// Logs a device in for whoever has proven elsewhere that they may: an application service for a user of its own.
+    pub async fn login_without_proof(&self, user: &UserId, device: NewDevice) -> Result<Session, UserError> {
+        device.check()?;
+        let (name, hooks, now) = (user.to_owned(), self.hooks, self.clock.now_ms());
+        let session = self
+            .store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &name)?;
+                open_session(tx, hooks, &name, nid, device, now)
+            })
+            .await?;
+        self.tokens.forget_device(user, &session.device);
+        Ok(session)
+    }
+
+    /// Makes a device without a token: an application service speaks for it with its own (MSC4190). True if it is new.
+    pub async fn make_device(
+        &self,
+        user: &UserId,
+        id: &DeviceId,
+        name: Option<String>,
+    ) -> Result<bool, UserError> {
+        let device = NewDevice { id: Some(id.to_owned()), name, ..NewDevice::default() };
+        device.check()?;
+        let (user, id, hooks, now) = (user.to_owned(), id.to_owned(), self.hooks, self.clock.now_ms());
+        self.store
+            .write(move |tx: &mut WriteTx<'_>| {
+                let nid = active(tx, &user)?;
+                let number = tx.intern(Kind::Device, id.as_str())?;
+                if schema::users::device(tx, nid, number)?.is_some() {
+                    return Ok(false);
+                }
+                schema::users::put_device(tx, nid, number, device.name.as_deref(), now)?;
+                (hooks.changed)(tx, &user, &id)?;
+                Ok(true)
+            })
+            .await
+    }
+
     /// Whose access token this is; an expired one is told apart, since its device may come back.
     pub async fn by_token(&self, token: &str) -> Result<Option<Access>, UserError> {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {

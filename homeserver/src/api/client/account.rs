@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedUserId,
+    OwnedUserId, UserId,
     api::{
         client::account::{
             ThirdPartyIdRemovalStatus, change_password, check_registration_token_validity, deactivate,
@@ -17,10 +17,11 @@ use ruma::{
 use super::own;
 use crate::{
     api::routes::{Group, Table},
+    appservice::Appservices,
     error::{Error, RequestError},
     http::{args::Args, auth::LocalUser, limits::Class, uia},
     server::{Registration, Server},
-    user::{NewAccount, NewDevice, Session, UserError},
+    user::{NewAccount, NewDevice, Proof, Session, UserError},
 };
 
 pub(super) fn routes(table: &mut Table) {
@@ -36,7 +37,7 @@ pub(super) fn routes(table: &mut Table) {
 async fn whoami(server: Arc<Server>, args: Args<whoami::v3::Request>) -> Result<whoami::v3::Response, Error> {
     let guest = server.users.standing(&args.caller.user).await?.guest;
     let mut response = whoami::v3::Response::new(args.caller.user, guest);
-    response.device_id = Some(args.caller.device);
+    response.device_id = Some(args.caller.device).filter(|id| !Appservices::is_no_device(id.as_str()));
     Ok(response)
 }
 
@@ -49,13 +50,16 @@ async fn register(
         return register_guest(&server, &args).await;
     }
     if request.login_type.is_some() {
-        return Err(Error::new(
-            ErrorKind::AppserviceLoginUnsupported,
-            "this node has no application services",
-        ));
+        return register_for_service(&server, &args).await;
     }
     // People type capitals; user names here have none.
     let username = request.username.as_ref().map(|name| name.to_lowercase());
+    if let Some(name) = &username
+        && let Ok(user) = UserId::parse(format!("@{name}:{}", server.name))
+        && server.appservices.user_is_taken(&user, None)
+    {
+        return Err(Error::new(ErrorKind::Exclusive, "this name is reserved for an application service"));
+    }
     // A bad name is told before anything has to be proven; a taken one too, but only where everybody may ask. Where a
     // token is needed, whoever shows none learns nothing about who lives here.
     if let (Registration::Open, Some(name), None) =
@@ -97,6 +101,31 @@ async fn register(
             Ok(registered(user, session))
         }
     }
+}
+
+/// An account for a user of an application service.
+async fn register_for_service(
+    server: &Arc<Server>,
+    args: &Args<register::v3::Request>,
+) -> Result<register::v3::Response, Error> {
+    let service = args.caller.as_deref().ok_or(RequestError::MissingToken)?;
+    let name = args.request.username.clone().ok_or_else(|| RequestError::MissingParam("username".into()))?;
+    let user = UserId::parse(format!("@{name}:{}", server.name)).map_err(|_| UserError::InvalidName)?;
+    if !service.has_user(&user, &server.name) || server.appservices.user_is_taken(&user, Some(service)) {
+        return Err(Error::new(
+            ErrorKind::Exclusive,
+            "this name is not in the namespace of the application service",
+        ));
+    }
+    let device = (!args.request.inhibit_login).then(|| NewDevice {
+        id: args.request.device_id.clone(),
+        name: args.request.initial_device_display_name.clone(),
+        refresh: args.request.refresh_token,
+        client: None,
+    });
+    let account = NewAccount { localpart: Some(name), ..NewAccount::new(Proof::Operator) };
+    let (user, session) = server.users.register(account, device).await?;
+    Ok(registered(user, session))
 }
 
 async fn register_guest(

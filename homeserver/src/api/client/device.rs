@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use ruma::api::client::device::{
     self, delete_device, delete_devices, get_device, get_devices, update_device,
 };
@@ -9,7 +10,12 @@ use ruma::api::client::device::{
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, uia},
+    http::{
+        args::Args,
+        auth::service_of,
+        reply::{self, Made},
+        uia,
+    },
     server::Server,
     user::{Device, UserError},
 };
@@ -38,23 +44,28 @@ async fn get(
     Ok(get_device::v3::Response::new(shown(device)))
 }
 
-async fn update(
-    server: Arc<Server>,
-    args: Args<update_device::v3::Request>,
-) -> Result<update_device::v3::Response, Error> {
+async fn update(server: Arc<Server>, args: Args<update_device::v3::Request>) -> Result<Made, Error> {
+    // spec: MSC4190: a service makes devices so.
+    if service_of(&server, &args.head.headers, args.head.uri.query())?.is_some()
+        && server.users.make_device(&args.caller.user, &args.device_id, args.display_name.clone()).await?
+    {
+        return Ok(Made(reply::json(StatusCode::CREATED, "{}")));
+    }
     if args.display_name.is_some() {
         server.users.rename_device(&args.caller.user, &args.device_id, args.display_name.clone()).await?;
     } else {
         server.users.device(&args.caller.user, &args.device_id).await?;
     }
-    Ok(update_device::v3::Response::new())
+    Ok(Made(reply::json(StatusCode::OK, "{}")))
 }
 
 async fn delete(
     server: Arc<Server>,
     args: Args<delete_device::v3::Request>,
 ) -> Result<delete_device::v3::Response, Error> {
-    uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+    if service_of(&server, &args.head.headers, args.head.uri.query())?.is_none() {
+        uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+    }
     gone(server.users.delete_devices(&args.caller.user, std::slice::from_ref(&args.device_id)).await)?;
     Ok(delete_device::v3::Response::new())
 }
@@ -63,7 +74,9 @@ async fn delete_many(
     server: Arc<Server>,
     args: Args<delete_devices::v3::Request>,
 ) -> Result<delete_devices::v3::Response, Error> {
-    uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+    if service_of(&server, &args.head.headers, args.head.uri.query())?.is_none() {
+        uia::password(&server, &args.caller, &args.origin, args.auth.as_ref()).await?;
+    }
     gone(server.users.delete_devices(&args.caller.user, &args.devices).await)?;
     Ok(delete_devices::v3::Response::new())
 }

@@ -26,8 +26,16 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, room);
     for version in ["r0", "v3"] {
         let [everything, events, event] = match version {
-            "r0" => ["/_matrix/client/r0/initialSync", "/_matrix/client/r0/events", "/_matrix/client/r0/events/{event_id}"],
-            _ => ["/_matrix/client/v3/initialSync", "/_matrix/client/v3/events", "/_matrix/client/v3/events/{event_id}"],
+            "r0" => [
+                "/_matrix/client/r0/initialSync",
+                "/_matrix/client/r0/events",
+                "/_matrix/client/r0/events/{event_id}",
+            ],
+            _ => [
+                "/_matrix/client/v3/initialSync",
+                "/_matrix/client/v3/events",
+                "/_matrix/client/v3/events/{event_id}",
+            ],
         };
         table.plain(Group::Client, Method::GET, everything, everything_at_once);
         table.plain(Group::Client, Method::GET, events, wait);
@@ -60,7 +68,8 @@ async fn look(server: &Arc<Server>, caller: &LocalUser, room: &RoomId, limit: u3
     };
     let page = server.rooms.messages(user, room, query).await?;
     let chunk: Vec<ClientEvent> = page.chunk.into_iter().rev().collect();
-    let membership = if server.rooms.is_joined(user, room).await? { Membership::Join } else { Membership::Leave };
+    let membership =
+        if server.rooms.is_joined(user, room).await? { Membership::Join } else { Membership::Leave };
     let listed = server.rooms.is_listed(room).await.unwrap_or(false);
     let data = server.users.room_account_data(user, room).await?;
     let data: Vec<Value> = data
@@ -115,7 +124,9 @@ async fn wait(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
     let caller = caller(&server, &incoming).await?;
     let value = |name| incoming.head.query_values(name).next();
     let timeout = match value("timeout") {
-        Some(text) => text.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds"))?,
+        Some(text) => {
+            text.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds"))?
+        }
         None => 0,
     };
     let only = value("room_id");
@@ -162,6 +173,7 @@ async fn sync(
         since,
         filter: SyncFilter::default(),
         full_state: false,
+        state_after: false,
         timeout,
         stop: server.shutdown.clone(),
     };

@@ -3,6 +3,7 @@
 mod account;
 mod admin;
 mod alias;
+mod appservice;
 mod backup;
 mod config;
 mod context;
@@ -45,6 +46,7 @@ pub(crate) fn routes(table: &mut Table) {
     account::routes(table);
     admin::routes(table);
     alias::routes(table);
+    appservice::routes(table);
     backup::routes(table);
     config::routes(table);
     context::routes(table);

@@ -7,7 +7,8 @@ use ruma::api::{
     client::{
         reporting::report_user,
         room::{
-            aliases, create_room, get_event_by_timestamp, get_room_event, report_content, report_room, upgrade_room,
+            aliases, create_room, get_event_by_timestamp, get_room_event, report_content, report_room,
+            upgrade_room,
         },
     },
 };

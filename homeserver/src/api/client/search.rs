@@ -68,7 +68,8 @@ fn answer(found: &Found, keys: &[GroupingKey], context: bool) -> Value {
         answer["next_batch"] = next.as_str().into();
     }
     if !found.state.is_empty() {
-        let state: BTreeMap<_, _> = found.state.iter().map(|(room, events)| (room.as_str(), events)).collect();
+        let state: BTreeMap<_, _> =
+            found.state.iter().map(|(room, events)| (room.as_str(), events)).collect();
         answer["state"] = json!(state);
     }
     let mut groups = Map::new();
@@ -127,8 +128,7 @@ fn profiles(hit: &Hit) -> Value {
     for member in &hit.members {
         let event: Value = serde_json::from_str(member.get()).unwrap_or_default();
         if let Some(user) = event["state_key"].as_str() {
-            let profile =
-                json!({ "displayname": event["content"]["displayname"], "avatar_url": event["content"]["avatar_url"] });
+            let profile = json!({ "displayname": event["content"]["displayname"], "avatar_url": event["content"]["avatar_url"] });
             profiles.insert(user.to_owned(), profile);
         }
     }

@@ -9,7 +9,10 @@ use ruma::{
         client::{
             session::{
                 get_login_token,
-                get_login_types::{self, v3::LoginType, v3::PasswordLoginType, v3::TokenLoginType},
+                get_login_types::{
+                    self, v3::ApplicationServiceLoginType, v3::LoginType, v3::PasswordLoginType,
+                    v3::TokenLoginType,
+                },
                 login, logout, logout_all, refresh_token,
             },
             uiaa::UserIdentifier,
@@ -21,7 +24,7 @@ use serde::de::Error as _;
 
 use crate::{
     api::routes::{Group, Table},
-    error::Error,
+    error::{Error, RequestError},
     http::{args::Args, limits::Class, uia},
     server::Server,
     user::{LOGIN_TOKEN_MS, NewDevice, UserError},
@@ -37,12 +40,15 @@ pub(super) fn routes(table: &mut Table) {
 }
 
 async fn login_types(
-    _: Arc<Server>,
+    server: Arc<Server>,
     _: Args<get_login_types::v3::Request>,
 ) -> Result<get_login_types::v3::Response, Error> {
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
-    let flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
+    let mut flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
+    if !server.appservices.is_empty() {
+        flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
+    }
     Ok(get_login_types::v3::Response::new(flows))
 }
 
@@ -64,11 +70,17 @@ async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Resp
             server.limits.take(Class::Register, &args.origin.key())?;
             server.users.login_by_token(&token.token, device).await?
         }
-        login::v3::LoginInfo::ApplicationService(_) => {
-            return Err(Error::new(
-                ErrorKind::AppserviceLoginUnsupported,
-                "this node has no application services",
-            ));
+        login::v3::LoginInfo::ApplicationService(info) => {
+            let service = args.caller.as_deref().ok_or(RequestError::MissingToken)?;
+            let user = match (&info.identifier, &info.user) {
+                (Some(UserIdentifier::Matrix(matrix)), _) => user_of(&server, &matrix.user)?,
+                (None, Some(user)) => user_of(&server, user)?,
+                _ => return Err(Error::invalid_param("who logs in? `identifier` is missing")),
+            };
+            if !service.has_user(&user, &server.name) {
+                return Err(Error::new(ErrorKind::Exclusive, "this user is not in the service's namespace"));
+            }
+            server.users.login_without_proof(&user, device).await?
         }
         _ => return Err(Error::new(ErrorKind::Unknown, "log-in is by m.login.password or m.login.token")),
     };

@@ -50,10 +50,16 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
         since: args.request.since.clone(),
         filter,
         full_state: args.full_state,
+        state_after: args.use_state_after || unstable_state_after(&args),
         timeout: args.timeout.unwrap_or_default(),
         stop: server.shutdown.clone(),
     };
     Ok(Raw(server.sync.sync(request).await?))
+}
+
+/// The parameter's name from before it was in the specification.
+fn unstable_state_after(args: &Args<Request>) -> bool {
+    args.head.query_values("org.matrix.msc4222.use_state_after").any(|value| value == "true")
 }
 
 /// Who syncs is there, unless the client says otherwise.

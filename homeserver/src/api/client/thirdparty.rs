@@ -1,8 +1,8 @@
-//! Bridges and calls: neither is here, which is an answer that clients expect.
+//! Calls: no TURN server is here, which is an answer that clients expect.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use ruma::api::client::{thirdparty::get_protocols, voip::get_turn_server_info};
+use ruma::api::client::voip::get_turn_server_info;
 
 use crate::{
     api::routes::{Group, Table},
@@ -12,15 +12,7 @@ use crate::{
 };
 
 pub(super) fn routes(table: &mut Table) {
-    table.add(Group::Client, protocols);
     table.add(Group::Client, turn_server);
-}
-
-async fn protocols(
-    _: Arc<Server>,
-    _: Args<get_protocols::v3::Request>,
-) -> Result<get_protocols::v3::Response, Error> {
-    Ok(get_protocols::v3::Response::new(BTreeMap::new()))
 }
 
 async fn turn_server(

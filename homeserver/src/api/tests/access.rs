@@ -52,7 +52,8 @@ fn closed() -> Vec<(Method, &'static str)> {
     let endpoints = Table::whole().endpoints();
     let closed = endpoints.into_iter().filter(|(group, _, path)| {
         // Old media paths are open by their nature; the test of media looks at them.
-        let media = path.starts_with("/_matrix/media/") && !path.contains("upload") && !path.contains("create");
+        let media =
+            path.starts_with("/_matrix/media/") && !path.contains("upload") && !path.contains("create");
         *group == Group::Client && !media && !OPEN.iter().any(|open| path.contains(open))
     });
     closed.map(|(_, method, path)| (method, path)).collect()

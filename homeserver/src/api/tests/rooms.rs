@@ -179,7 +179,11 @@ async fn an_upgrade_takes_everything_along() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     let tag = format!("/_matrix/client/v3/user/{}/rooms/{old}/tags/m.favourite", bob.id);
     home.put(&tag, &bob, json!({ "order": 0.5 })).await;
-    assert_error(home.post(&path(&old, "upgrade"), &bob, json!({ "new_version": "12" })).await, 403, "M_FORBIDDEN");
+    assert_error(
+        home.post(&path(&old, "upgrade"), &bob, json!({ "new_version": "12" })).await,
+        403,
+        "M_FORBIDDEN",
+    );
     assert_error(
         home.post(&path(&old, "upgrade"), &alice, json!({ "new_version": "nosuch" })).await,
         400,
@@ -190,7 +194,9 @@ async fn an_upgrade_takes_everything_along() {
     let new = made["replacement_room"].as_str().unwrap();
     let (_, tombstone) = home.get(&path(&old, "state/m.room.tombstone"), &bob).await;
     assert_eq!(tombstone["replacement_room"], new);
-    let (_, alias) = home.get("/_matrix/client/v3/directory/room/%23here:X".replace('X', host(&alice)).as_str(), &bob).await;
+    let (_, alias) = home
+        .get("/_matrix/client/v3/directory/room/%23here:X".replace('X', host(&alice)).as_str(), &bob)
+        .await;
     assert_eq!(alias["room_id"], new, "{alias}");
     for (room, listed) in [(&*old, "private"), (new, "public")] {
         let (_, answer) = home.get(&format!("/_matrix/client/v3/directory/list/room/{room}"), &bob).await;
@@ -199,14 +205,19 @@ async fn an_upgrade_takes_everything_along() {
     let (_, create) = home.get(&path(new, "state/m.room.create"), &alice).await;
     assert_eq!(create["predecessor"]["room_id"], old, "{create}");
     let (_, levels) = home.get(&path(new, "state/m.room.power_levels"), &alice).await;
-    assert_eq!((&levels["users"][&bob.id], &levels["users"][&alice.id]), (&json!(50), &Value::Null), "{levels}");
+    assert_eq!(
+        (&levels["users"][&bob.id], &levels["users"][&alice.id]),
+        (&json!(50), &Value::Null),
+        "{levels}"
+    );
     let (_, member) = home.get(&path(new, &format!("state/m.room.member/{}", eve.id)), &alice).await;
     assert_eq!((&member["membership"], &member["reason"]), (&json!("ban"), &json!("noise")), "{member}");
     let (_, old_levels) = home.get(&path(&old, "state/m.room.power_levels"), &bob).await;
     assert_eq!(old_levels["events_default"], 50, "{old_levels}");
     home.post(&format!("/_matrix/client/v3/join/{new}"), &bob, json!({})).await;
     let (_, rules) = home.get("/_matrix/client/v3/pushrules/", &bob).await;
-    let ids: Vec<&Value> = rules["global"]["room"].as_array().unwrap().iter().map(|rule| &rule["rule_id"]).collect();
+    let ids: Vec<&Value> =
+        rules["global"]["room"].as_array().unwrap().iter().map(|rule| &rule["rule_id"]).collect();
     assert!(ids.contains(&&json!(new)) && ids.contains(&&json!(old)), "{rules}");
     let (_, tags) = home.get(&format!("/_matrix/client/v3/user/{}/rooms/{new}/tags", bob.id), &bob).await;
     assert_eq!(tags["tags"]["m.favourite"]["order"], 0.5, "{tags}");
@@ -222,7 +233,9 @@ async fn an_upgrade_takes_everything_along() {
 async fn a_space_shows_the_rooms_that_one_may_know() {
     let home = Home::new(open()).await;
     let (alice, bob) = (home.user("alice").await, home.user("bob").await);
-    let space = room(&home, &alice, json!({ "preset": "public_chat", "creation_content": { "type": "m.space" } })).await;
+    let space =
+        room(&home, &alice, json!({ "preset": "public_chat", "creation_content": { "type": "m.space" } }))
+            .await;
     let open = room(&home, &alice, json!({ "preset": "public_chat", "name": "open" })).await;
     let secret = room(&home, &alice, json!({ "preset": "private_chat" })).await;
     for (child, order) in [(&open, "b"), (&secret, "a")] {
@@ -232,7 +245,12 @@ async fn a_space_shows_the_rooms_that_one_may_know() {
     }
     let walk = format!("/_matrix/client/v1/rooms/{space}/hierarchy");
     let ids = |answer: &Value| -> Vec<String> {
-        answer["rooms"].as_array().unwrap().iter().map(|room| room["room_id"].as_str().unwrap().to_owned()).collect()
+        answer["rooms"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|room| room["room_id"].as_str().unwrap().to_owned())
+            .collect()
     };
     let (_, all) = home.get(&walk, &alice).await;
     assert_eq!(ids(&all), [&*space, &*secret, &*open], "{all}");
@@ -247,11 +265,19 @@ async fn a_space_shows_the_rooms_that_one_may_know() {
     assert_eq!((ids(&first).len(), ids(&second)), (2, vec![open.clone()]));
     assert!(second.get("next_batch").is_none());
     assert_error(home.get(&format!("{walk}?max_depth=1&from={next}"), &alice).await, 400, "M_INVALID_PARAM");
-    assert_error(home.get(&format!("/_matrix/client/v1/rooms/{secret}/hierarchy"), &bob).await, 403, "M_FORBIDDEN");
+    assert_error(
+        home.get(&format!("/_matrix/client/v1/rooms/{secret}/hierarchy"), &bob).await,
+        403,
+        "M_FORBIDDEN",
+    );
     let (_, summary) = home.get(&format!("/_matrix/client/v1/room_summary/{open}"), &bob).await;
     assert_eq!((&summary["name"], &summary["join_rule"]), (&json!("open"), &json!("public")), "{summary}");
     assert!(summary.get("membership").is_none());
-    assert_error(home.get(&format!("/_matrix/client/v1/room_summary/{secret}"), &bob).await, 404, "M_NOT_FOUND");
+    assert_error(
+        home.get(&format!("/_matrix/client/v1/room_summary/{secret}"), &bob).await,
+        404,
+        "M_NOT_FOUND",
+    );
     let summary = format!("/_matrix/client/v1/room_summary/{open}");
     assert_error(home.call(Method::GET, &summary, None, Value::Null).await, 401, "M_MISSING_TOKEN");
 }
@@ -268,7 +294,8 @@ async fn words_are_found_where_one_may_read() {
         sent.push(event["event_id"].as_str().unwrap().to_owned());
     }
     let found = async |user: &User, term: &str| -> Vec<String> {
-        let body = json!({ "search_categories": { "room_events": { "search_term": term, "order_by": "recent" } } });
+        let body =
+            json!({ "search_categories": { "room_events": { "search_term": term, "order_by": "recent" } } });
         let (status, answer) = home.post("/_matrix/client/v3/search", user, body).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         let results = answer["search_categories"]["room_events"]["results"].as_array().unwrap().clone();

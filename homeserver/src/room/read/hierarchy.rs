@@ -115,7 +115,9 @@ impl Rooms {
         }
         let (mut shown, mut hidden) = (Vec::new(), Vec::new());
         for child in &children {
-            let Some(id) = child["state_key"].as_str().and_then(|key| RoomId::parse(key).ok()) else { continue };
+            let Some(id) = child["state_key"].as_str().and_then(|key| RoomId::parse(key).ok()) else {
+                continue;
+            };
             let (server, asked) = (server.to_owned(), id.clone());
             match self.inner.store.read(move |tx| told(tx, &Asker::Server(&server), &asked)).await? {
                 Local::Told(told) => shown.push(told.summary),

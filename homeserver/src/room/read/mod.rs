@@ -9,8 +9,8 @@ pub mod notifications;
 mod relations;
 mod state;
 mod summary;
-mod timestamp;
 pub mod timeline;
+mod timestamp;
 
 pub(in crate::room) use self::state::state_events;
 pub use self::{

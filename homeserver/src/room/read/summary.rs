@@ -4,12 +4,7 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
 use serde_json::{Value, json};
 
 use crate::{
-    room::{
-        RoomError, Rooms,
-        ingest::load,
-        join::allowed_by_room,
-        project::content,
-    },
+    room::{RoomError, Rooms, ingest::load, join::allowed_by_room, project::content},
     store::{
         Kind, Nid, ReadTx, StoreError,
         ids::skey_split,
@@ -69,7 +64,9 @@ impl Rooms {
             .await?;
         match here {
             Local::Told(told) => Ok((told, membership)),
-            Local::Hidden => Err(RoomError::NotFound("there is no such room, or it is not yours to see".into())),
+            Local::Hidden => {
+                Err(RoomError::NotFound("there is no such room, or it is not yours to see".into()))
+            }
             Local::Elsewhere => match self.told_elsewhere(user, room, via).await {
                 Some(told) => Ok((told, membership)),
                 None => Err(RoomError::NotFound("no server that was asked knows such a room".into())),
@@ -109,7 +106,8 @@ impl Rooms {
                 continue;
             }
             let children = answer.room.children_state.iter().take(CHILDREN_MAX);
-            let children = children.filter_map(|child| serde_json::from_str(child.json().get()).ok()).collect();
+            let children =
+                children.filter_map(|child| serde_json::from_str(child.json().get()).ok()).collect();
             if self.may_know(user, &summary).await {
                 return Some(Told { summary, children });
             }
@@ -134,7 +132,8 @@ impl Rooms {
                 return true;
             }
         }
-        for allowed in summary["allowed_room_ids"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for allowed in summary["allowed_room_ids"].as_array().into_iter().flatten().filter_map(Value::as_str)
+        {
             if let Ok(allowed) = RoomId::parse(allowed)
                 && self.is_joined(user, &allowed).await.unwrap_or(false)
             {

@@ -642,7 +642,13 @@ pub fn children(
 }
 
 /// Events of a timeline at or before a time, latest first, or at or after it, earliest first.
-pub fn around(tx: &ReadTx<'_>, room: Nid, ts: i64, backwards: bool, limit: u32) -> Result<Vec<Nid>, StoreError> {
+pub fn around(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    ts: i64,
+    backwards: bool,
+    limit: u32,
+) -> Result<Vec<Nid>, StoreError> {
     let sql = if backwards {
         "SELECT nid FROM event WHERE room = ?1 AND ts <= ?2 AND seq IS NOT NULL ORDER BY ts DESC, depth DESC, seq DESC LIMIT ?3"
     } else {

@@ -2,6 +2,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservices;
 pub mod backup;
 pub mod chain;
 pub mod conn;

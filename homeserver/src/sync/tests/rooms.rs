@@ -351,3 +351,34 @@ async fn presence_is_told_to_who_shares_a_room_if_the_node_tells_it() {
     let mut other = Client::new(&home, &bob, json!({"presence": {"types": []}}));
     assert_eq!(people(other.sync().await), []);
 }
+
+#[tokio::test]
+async fn the_state_after_the_timeline_is_told_to_who_wants_it() {
+    let home = Home::new(open()).await;
+    let (alice, bob) = (home.user("alice").await, home.user("bob").await);
+    let doer = Doer(&home);
+    let room = doer.create(&alice, json!({"preset": "public_chat", "name": "one"})).await;
+    doer.done(&bob, &room, "join", json!({})).await;
+    let sync = async |since: Option<&str>| {
+        let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+        let path = format!("/_matrix/client/v3/sync?timeout=0&use_state_after=true{since}");
+        home.get(&path, &bob).await.1
+    };
+    let name = |answer: &Value| {
+        let part = &answer["rooms"]["join"][&room];
+        assert!(part.get("state").is_none(), "{part}");
+        let events = part["state_after"]["events"].as_array().unwrap();
+        events
+            .iter()
+            .rfind(|event| event["type"] == "m.room.name")
+            .map(|event| event["content"]["name"].clone())
+    };
+    let first = sync(None).await;
+    assert_eq!(name(&first), Some(json!("one")));
+    doer.state(&alice, &room, "m.room.name", json!({"name": "two"})).await;
+    let next = sync(first["next_batch"].as_str()).await;
+    assert_eq!(name(&next), Some(json!("two")), "although the timeline has it too");
+    doer.say(&alice, &room, "nothing about state").await;
+    let quiet = sync(next["next_batch"].as_str()).await;
+    assert_eq!(name(&quiet), None);
+}

@@ -88,7 +88,7 @@ impl Room<'_> {
         let state_events = render(tx, &part.events, &viewer)?;
         writer.key(self.id).object(|object| {
             write_timeline(object, &timeline, &timeline_events);
-            object.key("state").events(&state_events);
+            object.key(context.state_key()).events(&state_events);
             object.key("ephemeral").events(&ephemeral.events);
             object.key("account_data").events(&data);
         });

@@ -36,7 +36,7 @@ pub(super) fn write(
         let timeline = Timeline { events: Vec::new(), limited: false, prev_batch: Token::END, start: Seq(0) };
         writer.key(id).object(|object| {
             write_timeline(object, &timeline, &events);
-            object.key("state").events::<&[u8]>([]);
+            object.key(context.state_key()).events::<&[u8]>([]);
             object.key("account_data").events::<&[u8]>([]);
         });
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) fn write(
     let data: Vec<_> = data.map(|entry| parts::account_data_event(&entry.kind, &entry.content)).collect();
     writer.key(id).object(|object| {
         write_timeline(object, &timeline, &timeline_events);
-        object.key("state").events(&state_events);
+        object.key(context.state_key()).events(&state_events);
         object.key("account_data").events(&data);
     });
     Ok(())

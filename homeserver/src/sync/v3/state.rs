@@ -67,7 +67,7 @@ impl StateOf<'_> {
         more: impl FnOnce(&mut StatePart) -> Result<Vec<Nid>, StoreError>,
     ) -> Result<StatePart, StoreError> {
         let mut part = StatePart::default();
-        let start = self.timeline.start;
+        let start = self.start();
         let after = match self.from {
             From::Position(seq) => seq,
             From::Nothing | From::Snapshot(_) => Seq(start.0 - 1),
@@ -93,7 +93,7 @@ impl StateOf<'_> {
             later.insert(change.skey, change.new);
         }
         for (skey, new) in later {
-            if let Some(new) = new.filter(|new| !self.timeline.contains(*new)) {
+            if let Some(new) = new.filter(|new| !self.has_its_turn(*new)) {
                 chosen.insert(skey, new);
             }
         }
@@ -110,11 +110,21 @@ impl StateOf<'_> {
                 filter.passes(&kind, &sender, || has_url(&event.client))
             };
             // An event that the timeline shows has its turn there.
-            if passes && !self.timeline.contains(nid) {
+            if passes && !self.has_its_turn(nid) {
                 part.events.push(event);
             }
         }
         Ok(part)
+    }
+
+    /// Deltas from here on are the timeline's to tell: its start, or, for who wants the state after it, its end.
+    fn start(&self) -> Seq {
+        if self.context.state_after { Seq(self.upto.0.saturating_add(1)) } else { self.timeline.start }
+    }
+
+    /// Whether the timeline tells of this event. Who wants the state after it looks for state in the state part alone.
+    fn has_its_turn(&self, event: Nid) -> bool {
+        !self.context.state_after && self.timeline.contains(event)
     }
 
     fn lazy(&self) -> bool {
@@ -190,8 +200,7 @@ impl StateOf<'_> {
             if chosen.contains_key(&skey) {
                 continue;
             }
-            let undone =
-                deltas.iter().find(|(seq, change)| *seq >= self.timeline.start && change.skey == skey);
+            let undone = deltas.iter().find(|(seq, change)| *seq >= self.start() && change.skey == skey);
             let event = match (undone, self.from) {
                 (Some((_, change)), _) => change.old,
                 (None, From::Snapshot(sid)) => state::one(self.tx, sid, skey)?,
