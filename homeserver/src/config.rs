@@ -60,6 +60,9 @@ pub struct Flags {
     /// Directory of the node's key, identity, database and media [default: the XDG data home + /mangrove]
     #[arg(long, value_name = "DIR", env = "MANGROVE_DATA")]
     pub data: Option<PathBuf>,
+    /// Only route: no homeserver, no client API, no identity or database; a node that carries others' packets
+    #[arg(long, env = "MANGROVE_NO_HOMESERVER")]
+    pub no_homeserver: bool,
     /// Address of the client API; port 0 picks a free one and prints it [default: 127.0.0.1:8008]
     #[arg(long, value_name = "ADDR", env = "MANGROVE_HTTP")]
     pub http: Option<String>,
@@ -143,6 +146,7 @@ pub struct Flags {
 #[serde(deny_unknown_fields)]
 struct File {
     data: Option<PathBuf>,
+    homeserver: Option<bool>,
     http: Option<String>,
     listen: Option<Vec<String>>,
     peer: Option<Vec<String>>,
@@ -188,6 +192,8 @@ enum SwitchOrList {
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
+    /// Whether a homeserver runs, and not the router alone.
+    pub homeserver: bool,
     /// Where the client API listens.
     pub http: SocketAddr,
     /// Where overlay links are accepted.
@@ -322,6 +328,7 @@ impl Config {
         let rate_limits = !flags.no_rate_limits && file.rate_limits.unwrap_or(true);
         Ok(Self {
             data,
+            homeserver: !flags.no_homeserver && file.homeserver.unwrap_or(true),
             http,
             listen,
             peers,

@@ -17,7 +17,7 @@ use crate::account::Identity;
 use crate::server::Server;
 use crate::store::Store;
 
-/// Everything that may be asked.
+/// Everything that may be asked of a node with a homeserver.
 pub(super) struct Answers {
     pub(super) node: Node,
     pub(super) server: Arc<Server>,
@@ -31,6 +31,68 @@ pub(super) struct Answers {
 
 impl Handle for Answers {
     async fn handle(&self, request: Request) -> Result<Value, String> {
+        let asks_self = matches!(request, Request::SelfInfo);
+        match (RouterAnswers { node: self.node.clone() }).handle_router(request).await {
+            Ok(mut answer) => {
+                if asks_self && let (Ok(Value::Object(answer)), name) = (&mut answer, &self.server.name) {
+                    answer.insert("server_name".into(), json!(name));
+                }
+                answer
+            }
+            Err(Request::Backup { file }) => self.backup(file).await,
+            Err(about_accounts) => account::handle(&self.server.users, &self.identity, about_accounts).await,
+        }
+    }
+}
+
+impl Answers {
+    async fn backup(&self, file: PathBuf) -> Result<Value, String> {
+        let Ok(_one) = self.backup.try_lock() else {
+            return Err("another backup is being written; wait for its end".into());
+        };
+        let (store, dir, name) = (self.store.clone(), self.dir.clone(), self.server.name.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            backup::write(&store, &dir, name.as_str(), &file).map(|summary| backup::told(&summary, &file))
+        });
+        match written.await {
+            Ok(told) => told.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the backup broke off: {error}")),
+        }
+    }
+}
+
+/// What may be asked of the router, which is all there is of a node with `--no-homeserver`.
+pub(super) struct RouterAnswers {
+    pub(super) node: Node,
+}
+
+impl Handle for RouterAnswers {
+    async fn handle(&self, request: Request) -> Result<Value, String> {
+        match self.handle_router(request).await {
+            Ok(answer) => answer,
+            Err(_) => Err("this node only routes; start it without --no-homeserver for accounts".into()),
+        }
+    }
+}
+
+impl RouterAnswers {
+    /// Answers what concerns the router; gives anything else back.
+    async fn handle_router(&self, request: Request) -> Result<Result<Value, String>, Request> {
+        Ok(match request {
+            Request::SelfInfo
+            | Request::Peers
+            | Request::Trees
+            | Request::Root
+            | Request::Sessions
+            | Request::Lookup { .. }
+            | Request::Ping { .. }
+            | Request::AddPeer { .. }
+            | Request::RemovePeer { .. } => self.answer(request).await,
+            other => return Err(other),
+        })
+    }
+
+    async fn answer(&self, request: Request) -> Result<Value, String> {
         match request {
             Request::SelfInfo => self.self_info().await,
             Request::Peers => Ok(self.peers().await),
@@ -64,24 +126,7 @@ impl Handle for Answers {
                 self.node.remove_peer(&peer).await.map_err(|error| error.to_string())?;
                 Ok(json!("removed until the node ends"))
             }
-            Request::Backup { file } => self.backup(file).await,
-            about_accounts => account::handle(&self.server.users, &self.identity, about_accounts).await,
-        }
-    }
-}
-
-impl Answers {
-    async fn backup(&self, file: PathBuf) -> Result<Value, String> {
-        let Ok(_one) = self.backup.try_lock() else {
-            return Err("another backup is being written; wait for its end".into());
-        };
-        let (store, dir, name) = (self.store.clone(), self.dir.clone(), self.server.name.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            backup::write(&store, &dir, name.as_str(), &file).map(|summary| backup::told(&summary, &file))
-        });
-        match written.await {
-            Ok(told) => told.map_err(|error| error.to_string()),
-            Err(error) => Err(format!("the backup broke off: {error}")),
+            _ => Err("not a question to the router".into()),
         }
     }
 
@@ -89,7 +134,6 @@ impl Answers {
         let info = self.node.self_info().await.ok_or("the router has ended")?;
         let stats = self.node.stats().await;
         Ok(json!({
-            "server_name": self.server.name,
             "key": info.id.to_string(),
             "address": info.address,
             "version": env!("CARGO_PKG_VERSION"),

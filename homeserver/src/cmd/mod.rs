@@ -8,6 +8,7 @@ mod ctl;
 mod data_dir;
 mod init;
 mod node;
+mod relay;
 mod run;
 
 mod table;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::node::StartError;
-use super::{CmdError, DataDir, RunningNode, init};
+use super::{CmdError, DataDir, RunningNode, init, relay};
 use crate::config::{Config, Flags, Registration};
 
 /// Runs the node.
@@ -17,6 +17,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), CmdError> {
         return Ok(());
     }
     log_to_stderr(&config.log)?;
+    if !config.homeserver {
+        return relay::run(&config);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
