@@ -91,7 +91,7 @@ fn a_better_root_is_taken_at_once() {
 
 #[test]
 fn control_frames_get_through_links_that_lose_them() {
-    let lossy = Wire { kind: LinkKind::Datagram, latency: Duration::from_millis(3), loss: 0.2 };
+    let lossy = Wire { kind: LinkKind::Datagram, latency: Duration::from_millis(3), loss: 0.2, rate: None };
     let mut net = Net::new(25, 6);
     for n in 0..25 {
         if n % 5 != 0 {

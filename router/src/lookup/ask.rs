@@ -216,7 +216,9 @@ impl Lookup {
     pub(super) fn on_nothing(&mut self, query: Query, now: Instant) {
         self.stats.lookups_failed += 1;
         let Some(pending) = self.pending.get_mut(&query) else { return };
-        if pending.quiet {
+        // Where everybody moves, a newer position is a moment away.
+        let forming = self.publications.get(&None).is_some_and(|publication| publication.is_forming(now));
+        if pending.quiet && (!forming || now.since(pending.began_at) >= QUIET_MAX) {
             self.pending.remove(&query);
         } else if now.since(pending.began_at) >= GIVE_UP {
             self.pending.remove(&query);
@@ -242,5 +244,7 @@ const START_PEERS: usize = 2;
 pub(crate) const PENDING_MAX: usize = 256;
 /// What was not found is looked for again after 100, 200, 400 ms ...
 const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Whoever only asked for a newer position of a node is not served longer than that, and while the network forms.
+const QUIET_MAX: Duration = Duration::from_millis(1500);
 /// ... until so much time has gone.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);

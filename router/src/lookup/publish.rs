@@ -32,6 +32,8 @@ pub(super) struct Publication {
     /// Nodes taken in place of farther ones lately.
     adopted: u32,
     adopted_at: Instant,
+    /// The network is new to us until then.
+    forming_until: Instant,
     last_at: Option<Instant>,
 }
 
@@ -78,6 +80,7 @@ impl Publication {
             pause_max: ttl - ttl / 5,
             adopted: 0,
             adopted_at: now,
+            forming_until: now + FORMING,
             place,
             record: None,
             keepers: Vec::new(),
@@ -95,6 +98,18 @@ impl Publication {
     /// The record should go out (again), as soon as the rate allows. `fresh` says that other nodes than before may be the
     /// nearest now; otherwise those that keep it get it without a search.
     pub(super) fn want(&mut self, fresh: bool, now: Instant) {
+        if fresh {
+            self.forming_until = now + FORMING;
+        }
+        self.want_soon(fresh, now);
+    }
+
+    /// Is the network new to us?
+    pub(super) fn is_forming(&self, now: Instant) -> bool {
+        now < self.forming_until
+    }
+
+    fn want_soon(&mut self, fresh: bool, now: Instant) {
         self.fresh |= fresh;
         self.refill(now);
         let at = match self.tokens {
@@ -125,7 +140,14 @@ impl Publication {
             // Nobody could be asked before.
             return self.want(true, now);
         }
-        if self.search.is_some() || self.record.is_none() || !self.is_nearer(&place) {
+        if !self.is_nearer(&place) {
+            return;
+        }
+        if now < self.forming_until && self.tokens > 0 {
+            // While a network forms one that is nearer shows that there are more.
+            self.want_soon(true, now);
+        }
+        if self.search.is_some() || self.record.is_none() {
             return;
         }
         let rested = (now.since(self.adopted_at).as_micros() / ADOPT_EVERY.as_micros()) as u32;
@@ -342,8 +364,10 @@ const REFRESH_LEAST: Duration = Duration::from_secs(300);
 const ADOPTIONS: u32 = 24;
 /// And one more each time that has passed.
 const ADOPT_EVERY: Duration = Duration::from_secs(10);
+/// A burst of publications takes 5 s.
+const FORMING: Duration = Duration::from_secs(10);
 /// What is met may move while trees settle.
-const ADOPT_AFTER: Duration = Duration::from_millis(300);
+const ADOPT_AFTER: Duration = Duration::from_millis(20);
 /// Every so many refreshes those who keep a locator record are looked for afresh: whoever comes up near its place publishes
 /// near there itself and is met anyway.
 pub(super) const FRESH_EVERY: u32 = 8;

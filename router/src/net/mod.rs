@@ -18,6 +18,7 @@ mod listen;
 mod multicast;
 mod netlink;
 mod os;
+mod pace;
 mod queue;
 mod ready;
 mod segments;

@@ -7,18 +7,21 @@
 //! Reading takes up to 256 KiB at a time into a buffer that all links share, and hands the frames on where they lie;
 //! a link keeps only the beginning of a frame that has not come whole. Writing gathers what waits in the router's
 //! egress queue into one `writev`, and takes no more from it than the kernel takes: what cannot be sent yet stays in
-//! the queue, where it is ordered and dropped fairly.
+//! the queue, where it is ordered and dropped fairly. The kernel may hold a few milliseconds' worth ([`Pace`]).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::pace::Pace;
 
 /// Bytes of a length.
 const PREFIX: usize = 2;
@@ -30,8 +33,6 @@ const READ_BYTES: usize = 256 << 10;
 pub(crate) const SCRATCH_BYTES: usize = FRAME_MAX + READ_BYTES;
 /// Frames in one `writev`; with their prefixes twice as many pieces, of which the kernel takes 1024.
 const GATHER_FRAMES: usize = 128;
-/// Bytes in one `writev`.
-const GATHER_BYTES: usize = 128 << 10;
 /// The kernel's send buffer: more would only add delay under load, before the queue that is fair.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// A kept beginning of a frame that grew beyond this is given back to the system with the next whole frame.
@@ -46,6 +47,7 @@ pub(crate) struct TcpLink {
     /// What was taken from the egress queue and not yet by the kernel.
     out: VecDeque<Out>,
     out_bytes: usize,
+    pace: Pace,
 }
 
 /// A frame on its way out.
@@ -83,7 +85,7 @@ impl TcpLink {
         stream.set_nodelay(true)?;
         // Without it the kernel buffers megabytes: slower under load, not wrong.
         let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-        Ok(Self { stream, partial: Vec::new(), out: VecDeque::new(), out_bytes: 0 })
+        Ok(Self { stream, partial: Vec::new(), out: VecDeque::new(), out_bytes: 0, pace: Pace::new() })
     }
 
     /// The local address: when the host loses it, the connection is dead.
@@ -137,7 +139,7 @@ impl TcpLink {
         mut next: impl FnMut() -> Option<Bytes>,
     ) -> io::Result<Flush> {
         loop {
-            while self.out.len() < GATHER_FRAMES && self.out_bytes < GATHER_BYTES {
+            while self.out.len() < GATHER_FRAMES && self.out_bytes < self.pace.bytes() {
                 let Some(frame) = next() else { break };
                 let Ok(length) = u16::try_from(frame.len()) else {
                     debug_assert!(false, "the router keeps to the link's MTU");
@@ -147,10 +149,17 @@ impl TcpLink {
                 self.out.push_back(Out { prefix: length.to_be_bytes(), frame, sent: 0 });
             }
             if self.out.is_empty() {
+                self.pace.on_done();
                 return Ok(Flush::Done);
             }
             match self.poll_write(cx) {
-                Poll::Pending => return Ok(Flush::Blocked),
+                Poll::Pending => {
+                    if self.pace.on_blocked(Instant::now()) {
+                        // Where the system does not know the option its buffer is all there is: slower under load, not wrong.
+                        let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(self.pace.bytes() as u32);
+                    }
+                    return Ok(Flush::Blocked);
+                }
                 Poll::Ready(result) => result?,
             }
         }
@@ -174,6 +183,7 @@ impl TcpLink {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.out_bytes -= written;
+        self.pace.took(written);
         while written > 0 {
             let front = self.out.front_mut().expect("no more is written than was gathered");
             let left = PREFIX + front.frame.len() - front.sent;

@@ -1,12 +1,22 @@
 //! Owns a link's egress queue: who waits, who goes next, who is dropped first.
 //!
-//! Three lanes. `urgent` (handshake, PING, PONG) and `control` go first and are small by construction; packets wait
-//! per source (the peer they came from, or this node), sources take turns by bytes (deficit round robin), and a source
-//! whose packets wait too long loses some (CoDel, RFC 8289), so that no source can make the others wait.
+//! Three lanes. `urgent` (handshake, PING, PONG) and `control` go first and are small by construction. Packets wait by source
+//! (the peer they came from, or this node), and within a source by flow (the receiver's index in the header, so a session
+//! each way); sources take turns by bytes, and so do the flows of a source (deficit round robin). A flow that begins anew goes
+//! before those that have been waiting (FQ-CoDel, RFC 8290), so a session that says little hardly waits for a transfer beside it;
+//! and a flow whose packets wait too long loses some (CoDel, RFC 8289).
+//!
+//! Whoever makes many flows only shares his own turn among more of them: sources are peers, and these cannot be made up.
 use crate::id::Port;
 use crate::time::{Duration, Instant};
+use crate::wire::data::flow_of;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+
+mod codel;
+mod flows;
+
+use flows::Source;
 
 /// Frames that wait for one link.
 #[derive(Debug)]
@@ -19,6 +29,8 @@ pub struct Queue {
     packet_bytes: usize,
     packet_bytes_max: usize,
     dropped: u64,
+    /// How long packets waited that went lately, in microseconds.
+    wait: u32,
 }
 
 /// A frame that goes out.
@@ -30,15 +42,6 @@ pub enum Waiting {
     Control(Vec<u8>),
     /// A packet.
     Packet(Bytes),
-}
-
-#[derive(Debug, Default)]
-struct Source {
-    packets: VecDeque<(Bytes, Instant)>,
-    bytes: usize,
-    deficit: usize,
-    codel: Codel,
-    in_turns: bool,
 }
 
 impl Queue {
@@ -53,6 +56,7 @@ impl Queue {
             packet_bytes: 0,
             packet_bytes_max,
             dropped: 0,
+            wait: 0,
         }
     }
 
@@ -78,20 +82,23 @@ impl Queue {
         self.control_bytes < CONTROL_BYTES_MAX / 4
     }
 
-    /// In its source's turn. If too much waits, the longest source loses its oldest.
+    /// In its source's and its flow's turn. If too much waits, the longest flow of the longest source loses its oldest.
     pub fn push_packet(&mut self, source: Port, packet: Bytes, now: Instant) {
+        if self.packet_bytes == 0 {
+            // Nothing waits: what did so long ago counts less and less.
+            self.wait /= 2;
+        }
         let entry = self.sources.entry(source).or_default();
-        entry.bytes += packet.len();
         self.packet_bytes += packet.len();
-        entry.packets.push_back((packet, now));
+        entry.push(flow_of(&packet), packet, now);
         if !entry.in_turns {
             entry.in_turns = true;
             self.turns.push_back(source);
         }
         while self.packet_bytes > self.packet_bytes_max {
-            let longest = self.sources.values_mut().max_by_key(|source| source.bytes);
-            let Some((packet, _)) = longest.and_then(Source::pop) else { break };
-            self.packet_bytes -= packet.len();
+            let longest = self.sources.values_mut().max_by_key(|source| source.bytes());
+            let Some(lost) = longest.and_then(Source::drop_oldest) else { break };
+            self.packet_bytes -= lost;
             self.dropped += 1;
         }
     }
@@ -109,28 +116,31 @@ impl Queue {
         }
         while let Some(&port) = self.turns.front() {
             let source = self.sources.get_mut(&port).expect("a source in the turns exists");
-            let Some((packet, _)) = source.packets.front() else {
+            if source.bytes() == 0 {
                 self.turns.pop_front();
-                source.in_turns = false;
-                source.deficit = 0;
+                source.rest();
                 if self.sources.len() > IDLE_SOURCES_MAX {
                     self.sources.remove(&port);
                 }
                 continue;
-            };
-            if source.deficit < packet.len() {
-                source.deficit += QUANTUM;
+            }
+            if source.deficit <= 0 {
+                source.deficit += QUANTUM as isize;
                 self.turns.rotate_left(1);
                 continue;
             }
-            let (packet, since) = source.pop().expect("its front was just seen");
-            self.packet_bytes -= packet.len();
-            if source.codel.drops(now - since, source.bytes, now) {
-                self.dropped += 1;
-                continue;
+            let before = source.bytes();
+            let next = source.pop(now);
+            let gone = before - source.bytes();
+            self.packet_bytes -= gone;
+            let sent = next.as_ref().map_or(0, |(packet, _)| packet.len());
+            self.dropped += source.take_dropped();
+            if let Some((packet, wait)) = next {
+                source.deficit -= sent as isize;
+                let wait = wait.as_micros().min(u128::from(u32::MAX)) as u32;
+                self.wait = self.wait - self.wait / 8 + wait / 8;
+                return Some(Waiting::Packet(packet));
             }
-            source.deficit -= packet.len();
-            return Some(Waiting::Packet(packet));
         }
         None
     }
@@ -145,68 +155,19 @@ impl Queue {
         self.packet_bytes
     }
 
-    /// How full it is, 0..=255.
+    /// How loaded it is, 0..=255: the time that packets wait here, 255 being [`WAIT_FULL`], or the share of its room that is
+    /// taken, whichever is more. Twice the number is twice the wait.
     pub fn level(&self) -> u8 {
-        (self.packet_bytes * 255 / self.packet_bytes_max.max(1)).min(255) as u8
+        let room = self.packet_bytes * 255 / self.packet_bytes_max.max(1);
+        // What went without waiting says nothing once others wait.
+        let wait = self.wait as usize * 255 / WAIT_FULL.as_micros() as usize;
+        room.max(wait).min(255) as u8
     }
 
     /// Frames dropped since this was asked last.
     pub const fn take_dropped(&mut self) -> u64 {
         std::mem::replace(&mut self.dropped, 0)
     }
-}
-
-impl Source {
-    fn pop(&mut self) -> Option<(Bytes, Instant)> {
-        let (packet, since) = self.packets.pop_front()?;
-        self.bytes -= packet.len();
-        if self.packets.is_empty() && self.packets.capacity() > IDLE_CAPACITY_MAX {
-            self.packets = VecDeque::new();
-        }
-        Some((packet, since))
-    }
-}
-
-/// RFC 8289: drops at a rising rate while the wait stays above the target.
-#[derive(Debug, Default)]
-struct Codel {
-    above_since: Option<Instant>,
-    dropping: bool,
-    drop_next: Instant,
-    count: u32,
-}
-
-impl Codel {
-    /// A packet that waited for `sojourn` is at the head, `left` bytes of its source are behind it: does it go?
-    fn drops(&mut self, sojourn: Duration, left: usize, now: Instant) -> bool {
-        if sojourn < CODEL_TARGET || left < CODEL_LEAST_BYTES {
-            self.above_since = None;
-            self.dropping = false;
-            return false;
-        }
-        let since = *self.above_since.get_or_insert(now);
-        if now - since < CODEL_INTERVAL {
-            return false;
-        }
-        if !self.dropping {
-            self.dropping = true;
-            // Soon after the last bad time, go on at about its rate.
-            let recent = now - self.drop_next < 16 * CODEL_INTERVAL;
-            self.count = if recent && self.count > 2 { self.count - 2 } else { 1 };
-            self.drop_next = now + control_law(self.count);
-            return true;
-        }
-        if now < self.drop_next {
-            return false;
-        }
-        self.count = self.count.saturating_add(1);
-        self.drop_next += control_law(self.count);
-        true
-    }
-}
-
-fn control_law(count: u32) -> Duration {
-    CODEL_INTERVAL.div_f64(f64::from(count).sqrt())
 }
 
 /// PINGs and PONGs are sent one at a time; more than these wait only if the link stands still.
@@ -217,14 +178,8 @@ const CONTROL_BYTES_MAX: usize = 512 * 1024;
 const QUANTUM: usize = 8 * 1024;
 /// Sources whose (empty) queues are kept, so that a source that comes back allocates nothing.
 const IDLE_SOURCES_MAX: usize = 16;
-/// Packets an empty source keeps room for.
-const IDLE_CAPACITY_MAX: usize = 64;
-/// Acceptable standing wait. RFC 8289 takes 5 ms; a driver that is scheduled late on a busy machine adds its own.
-const CODEL_TARGET: Duration = Duration::from_millis(15);
-/// A wait above the target for that long is a standing one.
-const CODEL_INTERVAL: Duration = Duration::from_millis(100);
-/// Less than a full packet behind it: nothing stands.
-const CODEL_LEAST_BYTES: usize = 1536;
+/// A wait that counts as full: at 15 ms CoDel begins to cut, at 100 ms it has done so for a while.
+const WAIT_FULL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -232,6 +187,14 @@ mod tests {
 
     fn packet(len: usize) -> Bytes {
         Bytes::from(vec![0; len])
+    }
+
+    /// A packet of a flow, as source routes have it.
+    fn of_flow(flow: u32, len: usize) -> Bytes {
+        let mut packet = vec![crate::wire::kind::DATA_S, 0, 0, 0, 0, 0, 0];
+        packet.extend_from_slice(&flow.to_be_bytes());
+        packet.resize(len, 0);
+        packet.into()
     }
 
     fn at(ms: u64) -> Instant {
@@ -306,5 +269,63 @@ mod tests {
         let mut queue = Queue::new(1 << 20);
         queue.push_packet(Port(1), packet(65_000), at(0));
         assert_eq!(queue.pop(at(0)), Some(Waiting::Packet(packet(65_000))));
+    }
+
+    #[test]
+    fn a_flow_that_says_little_does_not_wait_for_one_of_the_same_source_that_says_much() {
+        let mut queue = Queue::new(1 << 20);
+        for _ in 0..100 {
+            queue.push_packet(Port(1), of_flow(1, 1400), at(0));
+        }
+        for ms in 1..50 {
+            queue.push_packet(Port(1), of_flow(2, 100), at(ms));
+            let mut before = 0;
+            while let Some(Waiting::Packet(packet)) = queue.pop(at(ms)) {
+                if packet.len() == 100 {
+                    break;
+                }
+                before += 1;
+                queue.push_packet(Port(1), of_flow(1, 1400), at(ms));
+            }
+            assert!(before <= 6, "{before} full packets went before it");
+        }
+    }
+
+    #[test]
+    fn many_flows_of_one_source_are_worth_no_more_than_one_of_another() {
+        let mut queue = Queue::new(1 << 24);
+        for n in 0..2000 {
+            queue.push_packet(Port(1), of_flow(n, 1000), at(0));
+        }
+        for _ in 0..100 {
+            queue.push_packet(Port(2), of_flow(7, 500), at(0));
+        }
+        let mut small = 0;
+        for _ in 0..180 {
+            match queue.pop(at(1)) {
+                Some(Waiting::Packet(packet)) if packet.len() == 500 => small += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(small, 100);
+    }
+
+    #[test]
+    fn the_level_tells_of_waits_and_falls_again() {
+        let mut queue = Queue::new(1 << 20);
+        for ms in 0..14 {
+            queue.push_packet(Port(1), of_flow(1, 200), at(ms));
+        }
+        for ms in 14..100 {
+            queue.push_packet(Port(1), of_flow(1, 200), at(ms));
+            queue.pop(at(ms));
+        }
+        assert!((30..40).contains(&queue.level()), "14 of 100 ms: {}", queue.level());
+        while queue.pop(at(100)).is_some() {}
+        for ms in 200..300 {
+            queue.push_packet(Port(1), of_flow(1, 200), at(ms));
+            queue.pop(at(ms));
+        }
+        assert_eq!(queue.level(), 0);
     }
 }

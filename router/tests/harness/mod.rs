@@ -55,6 +55,9 @@ struct End {
     latency: Duration,
     loss: f64,
     kind: LinkKind,
+    rate: Option<u64>,
+    /// When what was sent has left.
+    free: Instant,
     last: Instant,
 }
 
@@ -63,13 +66,21 @@ pub struct Wire {
     pub kind: LinkKind,
     pub latency: Duration,
     pub loss: f64,
+    /// Bytes a second, if it is slow.
+    pub rate: Option<u64>,
 }
 
 impl Default for Wire {
     fn default() -> Self {
-        Self { kind: LinkKind::Stream, latency: Duration::from_millis(1), loss: 0.0 }
+        Self { kind: LinkKind::Stream, latency: Duration::from_millis(1), loss: 0.0, rate: None }
     }
 }
+
+/// What a slow link's driver lets wait behind the router's own queue.
+const BUFFER: Duration = Duration::from_millis(4);
+
+/// Not a frame: the link has room again.
+const WAKE: &[u8] = &[0];
 
 /// The least time after which TCP sends again.
 const RETRANSMIT: Duration = Duration::from_millis(200);
@@ -157,7 +168,8 @@ impl Net {
         let (link_a, link_b) = (LinkId(self.next_link), LinkId(self.next_link + 1));
         self.next_link += 2;
         let (latency, loss, kind) = (wire.latency, wire.loss, wire.kind);
-        let end = |node, link| End { node, link, latency, loss, kind, last: Instant::ZERO };
+        let (rate, free, last) = (wire.rate, Instant::ZERO, Instant::ZERO);
+        let end = |node, link| End { node, link, latency, loss, kind, rate, free, last };
         self.ends.insert((a, link_a), end(b, link_b));
         self.ends.insert((b, link_b), end(a, link_a));
         let now = self.now;
@@ -232,24 +244,45 @@ impl Net {
             }
             self.events[node].push(event);
         }
-        while let Some(link) = router.poll_link() {
-            while let Some(frame) = router.poll_transmit(link, now) {
-                let Some(end) = self.ends.get_mut(&(node, link)) else { continue };
-                let unlucky =
-                    end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
-                let mut at = now + end.latency;
-                if end.kind == LinkKind::Stream && end.loss < 1.0 {
-                    // It is sent again, and what comes behind it waits.
-                    at = (at + if unlucky { RETRANSMIT } else { Duration::ZERO }).max(end.last);
-                    end.last = at;
-                } else if unlucky {
-                    continue;
-                }
-                if (self.tap)(node, end.node, &frame) {
-                    self.sent += 1;
-                    let frame = (self.alter)(node, end.node, &frame).unwrap_or_else(|| frame.to_vec());
-                    self.flying.push(Reverse((at, self.sent, end.node, end.link, frame)));
-                }
+        while let Some(link) = self.nodes[node].as_mut().and_then(Router::poll_link) {
+            self.drain(node, link);
+        }
+    }
+
+    /// Sends what waits for a link, as far as it takes it.
+    fn drain(&mut self, node: usize, link: LinkId) {
+        let now = self.now;
+        let Some(router) = &mut self.nodes[node] else { return };
+        loop {
+            if let Some(end) = self.ends.get(&(node, link))
+                && end.free > now + BUFFER
+            {
+                let wake = (end.free - BUFFER, self.sent + 1, node, link, WAKE.to_vec());
+                self.sent += 1;
+                self.flying.push(Reverse(wake));
+                return;
+            }
+            let Some(frame) = router.poll_transmit(link, now) else { return };
+            let Some(end) = self.ends.get_mut(&(node, link)) else { continue };
+            let unlucky =
+                end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
+            let mut at = now + end.latency;
+            if let Some(rate) = end.rate {
+                let micros = (frame.len() as u64 + 80) * 1_000_000 / rate;
+                end.free = end.free.max(now) + Duration::from_micros(micros);
+                at = end.free + end.latency;
+            }
+            if end.kind == LinkKind::Stream && end.loss < 1.0 {
+                // It is sent again, and what comes behind it waits.
+                at = (at + if unlucky { RETRANSMIT } else { Duration::ZERO }).max(end.last);
+                end.last = at;
+            } else if unlucky {
+                continue;
+            }
+            if (self.tap)(node, end.node, &frame) {
+                self.sent += 1;
+                let frame = (self.alter)(node, end.node, &frame).unwrap_or_else(|| frame.to_vec());
+                self.flying.push(Reverse((at, self.sent, end.node, end.link, frame)));
             }
         }
     }
@@ -268,7 +301,9 @@ impl Net {
                 let Reverse((at, _, node, link, frame)) = self.flying.pop().unwrap();
                 self.now = self.now.max(at);
                 let now = self.now;
-                if let Some(router) = &mut self.nodes[node] {
+                if frame == WAKE {
+                    self.drain(node, link);
+                } else if let Some(router) = &mut self.nodes[node] {
                     if frame.is_empty() {
                         self.ends.remove(&(node, link));
                         router.handle_link_lost(link, now);
