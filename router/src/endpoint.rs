@@ -255,9 +255,15 @@ impl Endpoint {
         self.settle(entropy, now);
     }
 
-    /// This node has come to another network: what was looked for in vain may be there.
-    pub fn handle_joined(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.lookup.handle_joined(entropy, now);
+    /// This node has come to another network: what was looked for in vain may be there. `guides` are nodes that may belong to
+    /// it.
+    pub fn handle_joined(
+        &mut self,
+        guides: Vec<(NodeId, Position)>,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.lookup.handle_joined(guides, entropy, now);
         self.settle(entropy, now);
     }
 

@@ -158,7 +158,8 @@ impl Router {
                 Timer::Generations => self.expire_generations(now),
                 Timer::Meeting => {
                     if self.meeting.take(now) {
-                        self.endpoint.handle_joined(&mut *self.entropy, now);
+                        let guides = self.guides();
+                        self.endpoint.handle_joined(guides, &mut *self.entropy, now);
                         self.endpoint_touched = true;
                         self.events.push_back(Event::Joined);
                     }

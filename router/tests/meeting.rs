@@ -67,3 +67,39 @@ fn a_root_that_crashes_and_comes_back_joins_nothing() {
     assert!(others.is_empty(), "told: {others:?}");
     assert!(joined(&net, at));
 }
+
+#[test]
+fn two_meshes_that_meet_find_each_others_nodes() {
+    for seed in [1] {
+        let (left, all) = (24, 48);
+        let mut net = Net::new(all, seed);
+        for (start, end) in [(0, left), (left, all)] {
+            for n in start + 1..end {
+                net.join(n, start + (n - start) / 2);
+                net.join(n, start + (n * 7 + 3) % (n - start));
+            }
+        }
+        net.run(Duration::from_secs(70));
+        net.join(3, left + 5);
+        net.run(Duration::from_secs(3));
+        let mut missing = Vec::new();
+        for wait in [0, 30] {
+            net.run(Duration::from_secs(wait));
+            net.events.iter_mut().for_each(Vec::clear);
+            let mut asked = 0;
+            for n in 0..left {
+                for (from, to) in [(n, left + (n * 7 + 1) % 24), (left + n, (n * 11 + 5) % 24)] {
+                    let target = router::Target::Key(net.ids[to]);
+                    net.command(from, router::Command::Lookup { id: to as u64, target });
+                    asked += 1;
+                }
+            }
+            net.run(Duration::from_secs(6));
+            let found = |event: &&Event| matches!(event, Event::LookupDone { result: Ok(_), .. });
+            let found = net.events.iter().flatten().filter(found).count();
+            println!("seed {seed}: {found} of {asked} across");
+            missing.push(asked - found);
+        }
+        assert_eq!(missing, [0, 0], "3 s after the meeting, and 30 s later");
+    }
+}

@@ -123,7 +123,13 @@ impl Lookup {
         self.settle(entropy, now);
     }
 
-    pub(super) fn begin_search(&mut self, purpose: Purpose, query: Query, goal: Goal) -> Option<u64> {
+    pub(super) fn begin_search(
+        &mut self,
+        purpose: Purpose,
+        query: Query,
+        goal: Goal,
+        now: Instant,
+    ) -> Option<u64> {
         let nearest = self.contacts.nearest(&query.place, PATHS * 2);
         let mut start: Vec<(NodeId, Position)> =
             nearest.iter().map(|contact| (contact.node, contact.position.clone())).collect();
@@ -143,7 +149,13 @@ impl Lookup {
         self.stats.lookups += 1;
         let id = self.search_next;
         self.search_next += 1;
-        let search = Search::new(query.what, query.place, goal, start);
+        let mut search = Search::new(query.what, query.place, goal, start);
+        let count = if matches!(purpose, Purpose::Answer(_)) { PATHS / 2 } else { PATHS };
+        for (node, position) in self.joining.guides(count, now) {
+            if node != self.me {
+                search.ask_first(node, position);
+            }
+        }
         // Whom a joining search misses the next one meets.
         let search = if purpose == Purpose::Join { search.narrow() } else { search };
         self.searches.insert(id, Running { purpose, search });

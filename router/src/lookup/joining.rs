@@ -23,7 +23,7 @@ impl Lookup {
         let differs = !self.place[0] & (0x80 >> round);
         let same = self.place[0] & !(0xff >> round);
         place[0] = same | differs | (place[0] & (0x7f >> round));
-        self.begin_search(Purpose::Join, Query { what: What::Node, place }, Goal::Nearest);
+        self.begin_search(Purpose::Join, Query { what: What::Node, place }, Goal::Nearest, now);
     }
 }
 
@@ -34,13 +34,38 @@ pub(super) struct Joining {
     pub(super) rounds: usize,
     pub(super) began_at: Option<Instant>,
     pub(super) next_at: Option<Instant>,
+    /// Nodes that may belong to a network that this one has just met, and until when they are worth a question.
+    guides: Vec<(NodeId, Position)>,
+    guided_until: Instant,
 }
 
 impl Joining {
     pub(super) fn begin(&mut self, now: Instant) {
         if self.began_at.is_none_or(|began| now.since(began) >= JOIN_REST) {
-            *self = Self { rounds: 0, began_at: Some(now), next_at: Some(now + JOIN_AFTER[0]) };
+            self.rounds = 0;
+            self.began_at = Some(now);
+            self.next_at = Some(now + JOIN_AFTER[0]);
         }
+    }
+
+    /// Two networks have met.
+    pub(super) fn joined(&mut self, mut guides: Vec<(NodeId, Position)>, now: Instant) {
+        guides.truncate(GUIDES_MAX);
+        self.guides = guides;
+        self.guided_until = now + GUIDED;
+        self.begin(now);
+    }
+
+    /// Some of the guides, others each time, while they are worth a question.
+    pub(super) fn guides(&mut self, count: usize, now: Instant) -> Vec<(NodeId, Position)> {
+        if now >= self.guided_until {
+            self.guides.clear();
+        }
+        let count = count.min(self.guides.len());
+        if count > 0 {
+            self.guides.rotate_left(count);
+        }
+        self.guides[..count].to_vec()
     }
 }
 
@@ -52,5 +77,9 @@ const JOIN_AFTER: [Duration; 4] =
 const JOIN_DONE: Duration = Duration::from_secs(3);
 /// Milliseconds that nodes which began together are spread over.
 const JOIN_JITTER_MS: u16 = 4000;
+/// Nodes on the ways to four roots that are remembered after networks have met.
+const GUIDES_MAX: usize = 64;
+/// Until all searches of a joining are over.
+const GUIDED: Duration = Duration::from_secs(35);
 /// So often at most.
 const JOIN_REST: Duration = Duration::from_secs(60);

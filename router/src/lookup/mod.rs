@@ -279,10 +279,17 @@ impl Lookup {
     }
 
     /// This node has come to another network: whoever waits for an answer that nobody here knew may get it now, and
-    /// nodes far away are met.
-    pub fn handle_joined(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.joining.begin(now);
+    /// nodes far away are met. Contacts are all of the network that this node comes from; `guides`, the nodes on its ways to
+    /// the new roots, lead into the other one.
+    pub fn handle_joined(
+        &mut self,
+        guides: Vec<(NodeId, Position)>,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.joining.joined(guides, now);
         self.retry_now(now);
+        self.publications.values_mut().for_each(|publication| publication.want(true, now));
         self.settle(entropy, now);
     }
 
@@ -492,7 +499,7 @@ impl Lookup {
             self.pending.iter().filter(|(_, pending)| due(pending)).map(|(query, _)| *query).collect();
         for query in queries {
             let goal = Goal::Value(self.pending.get(&query).map_or(0, |pending| pending.seq_min));
-            let begun = self.begin_search(Purpose::Answer(query), query, goal).is_some();
+            let begun = self.begin_search(Purpose::Answer(query), query, goal, now).is_some();
             if let Some(pending) = self.pending.get_mut(&query) {
                 pending.next_at = None;
             }
@@ -510,7 +517,7 @@ impl Lookup {
                 Some(Due::Publish) => {
                     let what = if key.is_some() { What::Account } else { What::Node };
                     let query = Query { what, place };
-                    let search = self.begin_search(Purpose::Publish(key), query, Goal::Nearest);
+                    let search = self.begin_search(Purpose::Publish(key), query, Goal::Nearest, now);
                     if let Some(publication) = self.publications.get_mut(&key) {
                         publication.search = search;
                         if search.is_none() {

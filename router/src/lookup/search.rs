@@ -30,6 +30,7 @@ pub(super) struct Search {
     gather_until: Option<Instant>,
     /// How many of the nearest of each path must have been asked before the path ends.
     width: usize,
+    guided: usize,
     /// And how many before it gives up.
     width_max: usize,
 }
@@ -43,6 +44,7 @@ struct Candidate {
     node: NodeId,
     position: Position,
     path: usize,
+    first: bool,
     state: State,
     /// Names the question, and its repetition.
     nonce: Option<u64>,
@@ -87,6 +89,7 @@ impl Search {
             accounts: BTreeMap::new(),
             gather_until: None,
             width: 0,
+            guided: 0,
             width_max: WIDTH_MAX,
         };
         for (at, (node, position)) in start.into_iter().enumerate() {
@@ -98,6 +101,17 @@ impl Search {
         }
         search.width = BUCKET.div_ceil(search.paths.len().max(1)) + 1;
         search
+    }
+
+    /// Asks this node before all others, however far from the place it is.
+    pub(super) fn ask_first(&mut self, node: NodeId, position: Position) {
+        let path = self.guided % self.paths.len().max(1);
+        self.guided += 1;
+        let key = distance(&self.place, &node.hash());
+        self.add(node, position, path);
+        if let Some(candidate) = self.candidates.get_mut(&key) {
+            candidate.first = true;
+        }
     }
 
     /// The same, but content with less.
@@ -237,6 +251,7 @@ impl Search {
             node,
             position,
             path,
+            first: false,
             state: State::Open,
             nonce: None,
             tries: 0,
@@ -252,6 +267,12 @@ impl Search {
     fn next_of(&self, path: usize) -> Option<Place> {
         if self.waits(path) || self.paths[path].queries >= QUERIES_MAX {
             return None;
+        }
+        let open = |candidate: &Candidate| candidate.path == path && candidate.state == State::Open;
+        if self.guided > 0
+            && let Some((key, _)) = self.candidates.iter().find(|(_, c)| c.first && open(c) && c.tries == 0)
+        {
+            return Some(*key);
         }
         self.candidates
             .iter()

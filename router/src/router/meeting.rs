@@ -5,6 +5,9 @@
 //! of k trees at least k / 2, rounded up, change for the better on one of the two sides, and that side knows. A root
 //! that crashes, moves few trees and to the worse; one that comes back, few as well, unless the network is tiny.
 use crate::config::TREES_MAX;
+use crate::crypto::random;
+use crate::id::NodeId;
+use crate::lookup::{Locator, Position};
 use crate::time::{Duration, Instant};
 use crate::tree::Rank;
 
@@ -46,6 +49,34 @@ impl Meeting {
     }
 }
 
+impl super::Router {
+    /// Nodes on the ways to the roots, a few of each tree, the roots first: those of the side that has the better roots are
+    /// among them.
+    pub(super) fn guides(&mut self) -> Vec<(NodeId, Position)> {
+        let mut guides: Vec<(NodeId, Position)> = Vec::new();
+        let mut ways: Vec<_> = (0..self.trees.len()).map(|tree| self.trees.ancestors(tree)).collect();
+        // The root of each, then one anywhere on each way, and so on: not everybody asks the same.
+        for round in 0..GUIDES_EACH {
+            for (tree, way) in ways.iter_mut().enumerate() {
+                if way.is_empty() {
+                    continue;
+                }
+                let byte = usize::from(random::<1>(&mut *self.entropy)[0]);
+                let at = if round == 0 { way.len() - 1 } else { byte % way.len() };
+                let (node, coords) = way.swap_remove(at);
+                let mut locator = Locator::default();
+                locator.trees[tree] = Some(coords);
+                if guides.iter().all(|(known, _)| *known != node) {
+                    guides.push((node, Position { seq: 0, locator: locator.into() }));
+                }
+            }
+        }
+        guides
+    }
+}
+
+/// Nodes of each tree's way that are asked.
+const GUIDES_EACH: usize = 6;
 /// Trees that change within that time change for one reason.
 const TOGETHER: Duration = Duration::from_secs(5);
 /// Until then coordinates have settled, and records have gone out.

@@ -389,6 +389,16 @@ impl Trees {
         self.own[tree].way.rank
     }
 
+    /// Nodes on this node's way up a tree, itself left out, with their coordinates there: the root last.
+    pub fn ancestors(&self, tree: usize) -> Vec<(NodeId, Coords)> {
+        let mut chain = Vec::new();
+        if self.known.walk(tree, self.me_slot, &mut chain).is_err() {
+            return Vec::new();
+        }
+        let above = 1..chain.len();
+        above.map(|at| (self.known.id(chain[at]), self.known.coords(tree, &chain[at..]).0)).collect()
+    }
+
     /// The parent in a tree, and the summed cost up to the root.
     pub fn parent(&self, tree: usize) -> (Option<NodeId>, u32) {
         let own = &self.own[tree];
