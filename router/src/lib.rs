@@ -13,6 +13,7 @@
 //! | [`tree`] | this node's place in the spanning trees, and its peers' |
 //! | [`forward`] | the next hop of a packet; pure |
 //! | [`session`], [`lookup`] | end to end: keys with another node, and where it is; joined in [`endpoint`] |
+//! | [`audit`] | which peers drop what they should pass on |
 //! | [`router`] | carries what these have for each other; no protocol of its own |
 //! | `net` | the only I/O: sockets, multicast, TUN, the handles that applications hold |
 //!

@@ -330,6 +330,23 @@ fn forged_places_are_refused() {
 }
 
 #[test]
+fn a_replayed_place_is_not_taken_and_costs_no_check() {
+    let mut peer = Scripted::new(LinkKind::Stream);
+    let (other, me) = (SecretKey::from_seed([3; 32]), peer.secret.clone());
+    let root = peer.info(0, &other, &other, 5);
+    let (old, new) = (peer.info(0, &me, &other, 5), peer.info(0, &me, &me, 6));
+    peer.say(&Control::Announce { port: Port(1), infos: vec![root, old] });
+    peer.say(&Control::Announce { port: Port(1), infos: vec![new] });
+    let before = peer.victim.stats();
+    for _ in 0..100 {
+        peer.say(&Control::Announce { port: Port(1), infos: vec![old] });
+    }
+    let after = peer.victim.stats();
+    assert_eq!(after.tree_infos_accepted, before.tree_infos_accepted);
+    assert_eq!(after.signatures_checked, before.signatures_checked);
+}
+
+#[test]
 fn a_place_is_countersigned_for_the_peer_itself_only() {
     let mut peer = Scripted::new(LinkKind::Stream);
     let (me, port, them) = (peer.secret.clone(), peer.port(), peer.victim.id());
