@@ -43,13 +43,13 @@ pub fn table(args: &Args, folder: &Path, results: &Path) -> Result<String, Strin
         let file = ScenarioFile::read(&path)?;
         let entries = entries(args, &file, &name(&path), results)?;
         let missing: Vec<&Entry> = entries.iter().filter(|entry| !entry.report.exists()).collect();
-        let scenarios: Vec<Scenario> = missing.iter().map(|entry| entry.scenario.clone()).collect();
-        if !args.only_print {
-            for (entry, outcome) in missing.iter().zip(run_all(&scenarios, usize::from(args.jobs))) {
+        // Each report is kept as soon as it is there: the table may be broken off at any time.
+        for some in missing.chunks(usize::from(args.jobs)).take_while(|_| !args.only_print) {
+            let scenarios: Vec<Scenario> = some.iter().map(|entry| entry.scenario.clone()).collect();
+            for (entry, outcome) in some.iter().zip(run_all(&scenarios, usize::from(args.jobs))) {
                 match outcome {
                     Ok(report) => {
-                        let text =
-                            serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+                        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
                         fs::write(&entry.report, text + "\n")
                             .map_err(|error| format!("cannot write {}: {error}", entry.report.display()))?;
                     }
