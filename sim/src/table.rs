@@ -49,7 +49,8 @@ pub fn table(args: &Args, folder: &Path, results: &Path) -> Result<String, Strin
             for (entry, outcome) in some.iter().zip(run_all(&scenarios, usize::from(args.jobs))) {
                 match outcome {
                     Ok(report) => {
-                        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+                        let text =
+                            serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
                         fs::write(&entry.report, text + "\n")
                             .map_err(|error| format!("cannot write {}: {error}", entry.report.display()))?;
                     }
