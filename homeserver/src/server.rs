@@ -326,6 +326,8 @@ pub struct Settings {
     pub appservices: Vec<Arc<appservice::registration::Registration>>,
     /// Whether push gateways may stand in the own network and speak without TLS.
     pub push_private_addresses: bool,
+    /// Whether the client API's listener answers other servers too.
+    pub federation_with_clients: bool,
     /// The version of new rooms whose maker names none.
     pub default_room_version: RoomVersionId,
     /// Whether neighbours that multicast found may list our people and public rooms.
@@ -352,6 +354,7 @@ impl Default for Settings {
             presence: false,
             push_private_addresses: false,
             appservices: Vec::new(),
+            federation_with_clients: false,
             default_room_version: version::DEFAULT,
             discoverable: true,
             upload_bytes_max: 50 << 20,

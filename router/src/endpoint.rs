@@ -34,8 +34,6 @@ pub struct Endpoint {
     waiters: BTreeMap<Query, Vec<Waiter>>,
     events: VecDeque<Event>,
     probed: VecDeque<Probed>,
-    /// Ports behind which a way has fallen silent.
-    doubted: VecDeque<Port>,
     stats: EndpointStats,
 }
 
@@ -104,7 +102,6 @@ impl Endpoint {
             waiters: BTreeMap::new(),
             events: VecDeque::new(),
             probed: VecDeque::new(),
-            doubted: VecDeque::new(),
             stats: EndpointStats::default(),
         }
     }
@@ -179,11 +176,6 @@ impl Endpoint {
     /// An answer to a probe: from whom, which, and some of its ports. O(1).
     pub fn poll_probed(&mut self) -> Option<Probed> {
         self.probed.pop_front()
-    }
-
-    /// A port of ours behind which a way has fallen silent. O(1).
-    pub fn poll_doubted(&mut self) -> Option<Port> {
-        self.doubted.pop_front()
     }
 
     /// When a node was heard last that packets can be sealed for. O(1).
@@ -440,11 +432,6 @@ impl Endpoint {
             SessionEvent::Probed { from, token, beyond } => {
                 if self.probed.len() < PROBED_MAX {
                     self.probed.push_back((from, token, beyond));
-                }
-            }
-            SessionEvent::Doubted { port } => {
-                if self.doubted.len() < PROBED_MAX {
-                    self.doubted.push_back(port);
                 }
             }
             SessionEvent::Moved { node } => self.events.push_back(Event::PathChanged { node }),

@@ -294,6 +294,7 @@ fn settings(config: &Config) -> Settings {
         retention: config.storage.retention,
         default_room_version: config.default_room_version.clone(),
         federation_well_known: config.federation.well_known.clone(),
+        federation_with_clients: config.federation.with_clients,
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,
         ..Settings::default()
     }

@@ -89,6 +89,13 @@ pub struct FederationFlags {
         env = "MANGROVE_FEDERATION_WELL_KNOWN"
     )]
     pub well_known: Option<String>,
+    /// Answer ordinary servers on --http too: for a proxy that passes everything on to one place
+    #[arg(
+        id = "federation_with_clients",
+        long = "federation-with-clients",
+        env = "MANGROVE_FEDERATION_WITH_CLIENTS"
+    )]
+    pub with_clients: bool,
     /// Exchange nothing with ordinary servers
     #[arg(
         id = "no_federation",
@@ -114,6 +121,7 @@ pub(super) struct FederationFile {
     extra_ca: Option<Vec<PathBuf>>,
     allow_private_addresses: Option<bool>,
     well_known: Option<String>,
+    with_clients: Option<bool>,
 }
 
 /// The settings in force, checked.
@@ -129,6 +137,8 @@ pub struct Federation {
     pub allow_private_addresses: bool,
     /// What `/.well-known/matrix/server` says.
     pub well_known: Option<String>,
+    /// Whether the client API's listener answers other servers too.
+    pub with_clients: bool,
 }
 
 impl Default for Federation {
@@ -139,6 +149,7 @@ impl Default for Federation {
             extra_ca: Vec::new(),
             allow_private_addresses: false,
             well_known: None,
+            with_clients: false,
         }
     }
 }
@@ -210,7 +221,8 @@ impl Federation {
         }
         let allow_private_addresses =
             flags.allow_private_addresses || file.allow_private_addresses.unwrap_or(false);
-        Ok(Self { enabled, listen, extra_ca, allow_private_addresses, well_known })
+        let with_clients = enabled && (flags.with_clients || file.with_clients.unwrap_or(false));
+        Ok(Self { enabled, listen, extra_ca, allow_private_addresses, well_known, with_clients })
     }
 }
 

@@ -37,9 +37,11 @@ use crate::{
 
 /// What clients reach: the client API and discovery. Checks the `Host` and lets web pages read the answers.
 pub fn client_service(server: Arc<Server>) -> Router {
-    Table::whole()
-        .router(&server, &[Group::Client, Group::WellKnown, Group::Pages, Group::Admin])
-        .layer(middleware::from_fn_with_state(server, at_the_door))
+    let mut groups = vec![Group::Client, Group::WellKnown, Group::Pages, Group::Admin];
+    if server.settings.federation_with_clients {
+        groups.extend([Group::Federation, Group::Keys, Group::Identity]);
+    }
+    Table::whole().router(&server, &groups).layer(middleware::from_fn_with_state(server, at_the_door))
 }
 
 /// What any stranger on the overlay reaches: federation, keys and `/_x`; never log-in or registration.

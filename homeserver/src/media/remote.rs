@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ruma::{
     ServerName,
     api::federation::authenticated_media::{FileOrLocation, get_content},
+    http_headers::ContentDisposition,
 };
 use tokio::sync::Mutex;
 
@@ -49,6 +50,9 @@ impl FetchMedia for Remote {
             let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX).saturating_add(ENVELOPE_BYTES);
             let question = get_content::v1::Request::new(id.to_owned());
             let answer = self.request_with(server, question, Options::media(limit)).await;
+            if answer.as_ref().is_err_and(is_unknown_endpoint) {
+                return self.fetch_media_unsigned(server, id, limit, bytes_max).await;
+            }
             let answer = answer.map_err(|error| match error {
                 RemoteError::TooLarge { .. } => MediaError::TooLarge { limit: bytes_max },
                 error if error.errcode() == Some("M_NOT_FOUND") => MediaError::NotFound,
@@ -63,6 +67,39 @@ impl FetchMedia for Remote {
                 _ => Err(MediaError::Unreachable("its server points to the Internet for it".into())),
             }
         })
+    }
+}
+
+/// Servers older than Matrix 1.11 do not know the endpoint.
+fn is_unknown_endpoint(error: &RemoteError) -> bool {
+    matches!(error.status(), Some(400 | 404 | 405))
+        && matches!(error.errcode(), None | Some("M_UNRECOGNIZED"))
+}
+
+impl Remote {
+    /// The old way, for servers that know no other: nobody says who asks.
+    async fn fetch_media_unsigned(
+        &self,
+        server: &ServerName,
+        id: &str,
+        limit: usize,
+        bytes_max: u64,
+    ) -> Result<Fetched, MediaError> {
+        let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/_matrix/media/v3/download/{server}/{id}?allow_remote=false");
+        let answer = self.get_unsigned(server, &path, Options::media(limit)).await;
+        let answer = answer.map_err(|error| match error {
+            RemoteError::TooLarge { .. } => MediaError::TooLarge { limit: bytes_max },
+            error if error.status() == Some(404) => MediaError::NotFound,
+            error => MediaError::Unreachable(error.to_string()),
+        })?;
+        let header = |name| answer.headers().get(name).map(http::HeaderValue::as_bytes);
+        let name = header(http::header::CONTENT_DISPOSITION)
+            .and_then(|value| ContentDisposition::try_from(value).ok())
+            .and_then(|disposition| disposition.filename);
+        let content_type = header(http::header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| String::from_utf8(value.to_vec()).ok());
+        Ok(Fetched { content_type, name, content: answer.into_body() })
     }
 }
 

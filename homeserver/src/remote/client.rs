@@ -122,6 +122,18 @@ impl Remote {
             .map_err(|error| RemoteError::BadAnswer { server: to.to_owned(), reason: error.to_string() })
     }
 
+    /// `GET` of a path at a server, in nobody's name.
+    pub async fn get_unsigned(
+        &self,
+        to: &ServerName,
+        path: &str,
+        options: Options,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        let request = http::Request::get(format!("https://{to}{path}")).body(Bytes::new());
+        let request = request.map_err(|error| RemoteError::Request(error.to_string()))?;
+        self.carry(to, request, options).await
+    }
+
     /// Writes a typed request as signed HTTP.
     pub(super) fn sign_request<R>(
         &self,
@@ -181,11 +193,14 @@ impl Remote {
                 }
             };
             match asked {
-                Ok(response) => return read(to, response, options.limit).await,
+                Ok(response) => {
+                    self.inner.there_on_overlay(to);
+                    return read(to, response, options.limit).await;
+                }
                 Err(error) => last = error,
             }
             if ways.tls.is_some() {
-                self.inner.leave_overlay(to);
+                self.inner.left_overlay(to);
                 break;
             }
         }

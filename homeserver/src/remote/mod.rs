@@ -22,8 +22,7 @@ pub mod web;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use router::NodeId;
@@ -50,8 +49,10 @@ struct Inner {
     carrier: SharedCarrier,
     /// The way to ordinary servers; none for names that they could not reach back.
     tls: Option<tls::TlsCarrier>,
-    /// Names whose nodes did not answer lately and that TLS reaches too: until when the overlay is passed over.
-    off_overlay: Mutex<HashMap<OwnedServerName, Instant>>,
+    /// Who of those that TLS reaches is on the overlay too.
+    seen: Mutex<ways::Seen>,
+    /// For what is done in the background.
+    me: Weak<Inner>,
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
@@ -90,7 +91,8 @@ impl Remote {
             identity,
             carrier,
             tls,
-            off_overlay: Mutex::default(),
+            seen: Mutex::default(),
+            me: weak.clone(),
         });
         Self { inner }
     }
@@ -129,7 +131,7 @@ impl Remote {
     pub fn heard_from(&self, name: &ServerName, node: Option<NodeId>) {
         if let Some(node) = node {
             self.inner.carrier.heard(node);
-            self.inner.back_on_overlay(name);
+            self.inner.there_on_overlay(name);
         }
         self.inner.outgoing.wake(name);
     }

@@ -1,53 +1,101 @@
-//! Which carriers lead to a server: the overlay, TLS, or both; a name known on both is tried on the overlay first.
+//! Which carriers lead to a server: the overlay, TLS, or both. A name on both is asked over the overlay once it
+//! is known to answer there; until then nobody waits for it.
 
 use std::{
+    collections::HashMap,
     sync::PoisonError,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use router::NodeId;
-use ruma::ServerName;
+use ruma::{OwnedServerName, ServerName};
 
-use super::{Inner, RemoteError, carrier::CarrierError, resolve, tls::TlsCarrier};
+use super::{
+    Inner, RemoteError,
+    carrier::{CarrierError, Class},
+    resolve,
+    tls::TlsCarrier,
+};
 use crate::account::{NameKind, mixture_text};
 
 /// How a server can be reached now.
 pub(super) struct Ways {
-    /// Its nodes, best first; empty if it is on no overlay, or was not found there.
+    /// Its nodes, best first; empty if it is on no overlay, or is not known to be there now.
     pub(super) nodes: Vec<NodeId>,
     /// The way over TLS.
     pub(super) tls: Option<TlsCarrier>,
 }
 
+/// What is known of names that TLS reaches too.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Until when a name's nodes are believed to answer.
+    there: HashMap<OwnedServerName, Instant>,
+    /// When a name may be looked for on the overlay again.
+    look_after: HashMap<OwnedServerName, Instant>,
+}
+
 impl Inner {
     /// The ways to a server; at least one.
     pub(super) async fn ways(&self, name: &ServerName) -> Result<Ways, RemoteError> {
-        match NameKind::of(name) {
-            NameKind::Overlay(_) | NameKind::Nobody => {
+        match (NameKind::of(name), &self.tls) {
+            (NameKind::Overlay(_) | NameKind::Nobody, _) | (NameKind::Gateway(_), None) => {
                 Ok(Ways { nodes: self.place_of(name).await?.nodes, tls: None })
             }
-            NameKind::Gateway(_) => match (&self.tls, self.is_off_overlay(name)) {
-                (None, _) => Ok(Ways { nodes: self.place_of(name).await?.nodes, tls: None }),
-                (Some(tls), true) => Ok(Ways { nodes: Vec::new(), tls: Some(tls.clone()) }),
-                (Some(tls), false) => {
-                    // A gateway's account that no node of the overlay publishes is the gateway's own business.
-                    let found = tokio::time::timeout(FIND_WITHIN, self.place_of(name)).await;
-                    let nodes = found.ok().and_then(Result::ok).map(|place| place.nodes).unwrap_or_default();
-                    if nodes.is_empty() {
-                        self.leave_overlay(name);
+            (NameKind::Ordinary, None) => Err(self.no_tls(name)),
+            (NameKind::Gateway(_) | NameKind::Ordinary, Some(tls)) => {
+                let nodes = match self.is_on_overlay(name) {
+                    true => self.nodes_known(name).await.unwrap_or_default(),
+                    // Nobody waits for a lookup where there is a way already.
+                    false => {
+                        self.look_for(name);
+                        Vec::new()
                     }
-                    Ok(Ways { nodes, tls: Some(tls.clone()) })
-                }
-            },
-            NameKind::Ordinary => {
-                let Some(tls) = &self.tls else { return Err(self.no_tls(name)) };
-                let nodes = match self.is_off_overlay(name) {
-                    true => Vec::new(),
-                    false => self.nodes_known(name).await.unwrap_or_default(),
                 };
                 Ok(Ways { nodes, tls: Some(tls.clone()) })
             }
         }
+    }
+
+    /// Looks in the background whether a name that TLS reaches is on the overlay too.
+    fn look_for(&self, name: &ServerName) {
+        {
+            let mut seen = self.seen();
+            let now = Instant::now();
+            if seen.look_after.get(name).is_some_and(|after| now < *after) {
+                return;
+            }
+            if seen.look_after.len() >= NAMES_MAX {
+                seen.look_after.retain(|_, after| now < *after);
+            }
+            if seen.look_after.len() >= NAMES_MAX {
+                return;
+            }
+            seen.look_after.insert(name.to_owned(), now + LOOK_EVERY);
+        }
+        let (Some(inner), Ok(runtime)) = (self.me.upgrade(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let name = name.to_owned();
+        runtime.spawn(async move {
+            // Who it is has to be known first: a domain's identity comes with its keys.
+            let nodes = match NameKind::of(&name) {
+                NameKind::Gateway(_) => {
+                    inner.place_of(&name).await.map(|place| place.nodes).unwrap_or_default()
+                }
+                _ => inner.nodes_known(&name).await.unwrap_or_default(),
+            };
+            for node in nodes.into_iter().take(NODES_ASKED) {
+                let mut request = http::Request::new(Bytes::new());
+                *request.uri_mut() = http::Uri::from_static("/_matrix/federation/v1/version");
+                let asked = inner.carrier.request(node, Class::Interactive, request);
+                if let Ok(Ok(_)) = tokio::time::timeout(LOOK_WITHIN, asked).await {
+                    inner.there_on_overlay(&name);
+                    return;
+                }
+            }
+        });
     }
 
     /// The nodes of a name: from the overlay, or, while it finds no record, those that the name's
@@ -65,29 +113,39 @@ impl Inner {
         Ok(resolve::Place { nodes, log })
     }
 
-    /// The nodes that an ordinary name's identity lists: it is on the overlay too.
+    /// The nodes that a name's identity lists, without asking anybody.
     async fn nodes_known(&self, name: &ServerName) -> Option<Vec<NodeId>> {
         let log = self.keyring.log_stored(name).await?;
         Some(log.nodes().iter().map(|item| NodeId::from_bytes(item.net.0)).collect())
     }
 
     /// Its nodes do not answer: TLS alone for a while.
-    pub(super) fn leave_overlay(&self, name: &ServerName) {
-        let mut off = self.off_overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if off.len() >= OFF_MAX {
-            off.clear();
-        }
-        off.insert(name.to_owned(), Instant::now() + OFF_FOR);
+    pub(super) fn left_overlay(&self, name: &ServerName) {
+        let mut seen = self.seen();
+        seen.there.remove(name);
+        seen.look_after.insert(name.to_owned(), Instant::now() + LOOK_AGAIN);
     }
 
     /// Something came from one of its nodes.
-    pub(super) fn back_on_overlay(&self, name: &ServerName) {
-        self.off_overlay.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    pub(super) fn there_on_overlay(&self, name: &ServerName) {
+        if self.tls.is_none() {
+            return;
+        }
+        let (mut seen, now) = (self.seen(), Instant::now());
+        if seen.there.len() >= NAMES_MAX {
+            seen.there.retain(|_, until| now < *until);
+        }
+        if seen.there.len() < NAMES_MAX {
+            seen.there.insert(name.to_owned(), now + THERE_FOR);
+        }
     }
 
-    fn is_off_overlay(&self, name: &ServerName) -> bool {
-        let off = self.off_overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        off.get(name).is_some_and(|until| Instant::now() < *until)
+    fn is_on_overlay(&self, name: &ServerName) -> bool {
+        self.seen().there.get(name).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn no_tls(&self, name: &ServerName) -> RemoteError {
@@ -109,9 +167,14 @@ pub(super) fn slow() -> CarrierError {
 
 /// How long the overlay has for the head of an answer where TLS is a second way.
 pub(super) const OVERLAY_WITHIN: Duration = Duration::from_secs(5);
-/// How long a name in a gateway zone is looked for on the overlay before TLS is tried.
-const FIND_WITHIN: Duration = Duration::from_secs(2);
-/// How long a name that TLS reaches is not tried on the overlay after its nodes did not answer.
-const OFF_FOR: Duration = Duration::from_secs(60);
-/// Names that are remembered as away; beyond, all are tried again.
-const OFF_MAX: usize = 4_096;
+/// How long a name is believed to be on the overlay after something came from there.
+const THERE_FOR: Duration = Duration::from_secs(600);
+/// How often a name that TLS reaches is looked for on the overlay.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// The same for one whose nodes stopped answering.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
+/// Nodes of one name that are asked.
+const NODES_ASKED: usize = 2;
+/// Names that are remembered; beyond, more are not looked for.
+const NAMES_MAX: usize = 4_096;

@@ -17,6 +17,7 @@ use super::{
         append::{After, Append, Before, Forward, Verdict, append},
         head::Head,
     },
+    send::refuse_creators,
 };
 use crate::store::{
     Kind,
@@ -219,14 +220,17 @@ fn drafts(
         list.push(state(&StateEventType::RoomCanonicalAlias, "", &json!({ "alias": alias }))?);
     }
     let (join, history, guest) = match preset {
-        RoomPreset::PublicChat => ("public", "shared", "forbidden"),
-        _ => ("invite", "shared", "can_join"),
+        RoomPreset::PublicChat => ("public", "shared", None),
+        _ => ("invite", "shared", Some("can_join")),
     };
+    // Guests are shut out where nothing is said: an event that says so is one too many.
     let mut preset_state = vec![
         state(&StateEventType::RoomJoinRules, "", &json!({ "join_rule": join }))?,
         state(&StateEventType::RoomHistoryVisibility, "", &json!({ "history_visibility": history }))?,
-        state(&StateEventType::RoomGuestAccess, "", &json!({ "guest_access": guest }))?,
     ];
+    if let Some(guest) = guest {
+        preset_state.push(state(&StateEventType::RoomGuestAccess, "", &json!({ "guest_access": guest }))?);
+    }
     let mut initial = Vec::new();
     for raw in &request.initial_state {
         let event = object(raw.json().get())?;
@@ -299,6 +303,9 @@ fn levels(
         for (key, value) in object(raw.json().get())? {
             levels[key] = value;
         }
+    }
+    if privileged {
+        refuse_creators(&levels.to_string(), creators)?;
     }
     Ok(levels)
 }

@@ -74,9 +74,10 @@ impl Rooms {
             }
             _ => event,
         };
-        let state = self.check_events(room, answer.state, &rules).await;
-        let auth_chain = self.check_events(room, answer.auth_chain, &rules).await;
-        check_answer(&state, &auth_chain, &version, room, &rules)?;
+        let mut state = self.check_events(room, answer.state, &rules).await;
+        let mut auth_chain = self.check_events(room, answer.auth_chain, &rules).await;
+        drop_unsupported(&mut state, &mut auth_chain);
+        check_answer(&state, &version, room, &rules)?;
         self.import_join(JoinAnswer {
             room_id: room.to_owned(),
             version,
@@ -194,10 +195,9 @@ pub(super) fn stripped(state: Vec<RawStrippedState>) -> Vec<Box<RawValue>> {
 }
 
 /// What can be said of an answer before the rules are applied to it: it has a create event of the version that was
-/// promised, and nothing in the auth chain hangs in the air.
+/// promised.
 fn check_answer(
     state: &[Checked],
-    auth_chain: &[Checked],
     version: &str,
     room: &RoomId,
     rules: &RoomVersionRules,
@@ -222,16 +222,28 @@ fn check_answer(
     if rules.authorization.room_create_event_id_as_room_id && named != room.as_str() {
         return wrong("its create event makes another room");
     }
-    let known: HashSet<&str> = state.iter().chain(auth_chain).map(|checked| checked.id.as_str()).collect();
-    for checked in auth_chain.iter().chain(state) {
-        let auth = checked.event.get("auth_events").and_then(CanonicalJsonValue::as_array);
-        let missing =
-            auth.into_iter().flatten().filter_map(CanonicalJsonValue::as_str).find(|id| !known.contains(id));
-        if missing.is_some() {
-            return wrong("its auth chain is not complete");
+    Ok(())
+}
+
+/// Drops what hangs in the air: events that are allowed by one that did not hold, and those that build on them. They would
+/// be rejected; the room is none the worse for it.
+fn drop_unsupported(state: &mut Vec<Checked>, auth_chain: &mut Vec<Checked>) {
+    loop {
+        let known: HashSet<String> =
+            state.iter().chain(auth_chain.iter()).map(|checked| checked.id.to_string()).collect();
+        let supported = |checked: &Checked| {
+            let auth = checked.event.get("auth_events").and_then(CanonicalJsonValue::as_array);
+            auth.into_iter().flatten().all(|id| id.as_str().is_some_and(|id| known.contains(id)))
+        };
+        let before = known.len();
+        state.retain(supported);
+        auth_chain.retain(supported);
+        let left: HashSet<&str> =
+            state.iter().chain(auth_chain.iter()).map(|checked| checked.id.as_str()).collect();
+        if left.len() == before {
+            return;
         }
     }
-    Ok(())
 }
 
 fn content_has(event: &CanonicalJsonObject, key: &str) -> bool {

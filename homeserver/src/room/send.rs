@@ -1,6 +1,6 @@
 //! Verbs that put an event into a room.
 
-use ruma::{EventId, OwnedEventId, RoomAliasId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use serde_json::{json, value::to_raw_value};
 use tokio::sync::oneshot;
 
@@ -37,7 +37,7 @@ impl Rooms {
         txn: Option<Txn>,
     ) -> Result<OwnedEventId, RoomError> {
         if draft.event_type == "m.room.create" {
-            return Err(RoomError::Forbidden("a room is created once".into()));
+            return Err(RoomError::BadJson("a room is created once".into()));
         }
         if draft.event_type == REDACTION {
             let target = draft.redacts.clone().or_else(|| inner_target(&draft));
@@ -51,6 +51,9 @@ impl Rooms {
             && membership_in(&draft).as_deref() == Some("invite")
         {
             return self.invite_by_state(sender, room, &target, draft).await;
+        }
+        if draft.event_type == "m.room.power_levels" {
+            self.check_levels(room, &draft).await?;
         }
         if draft.event_type == "m.room.canonical_alias" {
             self.check_aliases(room, &draft).await?;
@@ -180,9 +183,11 @@ impl Rooms {
                 let unknown = || RoomError::NotFound("there is no such event in this room".into());
                 let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
                 let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
-                let event = events::event_by_id(tx, &target)?
-                    .filter(|event| event.room == room)
-                    .ok_or_else(unknown)?;
+                // An event that is not here may be elsewhere, and come with the redaction already known.
+                let Some(event) = events::event_by_id(tx, &target)? else { return Ok(()) };
+                if event.room != room {
+                    return Err(unknown());
+                }
                 if tx.lookup(Kind::User, sender.as_str())? == Some(event.sender)
                     || may(tx, &row, &sender, Action::Redact)?
                 {
@@ -191,6 +196,25 @@ impl Rooms {
                 Err(RoomError::Forbidden("you do not have the power to redact others' events".into()))
             })
             .await
+    }
+
+    /// Power levels do not name those who have all power.
+    async fn check_levels(&self, room: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+        let room = room.to_owned();
+        let creators = self
+            .inner
+            .store
+            .read(move |tx| -> Result<_, StoreError> {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+                let Some(row) = rooms::room(tx, room)? else { return Ok(Vec::new()) };
+                let (Some(rules), Some(create)) = (version::rules(&row.version), row.create) else {
+                    return Ok(Vec::new());
+                };
+                let create = load::pdu(tx, create)?;
+                Ok(create.map(|create| auth::privileged(&rules, &create)).unwrap_or_default())
+            })
+            .await?;
+        refuse_creators(draft.content.get(), &creators)
     }
 
     /// Hands a draft to the room's worker and waits for its commit.
@@ -235,6 +259,23 @@ impl Rooms {
                 Ok(if same { Some(events::id(tx, nid)?) } else { None })
             })
             .await
+    }
+}
+
+/// Refuses power levels that name one of those who have all power.
+pub(super) fn refuse_creators(content: &str, creators: &[OwnedUserId]) -> Result<(), RoomError> {
+    #[derive(serde::Deserialize)]
+    struct Levels {
+        #[serde(default)]
+        users: std::collections::BTreeMap<String, serde_json::Value>,
+    }
+    // Content of another shape is for the rules to refuse.
+    let Ok(levels) = serde_json::from_str::<Levels>(content) else { return Ok(()) };
+    match creators.iter().find(|creator| levels.users.contains_key(creator.as_str())) {
+        Some(creator) => Err(RoomError::Invalid(format!(
+            "{creator} made the room and has all power in it: power levels do not name its creators"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -117,8 +117,6 @@ pub enum Todo {
     Ask(u8),
     /// Send a packet by these trees whose hops write themselves down.
     Record(u8),
-    /// A way behind that port of ours has fallen silent: the peer there deserves a closer look.
-    Doubt(Port),
     /// Streams go another way than before.
     Moved,
     /// What the ways take has changed.
@@ -563,7 +561,7 @@ impl Routes {
     /// The round trip of a way that was not measured: that of another.
     fn guess(&self) -> Duration {
         let known = self.ways.iter().filter_map(|way| way.gauge.srtt()).max();
-        known.or_else(|| self.trees.srtt()).unwrap_or(RTT_GUESS)
+        known.or(self.trees.srtt()).unwrap_or(RTT_GUESS)
     }
 
     fn ask_patience(&self, ask: &Ask) -> Duration {
@@ -579,7 +577,7 @@ impl Routes {
     }
 
     /// Follows changes of the node's links: what began with one that is gone is over.
-    fn sync(&mut self, env: &Env<'_>) {
+    fn sync(&mut self, env: &mut Env<'_>) {
         if self.epoch == env.epoch {
             return;
         }
@@ -607,7 +605,7 @@ impl Routes {
     }
 
     /// Makes ways from what is known now. Those that are still good, or carry something, stay.
-    fn build(&mut self, env: &Env<'_>) {
+    fn build(&mut self, env: &mut Env<'_>) {
         let now = env.now;
         let mtu = self.mtus();
         let paths = match env.neighbours.get(&self.there) {
@@ -727,13 +725,6 @@ impl Routes {
         let was = way.state;
         let times = if let State::Failed { times, .. } = was { times + 1 } else { 1 };
         way.state = State::Failed { times, again: now + backoff(times) };
-        if silent
-            && was != State::Fresh
-            && way.path.nodes.len() != 1
-            && let Ok(Some((port, _))) = split_port(&way.path.ports)
-        {
-            self.todo.push(Todo::Doubt(port));
-        }
         if silent && !way.path.nodes.is_empty() {
             let nodes = chain(self.me, &way.path.nodes);
             env.blame.failed(&nodes, now);
@@ -789,7 +780,7 @@ impl Routes {
     }
 
     /// Looks for ways: by all trees together, and by each alone.
-    fn search(&mut self, env: &Env<'_>) {
+    fn search(&mut self, env: &mut Env<'_>) {
         if env.now < self.search_after || env.neighbours.contains_key(&self.there) {
             return;
         }

@@ -90,7 +90,6 @@ impl Router {
                         peer.suspect = suspect;
                     }
                     self.choices.forget();
-                    self.tell_span(port);
                     self.trees.on_suspect(port, suspect, now);
                 }
                 Verdict::Places(port, proved, void) => self.trees.on_places(port, proved, void, now),

@@ -139,7 +139,7 @@ impl Router {
         peer.active = best;
         let Some(link) = self.links.get(&best) else { return };
         let (cost, control_max) = (link.cost.get(), link.control_max());
-        self.tell_span(port);
+        self.endpoint.handle_link(peer.node, port, link.span());
         self.choices.forget();
         if let Some(hop) = self.table.peer_mut(port) {
             hop.link = best;
@@ -153,17 +153,6 @@ impl Router {
             self.audit_touched = true;
         }
         self.trees_touched = true;
-    }
-
-    /// Tells what source routes should know of a peer's link. None should begin with a suspect while there is another.
-    pub(super) fn tell_span(&mut self, port: Port) {
-        let Some(peer) = self.peers.get(port) else { return };
-        let Some(link) = self.links.get(&peer.active) else { return };
-        let mut span = link.span();
-        if self.table.peer(port).is_some_and(|peer| peer.suspect) {
-            span.cost = u8::MAX;
-        }
-        self.endpoint.handle_link(peer.node, port, span);
     }
 
     pub(super) fn close_link(&mut self, id: LinkId, reason: LinkError, now: Instant) {

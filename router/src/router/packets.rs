@@ -281,10 +281,6 @@ impl Router {
                 }
             }
         }
-        while let Some(port) = self.endpoint.poll_doubted() {
-            self.audit.on_doubt(port, now);
-            self.audit_touched = true;
-        }
         while let Some((from, token, beyond)) = self.endpoint.poll_probed() {
             self.audit.on_answer(&token, &from, &beyond, now);
             self.audit_touched = true;

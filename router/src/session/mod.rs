@@ -124,11 +124,6 @@ pub enum SessionEvent {
         /// Some ports of that node, encoded.
         beyond: Bytes,
     },
-    /// A way that begins behind that port has fallen silent.
-    Doubted {
-        /// Our port.
-        port: Port,
-    },
     /// Answer to [`Sessions::trace`].
     Traced {
         /// That of the trace.

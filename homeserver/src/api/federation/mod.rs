@@ -9,6 +9,7 @@ mod directory;
 mod discovery;
 mod event;
 mod keys;
+mod legacy;
 mod media;
 mod membership;
 mod openid;
@@ -27,6 +28,7 @@ pub(crate) fn routes(table: &mut Table) {
     discovery::routes(table);
     event::routes(table);
     keys::routes(table);
+    legacy::routes(table);
     media::routes(table);
     membership::routes(table);
     openid::routes(table);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    EventId, Int, UserId,
+    EventId, Int, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType, room::power_levels::UserPowerLevel},
     room_version_rules::RoomVersionRules,
     state_res::{
@@ -70,6 +70,16 @@ pub enum Action {
     Invite,
     /// Send a state event of the type that follows.
     State(&'static str),
+}
+
+/// Those who have all power in a room because they made it; nobody in versions without such.
+pub fn privileged(rules: &RoomVersionRules, create: &Arc<Pdu>) -> Vec<OwnedUserId> {
+    let rules = &rules.authorization;
+    if !rules.explicitly_privilege_room_creators {
+        return Vec::new();
+    }
+    let creators = RoomCreateEvent::new(create.clone()).creators(rules);
+    creators.map(|creators| creators.iter().map(|user| (**user).to_owned()).collect()).unwrap_or_default()
 }
 
 /// Whether a user's power is enough for an action, by a state's create and power level events.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use ruma::{
     OwnedEventId, OwnedServerName, RoomId, ServerName, events::room::server_acl::RoomServerAclEventContent,
     room_version_rules::RoomVersionRules,
@@ -10,12 +11,13 @@ use tokio::sync::oneshot;
 
 use super::{
     append, load,
-    outliers::state_map,
+    outliers::{state_map, unknown},
+    place,
     worker::{Job, PduJob, Taken},
 };
 use crate::{
     room::{
-        RoomError, Rooms,
+        PduJson, RoomError, Rooms,
         core::{pdu::FullEvent, version},
     },
     store::{
@@ -36,6 +38,16 @@ const EARLIEST_MAX: usize = 20;
 const BACKFILL_EVENTS: u32 = 100;
 /// Missing events that one backfill starts from.
 const BACKFILL_STARTS: u32 = 5;
+/// Missing events whose state is asked for; an event has at most 20 previous ones.
+const STATES_MAX: usize = 20;
+/// One part in so many may be missing of a told state for its events to be asked for one by one.
+const MOSTLY_HERE: usize = 10;
+/// Missing events that are asked for one by one in any case.
+const FEW: usize = 10;
+/// Events asked for one by one at most; 10 % of a state of 10 000.
+const EACH_MAX: usize = 1_000;
+/// Events asked for at the same time.
+const EVENTS_PARALLEL: usize = 8;
 /// Servers asked for history before giving up.
 const BACKFILL_SERVERS: usize = 3;
 
@@ -67,7 +79,7 @@ impl Rooms {
     pub(in crate::room) async fn submit_pdu(
         &self,
         event: FullEvent,
-        state: Option<StateMap>,
+        state: Option<Vec<StateMap>>,
         pass_on: Option<OwnedServerName>,
     ) -> Result<oneshot::Receiver<Result<Taken, RoomError>>, RoomError> {
         let (answer, result) = oneshot::channel();
@@ -80,7 +92,7 @@ impl Rooms {
     async fn take_once(
         &self,
         event: &FullEvent,
-        state: Option<StateMap>,
+        state: Option<Vec<StateMap>>,
         pass_on: Option<OwnedServerName>,
     ) -> Result<Taken, RoomError> {
         let result = self.submit_pdu(event.clone(), state, pass_on).await?;
@@ -95,36 +107,78 @@ impl Rooms {
         event: &FullEvent,
         pass_on: Option<OwnedServerName>,
     ) -> Result<Taken, RoomError> {
-        let mut taken = self.take_once(event, None, pass_on.clone()).await?;
-        if matches!(&taken, Taken::Missing { auth, .. } if !auth.is_empty()) {
-            self.fetch_auth(origin, known, event).await?;
-            taken = self.take_once(event, None, pass_on.clone()).await?;
-        }
+        let taken = self.take_once(event, None, pass_on.clone()).await?;
         if matches!(&taken, Taken::Missing { prev, .. } if !prev.is_empty()) {
+            // What comes before an event is mostly what it is allowed by, too.
             self.fill_gap(origin, known, event).await?;
-            taken = self.take_once(event, None, pass_on.clone()).await?;
+            return self.take_found(origin, known, event, pass_on).await;
         }
-        match taken {
-            Taken::Missing { prev, auth } if auth.is_empty() && !prev.is_empty() => {
-                let state = self.fetch_state(origin, known, event).await?;
-                self.take_once(event, Some(state), pass_on).await
-            }
-            taken => Ok(taken),
-        }
+        self.finish(origin, known, event, taken, pass_on).await
     }
 
-    /// Fetches and stores the event's auth chain.
+    /// Takes an event whose gap was filled as far as it could be.
+    async fn take_found(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: &FullEvent,
+        pass_on: Option<OwnedServerName>,
+    ) -> Result<Taken, RoomError> {
+        let taken = self.take_once(event, None, pass_on.clone()).await?;
+        self.finish(origin, known, event, taken, pass_on).await
+    }
+
+    /// Fetches what an event still lacks, the state at its gap and its auth events, and takes it.
+    async fn finish(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        event: &FullEvent,
+        taken: Taken,
+        pass_on: Option<OwnedServerName>,
+    ) -> Result<Taken, RoomError> {
+        let Taken::Missing { prev, auth } = taken else { return Ok(taken) };
+        let told = match prev.is_empty() {
+            true => None,
+            false => Some(self.fetch_state(origin, known, event).await?),
+        };
+        let taken = match told.is_some() {
+            // The state at the gap brings most of what allows the event.
+            true => self.take_once(event, told.clone(), pass_on.clone()).await?,
+            false => Taken::Missing { prev, auth },
+        };
+        let Taken::Missing { auth, .. } = taken else { return Ok(taken) };
+        self.fetch_auth(origin, known, event, auth).await?;
+        self.take_once(event, told, pass_on).await
+    }
+
+    /// Fetches and stores what allows an event: its auth chain, or, where that cannot be had, the missing events alone.
     pub(in crate::room) async fn fetch_auth(
         &self,
         origin: &ServerName,
         known: &Known,
         event: &FullEvent,
+        missing: Vec<OwnedEventId>,
     ) -> Result<(), RoomError> {
         let pdu = &event.pdu;
-        let chain =
-            self.inner.fetch.event_auth(origin, &pdu.room, &pdu.event_id).await.map_err(unreachable)?;
+        let chain = match self.inner.fetch.event_auth(origin, &pdu.room, &pdu.event_id).await {
+            Ok(chain) => chain,
+            Err(error) => {
+                tracing::debug!(%origin, event = %pdu.event_id, %error, "no auth chain");
+                self.fetch_each(origin, missing).await
+            }
+        };
         let chain = self.verify_all(&pdu.room, chain, &known.rules).await;
         self.store_outliers(&known.rules, chain).await
+    }
+
+    async fn fetch_each(&self, origin: &ServerName, ids: Vec<OwnedEventId>) -> Vec<PduJson> {
+        stream::iter(ids.into_iter().take(EACH_MAX))
+            .map(|id| async move { self.inner.fetch.event(origin, &id).await.ok() })
+            .buffer_unordered(EVENTS_PARALLEL)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
     }
 
     /// Fetches what lies between our ends of the graph and the event, oldest first, and takes each.
@@ -141,38 +195,63 @@ impl Rooms {
         list.retain(|found| found.pdu.event_id != pdu.event_id);
         list.sort_by_key(|found| found.pdu.depth);
         for found in list {
-            let mut taken = self.take_once(&found, None, None).await?;
-            if matches!(&taken, Taken::Missing { auth, .. } if !auth.is_empty()) {
-                self.fetch_auth(origin, known, &found).await?;
-                taken = self.take_once(&found, None, None).await?;
-            }
-            if let Taken::Missing { prev, auth } = taken
-                && auth.is_empty()
-                && !prev.is_empty()
-            {
-                let state = self.fetch_state(origin, known, &found).await?;
-                self.take_once(&found, Some(state), None).await?;
-            }
+            self.take_found(origin, known, &found, None).await?;
         }
         Ok(())
     }
 
-    /// Fetches and stores the state before an event, as `origin` tells it.
+    /// The states after those of an event's previous ones that are missing, as `origin` tells them: each missing event
+    /// has the state before it, and may be of that state itself.
     async fn fetch_state(
         &self,
         origin: &ServerName,
         known: &Known,
         event: &FullEvent,
+    ) -> Result<Vec<StateMap>, RoomError> {
+        let prev = event.pdu.prev.clone();
+        let missing = self.inner.store.read(move |tx| place::missing(tx, &prev)).await?;
+        let mut told = Vec::new();
+        for prev in missing.into_iter().take(STATES_MAX) {
+            told.push(self.fetch_state_at(origin, known, &event.pdu.room, prev, true).await?);
+        }
+        Ok(told)
+    }
+
+    /// The state before an event or, `after`, with the event itself in it.
+    async fn fetch_state_at(
+        &self,
+        origin: &ServerName,
+        known: &Known,
+        room: &RoomId,
+        at: OwnedEventId,
+        after: bool,
     ) -> Result<StateMap, RoomError> {
-        let pdu = &event.pdu;
-        let (state, chain) =
-            self.inner.fetch.state(origin, &pdu.room, &pdu.event_id).await.map_err(unreachable)?;
-        let state = self.verify_all(&pdu.room, state, &known.rules).await;
-        let ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
-        let mut all = self.verify_all(&pdu.room, chain, &known.rules).await;
-        all.extend(state);
-        self.store_outliers(&known.rules, all).await?;
-        let map = self.inner.store.read(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
+        let (mut state, auth) = self.inner.fetch.state_ids(origin, room, &at).await.map_err(unreachable)?;
+        let all = state.len() + auth.len();
+        let itself = if after { std::slice::from_ref(&at) } else { &[] };
+        let mut wanted = [&state[..], &auth[..], itself].concat();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let wanted =
+            self.inner.store.read(move |tx| -> Result<_, StoreError> { unknown(tx, &wanted) }).await?;
+        let found = if wanted.len() * MOSTLY_HERE < all || wanted.len() <= FEW {
+            self.fetch_each(origin, wanted).await
+        } else {
+            let (events, chain) = self.inner.fetch.state(origin, room, &at).await.map_err(unreachable)?;
+            let mut found = events;
+            found.extend(chain);
+            if after {
+                found.extend(self.inner.fetch.event(origin, &at).await.ok());
+            }
+            found
+        };
+        let found = self.verify_all(room, found, &known.rules).await;
+        self.store_outliers(&known.rules, found).await?;
+        if after {
+            // An event comes last in the state after it.
+            state.push(at);
+        }
+        let map = self.inner.store.read(move |tx| -> Result<_, StoreError> { state_map(tx, &state) }).await?;
         if map.is_empty() {
             return Err(RoomError::Rejected(format!("{origin} told no usable state")));
         }
@@ -229,7 +308,7 @@ impl Rooms {
                 let still = self.inner.store.read(move |tx| super::outliers::unknown(tx, &auth)).await?;
                 if still.iter().any(|id| missing.contains(id)) {
                     // Without it those events are rejected, and the others are history all the same.
-                    if let Err(error) = self.fetch_auth(server, known, event).await {
+                    if let Err(error) = self.fetch_auth(server, known, event, still).await {
                         tracing::debug!(%server, %error, "auth events of history could not be had");
                     }
                 }
@@ -238,7 +317,10 @@ impl Rooms {
         let ids: Vec<OwnedEventId> = list.iter().map(|event| event.pdu.event_id.clone()).collect();
         // The state before the oldest; without it those are shown by the room's present visibility.
         let told = match list.first() {
-            Some(oldest) if !oldest.pdu.prev.is_empty() => self.fetch_state(server, known, oldest).await.ok(),
+            Some(oldest) if !oldest.pdu.prev.is_empty() => {
+                let id = oldest.pdu.event_id.clone();
+                self.fetch_state_at(server, known, &oldest.pdu.room, id, false).await.ok()
+            }
             Some(_) => Some(StateMap::new()),
             None => None,
         };

@@ -67,7 +67,7 @@ impl Rooms {
         let _turn = self.inner.imports.lock().await;
         if self.is_resident(&room).await? {
             // Another user of ours was faster: an event like others, with its state told.
-            let result = self.submit_pdu(join, Some(map), None).await?;
+            let result = self.submit_pdu(join, Some(vec![map]), None).await?;
             return match result.await.map_err(|_| RoomError::Busy)?? {
                 Taken::Accepted | Taken::Known => Ok(()),
                 Taken::SoftFailed(reason) | Taken::Rejected(reason) => Err(RoomError::Forbidden(reason)),

@@ -119,22 +119,19 @@ pub(in crate::room) struct Placed {
     pub(in crate::room) power: bool,
 }
 
-/// Works out everything from what is stored. `told`: the state before it as another server says, for an event whose
-/// previous ones are not all here.
+/// Works out everything from what is stored. `told`: for an event whose previous ones are not all here, the states after
+/// those that are missing, as another server says.
 pub(in crate::room) fn place(
     tx: &ReadTx<'_>,
     rules: &RoomVersionRules,
     event: &Arc<Pdu>,
-    told: Option<StateMap>,
+    told: Option<Vec<StateMap>>,
 ) -> Result<Placed, RoomError> {
     let unknown = || RoomError::NotFound("this room is not known here".into());
     let room = tx.lookup(Kind::Room, event.room.as_str())?.ok_or_else(unknown)?;
     let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
     let graph = NewGraph::new(tx, event)?;
-    let before = match told {
-        Some(map) => Before::Map(map),
-        None => before(tx, rules, &row, event, &graph)?,
-    };
+    let before = before(tx, rules, &row, event, told, &graph)?;
     let entry = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
         let skey = Nid(graph.skey(kind, key)?);
         let nid = match &before {
@@ -168,28 +165,36 @@ pub(in crate::room) fn place(
     Ok(Placed { head: row.head, before, after, verdict, reason, power })
 }
 
-/// The state before an event all of whose previous ones are here.
+/// The state before an event: of its previous ones that are here, and as told for the others.
 fn before(
     tx: &ReadTx<'_>,
     rules: &RoomVersionRules,
     row: &RoomRow,
     event: &Pdu,
+    told: Option<Vec<StateMap>>,
     graph: &impl Graph,
 ) -> Result<Before, RoomError> {
     let mut sids = Vec::new();
     for prev in &event.prev {
-        let prev =
-            placed(tx, prev)?.ok_or_else(|| RoomError::Rejected("a previous event is missing".into()))?;
-        sids.extend(prev.state_after);
+        match placed(tx, prev)? {
+            Some(prev) => sids.extend(prev.state_after),
+            None if told.is_some() => {}
+            None => return Err(RoomError::Rejected("a previous event is missing".into())),
+        }
     }
     sids.sort_unstable();
     sids.dedup();
+    let mut told = told.unwrap_or_default();
+    if sids.is_empty() && told.len() == 1 {
+        return Ok(Before::Map(told.remove(0)));
+    }
     match sids[..] {
-        [] => Err(RoomError::Rejected("the event has no previous events".into())),
-        [sid] if sid == row.sid => Ok(Before::Current),
-        [sid] => Ok(Before::Snapshot(sid)),
+        [] if told.is_empty() => Err(RoomError::Rejected("the event has no previous events".into())),
+        [sid] if told.is_empty() && sid == row.sid => Ok(Before::Current),
+        [sid] if told.is_empty() => Ok(Before::Snapshot(sid)),
         _ => {
-            let maps = sids.iter().map(|sid| numbers(tx, *sid)).collect::<Result<Vec<_>, _>>()?;
+            let mut maps = sids.iter().map(|sid| numbers(tx, *sid)).collect::<Result<Vec<_>, _>>()?;
+            maps.extend(told.iter().map(|map| map.iter().map(|(skey, nid)| (skey.0, nid.0)).collect()));
             let resolved = resolve::resolve(rules, graph, &maps)
                 .map_err(|error| RoomError::Rejected(error.to_string()))?;
             Ok(Before::Map(resolved.into_iter().map(|(skey, nid)| (Nid(skey), Nid(nid))).collect()))

@@ -113,7 +113,7 @@ pub(in crate::room) struct DraftJob {
 pub(in crate::room) struct PduJob {
     pub(in crate::room) event: FullEvent,
     /// The state before it, where another server had to tell.
-    pub(in crate::room) state: Option<StateMap>,
+    pub(in crate::room) state: Option<Vec<StateMap>>,
     /// Handed to us by a handshake: passed on to all but this server.
     pub(in crate::room) pass_on: Option<OwnedServerName>,
     pub(in crate::room) answer: Answer<Taken>,
@@ -616,7 +616,7 @@ impl Worker {
         };
         let (event, told) = (job.event.clone(), job.state.clone());
         let for_read = rules.clone();
-        let (pdu, size) = (event.pdu.clone(), told.as_ref().map_or(0, StateMap::len));
+        let (pdu, size) = (event.pdu.clone(), told.iter().flatten().map(StateMap::len).sum::<usize>());
         let wide =
             size > place::WIDE_ENTRIES || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
         let work = move |tx: &ReadTx<'_>| -> Result<_, RoomError> {

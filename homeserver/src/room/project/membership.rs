@@ -214,7 +214,10 @@ pub(in crate::room) fn stripped(
     Ok(list)
 }
 
-/// An event without what a stripped one has not.
+/// An event without what a stripped one has not. A create event keeps more, so that who is invited can tell which room,
+/// made when, it is.
+///
+/// spec: <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
 fn strip(client: &[u8]) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Stripped<'a> {
@@ -226,8 +229,15 @@ fn strip(client: &[u8]) -> Option<Box<RawValue>> {
         state_key: &'a RawValue,
         #[serde(borrow, rename = "type")]
         kind: &'a RawValue,
+        #[serde(borrow, skip_serializing_if = "Option::is_none")]
+        origin_server_ts: Option<&'a RawValue>,
+        #[serde(borrow, skip_serializing_if = "Option::is_none")]
+        event_id: Option<&'a RawValue>,
     }
-    let stripped: Stripped<'_> = serde_json::from_slice(client).ok()?;
+    let mut stripped: Stripped<'_> = serde_json::from_slice(client).ok()?;
+    if stripped.kind.get() != "\"m.room.create\"" {
+        (stripped.origin_server_ts, stripped.event_id) = (None, None);
+    }
     serde_json::value::to_raw_value(&stripped).ok()
 }
 

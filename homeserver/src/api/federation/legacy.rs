@@ -1,0 +1,57 @@
+//! `send_join` and `send_leave` in their first form: the second's answer in an array behind the status.
+//!
+//! spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_joinroomideventid>
+
+use std::sync::Arc;
+
+use http::Method;
+use ruma::{OwnedEventId, OwnedRoomId, api::federation::authentication::ServerSignatures};
+use serde_json::{json, value::RawValue};
+
+use super::EVENT_BODY_MAX;
+use crate::{
+    api::routes::{Group, Table},
+    error::Error,
+    http::{args::Incoming, auth::CallerKind as _, limits::Class, reply::Json},
+    server::Server,
+};
+
+pub(super) fn routes(table: &mut Table) {
+    table
+        .plain(Group::Federation, Method::PUT, "/_matrix/federation/v1/send_join/{room_id}/{event_id}", join)
+        .limit(Class::Federation)
+        .body_max(EVENT_BODY_MAX);
+    table
+        .plain(
+            Group::Federation,
+            Method::PUT,
+            "/_matrix/federation/v1/send_leave/{room_id}/{event_id}",
+            leave,
+        )
+        .limit(Class::Federation)
+        .body_max(EVENT_BODY_MAX);
+}
+
+async fn join(server: Arc<Server>, request: Incoming) -> Result<Json<serde_json::Value>, Error> {
+    let caller = ServerSignatures::caller(&server, &request).await?;
+    let (room, event, pdu) = parts(&request)?;
+    let reply = server.rooms.answer_send_join(&caller.name, &room, &event, pdu).await?;
+    let body = json!({ "state": reply.state, "auth_chain": reply.auth_chain, "event": reply.event });
+    Ok(Json(json!([200, body])))
+}
+
+async fn leave(server: Arc<Server>, request: Incoming) -> Result<Json<serde_json::Value>, Error> {
+    let caller = ServerSignatures::caller(&server, &request).await?;
+    let (room, event, pdu) = parts(&request)?;
+    server.rooms.answer_send_leave(&caller.name, &room, &event, pdu).await?;
+    Ok(Json(json!([200, {}])))
+}
+
+fn parts(request: &Incoming) -> Result<(OwnedRoomId, OwnedEventId, &RawValue), Error> {
+    let [room, event] = &request.path[..] else { return Err(Error::invalid_param("the path is incomplete")) };
+    let room = OwnedRoomId::try_from(room.as_str()).map_err(|_| Error::invalid_param("no room id"))?;
+    let event = OwnedEventId::try_from(event.as_str()).map_err(|_| Error::invalid_param("no event id"))?;
+    let pdu = serde_json::from_slice(&request.body)
+        .map_err(|_| Error::new(ruma::api::error::ErrorKind::NotJson, "the body is no JSON"))?;
+    Ok((room, event, pdu))
+}
