@@ -232,11 +232,12 @@ impl RouterAnswers {
         self.node.ping(key).await.map_err(|error| error.to_string())?;
         let hops = self.node.trace(key).await;
         if hops.is_empty() {
-            return Err("packets to that node go by the trees: no source route is in use; try again in a second".into());
+            return Err(
+                "packets to that node go by the trees: no source route is in use; try again in a second"
+                    .into(),
+            );
         }
-        let row = |(at, (sid, time)): (usize, (Sid, Option<Duration>))| {
-            json!({ "hop": at + 1, "node": sid.to_string(), "rtt_ms": time.map(millis) })
-        };
+        let row = |(at, (sid, time)): (usize, (Sid, Option<Duration>))| json!({ "hop": at + 1, "node": sid.to_string(), "rtt_ms": time.map(millis) });
         Ok(hops.into_iter().enumerate().map(row).collect())
     }
 

@@ -75,8 +75,10 @@ impl Relay {
     /// Says in a few lines who the node is.
     fn greet(&self) {
         let id = self.node.id();
-        let mut text =
-            format!("Mangrove routes, without a homeserver.\n  key          {id}\n  address      {}\n", id.address());
+        let mut text = format!(
+            "Mangrove routes, without a homeserver.\n  key          {id}\n  address      {}\n",
+            id.address()
+        );
         for listening in self.node.listening() {
             text += &format!("  links        tcp://{listening}\n");
         }
@@ -116,7 +118,9 @@ mod tests {
         let Asked::Answered(Ok(info)) = ask(dir.path(), &Request::SelfInfo).await.unwrap() else { panic!() };
         assert_eq!(info["key"], id.as_str());
         assert!(info.get("server_name").is_none());
-        let Asked::Answered(Err(text)) = ask(dir.path(), &Request::AccountList).await.unwrap() else { panic!() };
+        let Asked::Answered(Err(text)) = ask(dir.path(), &Request::AccountList).await.unwrap() else {
+            panic!()
+        };
         assert!(text.contains("--no-homeserver"));
         relay.stop().await;
         let mut files: Vec<_> =

@@ -17,7 +17,12 @@ pub struct StorageFlags {
     #[arg(id = "retention", long = "retention", env = "MANGROVE_RETENTION")]
     pub retention: bool,
     /// With --retention: days that messages live in rooms that do not say [default: for ever]
-    #[arg(id = "retention_days", long = "retention-days", value_name = "DAYS", env = "MANGROVE_RETENTION_DAYS")]
+    #[arg(
+        id = "retention_days",
+        long = "retention-days",
+        value_name = "DAYS",
+        env = "MANGROVE_RETENTION_DAYS"
+    )]
     pub retention_days: Option<u32>,
 }
 
@@ -56,7 +61,9 @@ impl Storage {
             return Err(ConfigError("retention_days 0: at least a day; leave it out for ever".into()));
         }
         if days.is_some() && !on {
-            return Err(ConfigError("retention_days: has no meaning without retention = true (--retention)".into()));
+            return Err(ConfigError(
+                "retention_days: has no meaning without retention = true (--retention)".into(),
+            ));
         }
         let lifetime = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
         Ok(Self { event_cache: u64::from(cache) << 20, retention: on.then_some(lifetime) })

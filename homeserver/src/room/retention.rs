@@ -55,11 +55,8 @@ impl Rooms {
         let default = retention.default;
         let (mut after, mut count) = (Nid(0), 0);
         loop {
-            let page = self
-                .inner
-                .store
-                .read(move |tx| -> Result<_, StoreError> { due(tx, after, default) })
-                .await?;
+            let page =
+                self.inner.store.read(move |tx| -> Result<_, StoreError> { due(tx, after, default) }).await?;
             let Some((last, _)) = page.last().copied() else { return Ok(count) };
             after = last;
             for (room, lifetime) in page {

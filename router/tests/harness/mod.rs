@@ -264,8 +264,7 @@ impl Net {
             }
             let Some(frame) = router.poll_transmit(link, now) else { return };
             let Some(end) = self.ends.get_mut(&(node, link)) else { continue };
-            let unlucky =
-                end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
+            let unlucky = end.loss > 0.0 && f64::from(self.rng.next_u32()) / f64::from(u32::MAX) < end.loss;
             let mut at = now + end.latency;
             if let Some(rate) = end.rate {
                 let micros = (frame.len() as u64 + 80) * 1_000_000 / rate;

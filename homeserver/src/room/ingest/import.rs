@@ -260,7 +260,9 @@ impl Rooms {
 /// A room that is on its way out does not come back before it has gone.
 fn check_stays(tx: &ReadTx<'_>, room: Nid) -> Result<(), RoomError> {
     match purge::is_going(tx, room)? {
-        true => Err(RoomError::NotNow("the room is being removed from this server; try again in a moment".into())),
+        true => {
+            Err(RoomError::NotNow("the room is being removed from this server; try again in a moment".into()))
+        }
         false => Ok(()),
     }
 }

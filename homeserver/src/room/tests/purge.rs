@@ -23,7 +23,9 @@ async fn room(home: &Home, alice: &User, bob: &User, name: &str) -> String {
     home.post(&format!("/_matrix/client/v3/join/{room}"), bob, json!({})).await;
     let mut ids = Vec::new();
     for index in 0..30 {
-        ids.push(say(home, if index % 2 == 0 { alice } else { bob }, &room, &format!("{name} {index}")).await);
+        ids.push(
+            say(home, if index % 2 == 0 { alice } else { bob }, &room, &format!("{name} {index}")).await,
+        );
     }
     let base = format!("/_matrix/client/v3/rooms/{room}");
     let relation = json!({ "rel_type": "m.annotation", "event_id": ids[2], "key": "x" });
@@ -67,8 +69,11 @@ async fn rows(store: &Store, room: &str) -> Vec<(String, i64)> {
                 found.push((table, count));
             }
             for (what, sql) in [
-                ("ids without events", "SELECT count(*) FROM eid WHERE nid NOT IN (SELECT nid FROM event) \
-                  AND nid NOT IN (SELECT nid FROM mention)"),
+                (
+                    "ids without events",
+                    "SELECT count(*) FROM eid WHERE nid NOT IN (SELECT nid FROM event) \
+                  AND nid NOT IN (SELECT nid FROM mention)",
+                ),
                 ("edges", "SELECT count(*) FROM edge WHERE child NOT IN (SELECT nid FROM event)"),
                 ("relations", "SELECT count(*) FROM relation WHERE child NOT IN (SELECT nid FROM event)"),
                 ("redactions", "SELECT count(*) FROM redaction WHERE nid NOT IN (SELECT nid FROM event)"),
@@ -187,7 +192,10 @@ async fn old_messages_lose_their_content_and_nothing_else() {
         })
         .await
         .unwrap();
-    assert!(!content.contains("old one") && !content.contains("short 7"), "the words are gone from the disk's rows");
+    assert!(
+        !content.contains("old one") && !content.contains("short 7"),
+        "the words are gone from the disk's rows"
+    );
     // State is whole, and the room goes on, also with a default for rooms that do not say.
     let (_, name) = home.get(&format!("/_matrix/client/v3/rooms/{short}/state/m.room.name"), &alice).await;
     assert_eq!(name["name"], "short");

@@ -110,7 +110,9 @@ pub fn is_owed(tx: &ReadTx<'_>, room: Nid) -> Result<bool, StoreError> {
 /// Deletes some rows of a marked room. False if there were none left, and the mark has gone.
 pub fn step(tx: &mut WriteTx<'_>, room: Nid) -> Result<bool, StoreError> {
     let batch: Vec<Nid> =
-        tx.rows("SELECT nid FROM event WHERE room = ?1 LIMIT ?2", (room, EVENTS_MAX as i64), |row| row.get(0))?;
+        tx.rows("SELECT nid FROM event WHERE room = ?1 LIMIT ?2", (room, EVENTS_MAX as i64), |row| {
+            row.get(0)
+        })?;
     if !batch.is_empty() {
         for nid in batch {
             events::remove(tx, nid)?;
