@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod media;
 pub mod memory;
+pub mod notices;
 pub mod notify;
 pub mod push;
 pub mod remote;

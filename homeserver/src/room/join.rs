@@ -40,6 +40,7 @@ impl Rooms {
         extra: Map<String, Value>,
     ) -> Result<OwnedRoomId, RoomError> {
         let (room, via) = self.target(user, target, via).await?;
+        self.not_blocked(&room).await?;
         let (user_id, room_id) = (user.to_owned(), room.clone());
         let entry = self.inner.store.read(move |tx| entry(tx, &user_id, &room_id)).await?;
         let mut content = self.inner.profiles.profile(user).await.content("join", reason.as_deref());

@@ -14,6 +14,7 @@
 //! `origin_server_ts`, `state_key` if any, and `unsigned` if there is something to say; ready to be put into an answer
 //! (`ruma::serde::Raw::from_json`). PDUs come out as [`PduJson`]: the event as servers exchange it.
 
+mod administer;
 pub mod alias;
 pub mod answer;
 #[doc(hidden)]

@@ -52,6 +52,7 @@ const STEPS: &[Step] = &[
     Step { name: "account_data", sql: schema::account_data::SCHEMA },
     Step { name: "media", sql: schema::media::SCHEMA },
     Step { name: "accounts", sql: schema::accounts::SCHEMA },
+    Step { name: "moderation", sql: schema::moderation::SCHEMA },
 ];
 
 /// What every store has: counters whose numbers are never used twice, interned texts, a few single values.

@@ -5,6 +5,7 @@
 
 pub mod account_data;
 mod accounts;
+mod administer;
 mod devices;
 mod guests;
 mod identity_reset;
@@ -34,6 +35,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
     accounts::{Account, NewAccount},
+    administer::{Page, Report, TokenInfo},
     devices::Device,
     login_token::LOGIN_TOKEN_MS,
     mail::{EmailSettings, Mailer, Security},

@@ -4,6 +4,12 @@
 //! the access token of an administrator.
 
 mod register;
+mod rooms;
+mod server;
+mod tokens;
+mod users;
+
+use std::collections::HashMap;
 
 use serde::de::DeserializeOwned;
 
@@ -11,11 +17,16 @@ use crate::{
     api::routes::Table,
     error::{Error, RequestError},
     http::args::Incoming,
+    user::Page,
 };
 
 /// Adds every administrators' endpoint.
 pub(crate) fn routes(table: &mut Table) {
     register::routes(table);
+    rooms::routes(table);
+    server::routes(table);
+    tokens::routes(table);
+    users::routes(table);
 }
 
 /// The body as an object of a known shape; an empty one counts as `{}`.
@@ -33,3 +44,39 @@ pub(crate) fn body<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Error>
         .into()
     })
 }
+
+/// The n-th variable of the path, decoded.
+fn path(incoming: &Incoming, at: usize) -> &str {
+    incoming.path.get(at).map(String::as_str).unwrap_or_default()
+}
+
+/// The fields of the query.
+fn query(incoming: &Incoming) -> HashMap<String, String> {
+    crate::api::pages::fields(incoming.head.uri.query().unwrap_or_default())
+}
+
+/// A number of the query.
+fn number(query: &HashMap<String, String>, name: &str, default: u64) -> Result<u64, Error> {
+    match query.get(name) {
+        None => Ok(default),
+        Some(text) => {
+            text.parse().map_err(|_| RequestError::InvalidParam(format!("{name} is not a number")).into())
+        }
+    }
+}
+
+/// Which page of a list is asked for.
+fn page(query: &HashMap<String, String>, order: &str) -> Result<Page, Error> {
+    Ok(Page {
+        term: query.get("search_term").cloned().unwrap_or_default(),
+        from: number(query, "from", 0)?,
+        limit: number(query, "limit", 100)?.min(LIMIT_MAX),
+        order: query.get("order_by").map_or(order, String::as_str).to_owned(),
+        backwards: query.get("dir").is_some_and(|dir| dir == "b"),
+        deactivated: true,
+        guests: true,
+    })
+}
+
+/// Rows of one answer.
+const LIMIT_MAX: u64 = 1_000;

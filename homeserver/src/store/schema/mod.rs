@@ -12,6 +12,7 @@ pub mod events;
 pub mod filters;
 pub mod media;
 pub mod membership;
+pub mod moderation;
 pub mod oauth;
 pub mod outbox;
 pub mod purge;

@@ -129,6 +129,12 @@ pub fn deactivate(tx: &mut WriteTx<'_>, user: Nid) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Takes a deactivated account up again; it has no password yet.
+pub fn reactivate(tx: &mut WriteTx<'_>, user: Nid) -> Result<(), StoreError> {
+    tx.execute("UPDATE user SET deactivated = 0 WHERE user = ?1", [user])?;
+    Ok(())
+}
+
 /// One device.
 pub fn device(tx: &ReadTx<'_>, user: Nid, device: Nid) -> Result<Option<DeviceRow>, StoreError> {
     tx.row(
@@ -272,7 +278,7 @@ pub fn registration_tokens(tx: &ReadTx<'_>, now_ms: u64) -> Result<Vec<TokenRow>
 /// Takes one use off a token; false if it has none left.
 pub fn use_registration_token(tx: &mut WriteTx<'_>, token: &str, now_ms: u64) -> Result<bool, StoreError> {
     let used = tx.execute(
-        "UPDATE registration_token SET uses_left = uses_left - 1
+        "UPDATE registration_token SET uses_left = uses_left - 1, uses_done = uses_done + 1
          WHERE token = ?1 AND uses_left > 0 AND coalesce(expires_ms, ?2) >= ?2",
         params![token, now_ms as i64],
     )?;
