@@ -42,6 +42,17 @@ pub enum Registration {
     Closed,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
 /// Who finds this node's people and public rooms without typing a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -133,6 +144,12 @@ pub struct Flags {
     pub federation: FederationFlags,
     #[command(flatten)]
     pub storage: StorageFlags,
+    /// Log text for people or JSON for programs [default: text]
+    #[arg(long, value_enum, env = "MANGROVE_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Tell Prometheus about the node here, at /metrics, e.g. 127.0.0.1:9008 [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MANGROVE_METRICS")]
+    pub metrics: Option<String>,
     /// Read the settings from this TOML file
     #[arg(long, value_name = "FILE", env = "MANGROVE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -167,6 +184,8 @@ struct File {
     appservices: Option<Vec<PathBuf>>,
     default_room_version: Option<String>,
     log: Option<String>,
+    log_format: Option<LogFormat>,
+    metrics: Option<String>,
     #[serde(default)]
     federation: federation::FederationFile,
     #[serde(default)]
@@ -230,6 +249,10 @@ pub struct Config {
     pub presence: bool,
     /// Log filter.
     pub log: String,
+    /// How it is written.
+    pub log_format: LogFormat,
+    /// Where Prometheus asks.
+    pub metrics: Option<SocketAddr>,
     /// Ordinary Matrix servers.
     pub federation: Federation,
     /// What the database keeps.
@@ -312,6 +335,14 @@ impl Config {
                 "hosts {bad:?}: not a host name; e.g. --hosts chat.example.org"
             )));
         }
+        let metrics = flags.metrics.clone().or(file.metrics);
+        let metrics = metrics
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    ConfigError(format!("metrics {text:?}: not an address; e.g. --metrics 127.0.0.1:9008"))
+                })
+            })
+            .transpose()?;
         let accounts = accounts::load(accounts::AccountsFile {
             accounts: file.accounts,
             terms: file.terms,
@@ -351,6 +382,8 @@ impl Config {
             storage,
             public_url,
             accounts,
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            metrics,
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "warn".into()),
         })
     }

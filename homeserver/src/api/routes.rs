@@ -4,7 +4,7 @@
 //! `table.add(Group::Client, whoami)`. Every handler is erased to one type before it meets axum, whose routing code is
 //! therefore compiled once and not per endpoint.
 
-use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::{Arc, atomic::{AtomicU64, Ordering}}, task, time::Instant};
 
 use axum::{
     Router,
@@ -12,6 +12,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter},
 };
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 use http::Method;
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder as _};
 
@@ -22,6 +23,7 @@ use crate::{
         args::{Args, Incoming, Streaming},
         auth::CallerKind,
         limits::Class,
+        metrics,
         reply::{IntoReply, Reply},
         standing::Policy,
     },
@@ -190,6 +192,7 @@ impl Table {
                     query_default: row.query_default,
                     limit: row.limit,
                     policy: Policy::of(&row.method, path),
+                    path,
                 };
                 let at = match by_path.iter().position(|(known, _)| known == path) {
                     Some(at) => at,
@@ -248,6 +251,7 @@ struct Endpoint {
     body_max: usize,
     query_default: Option<(&'static str, &'static str)>,
     policy: Policy,
+    path: &'static str,
 }
 
 impl tower::Service<Request> for Endpoint {
@@ -260,8 +264,10 @@ impl tower::Service<Request> for Endpoint {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { server, handler, limit, body_max, query_default, policy } = self.clone();
-        Box::pin(async move {
+        let Self { server, handler, limit, body_max, query_default, policy, path } = self.clone();
+        let (began, method) = (Instant::now(), request.method().clone());
+        let span = tracing::error_span!("request", id = NEXT_ID.fetch_add(1, Ordering::Relaxed), %method, path);
+        let handled = async move {
             let answer = async {
                 let mut streaming = Streaming::new(request, policy).await?;
                 if let Some((name, value)) = query_default {
@@ -277,10 +283,15 @@ impl tower::Service<Request> for Endpoint {
                 Ok(answer) => answer.unwrap_or_else(IntoReply::into_reply),
                 Err(_) => Error::internal("a handler panicked").into_reply(),
             };
+            metrics::answered(&method, path, reply.status(), began.elapsed());
             Ok(reply)
-        })
+        };
+        Box::pin(handled.instrument(span))
     }
 }
+
+/// Numbers requests in the log, so that the lines of one can be told from those of others.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What a JSON body may have if its row says nothing else: an event is at most 64 KiB, but key uploads and account data
 /// are larger.

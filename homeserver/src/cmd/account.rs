@@ -27,7 +27,12 @@ pub(super) struct AccountArgs {
 #[derive(Subcommand, Debug)]
 enum What {
     /// Make an account; asks for its password, or reads it from standard input
-    Create { name: String },
+    Create {
+        name: String,
+        /// It may administer the server
+        #[arg(long)]
+        admin: bool,
+    },
     /// List the accounts
     List,
     /// Set a new password and end the account's sessions
@@ -47,7 +52,9 @@ enum What {
 pub(super) fn account(args: &AccountArgs) -> Result<(), CmdError> {
     let dir = args.data.resolve()?;
     let request = match &args.what {
-        What::Create { name } => Request::AccountCreate { name: name.clone(), password: read_password()? },
+        What::Create { name, admin } => {
+            Request::AccountCreate { name: name.clone(), password: read_password()?, admin: *admin }
+        }
         What::List => Request::AccountList,
         What::ResetPassword { name } => {
             Request::AccountResetPassword { name: name.clone(), password: read_password()? }
@@ -94,8 +101,11 @@ async fn perform(dir: &Path, request: Request) -> Result<Value, CmdError> {
 pub(super) async fn handle(users: &Users, identity: &Identity, request: Request) -> Result<Value, String> {
     let text = |error: crate::user::UserError| error.to_string();
     match request {
-        Request::AccountCreate { name, password } => {
+        Request::AccountCreate { name, password, admin } => {
             let user = users.create_by_operator(&name, &password).await.map_err(text)?;
+            if admin {
+                users.set_flag(&user, crate::user::Flag::Admin, true).await.map_err(text)?;
+            }
             Ok(json!(user))
         }
         Request::AccountList => {

@@ -40,6 +40,7 @@ impl Handle for Answers {
                 answer
             }
             Err(Request::Backup { file }) => self.backup(file).await,
+            Err(Request::Admin { order }) => super::admin::handle(&self.server, order).await,
             Err(about_accounts) => account::handle(&self.server.users, &self.identity, about_accounts).await,
         }
     }

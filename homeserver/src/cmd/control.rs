@@ -43,8 +43,18 @@ pub(super) enum Request {
     RemovePeer { uri: String },
     /// Writes everything of the node into one file.
     Backup { file: PathBuf },
-    /// Makes an account.
-    AccountCreate { name: String, password: String },
+    /// An administrator's order.
+    Admin {
+        /// What to do.
+        order: super::admin::Admin,
+    },
+    /// Makes an account, an administrator's if asked for.
+    AccountCreate {
+        name: String,
+        password: String,
+        #[serde(default)]
+        admin: bool,
+    },
     /// Lists the accounts.
     AccountList,
     /// Sets a new password, and ends all sessions of the account.

@@ -1,12 +1,14 @@
 //! The command line of `mangrove`: a file per subcommand.
 
 mod account;
+mod admin;
 mod answers;
 mod backup;
 mod control;
 mod ctl;
 mod data_dir;
 mod init;
+mod log;
 mod node;
 mod relay;
 mod run;
@@ -53,6 +55,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Make a data directory of a backup
     Restore(backup::RestoreArgs),
+    /// Look after users and rooms of the running node
+    Admin(admin::AdminArgs),
     /// Ask the running node, or tell it
     Ctl(ctl::CtlArgs),
     /// Simulate a network of many routers
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Some(Command::Key(data)) => init::key(&data),
         Some(Command::Address(data)) => init::address(&data),
         Some(Command::ServerName(data)) => init::server_name(&data),
+        Some(Command::Admin(args)) => admin::admin(&args),
         Some(Command::Account(args)) => account::account(&args),
         Some(Command::Backup(args)) => backup::backup(&args),
         Some(Command::Restore(args)) => backup::restore(&args),

@@ -17,7 +17,7 @@ use super::{DataDir, control};
 use crate::account::{Identity, is_overlay_name, verify_record};
 use crate::clock::Clock;
 use crate::config::{Config, Registration, Tls};
-use crate::http::listen;
+use crate::http::{listen, metrics};
 use crate::http::tls::{Acceptor, Certificates};
 use crate::notify::Notify;
 use crate::remote::overlay::OverlayCarrier;
@@ -46,6 +46,9 @@ pub enum StartError {
     /// The client API's address.
     #[error("http {0}: {1}; choose another with --http ADDR, port 0 for a free one")]
     Http(SocketAddr, io::Error),
+    /// The address that Prometheus asks.
+    #[error("metrics {0}: {1}; choose another with --metrics ADDR")]
+    Metrics(SocketAddr, io::Error),
     /// The router.
     #[error("{0}")]
     Router(#[from] router::net::StartError),
@@ -156,6 +159,21 @@ impl RunningNode {
             (tls.clone(), listen::serve(listener, tls, service, Arc::clone(server)))
         });
         let shutdown = server.shutdown.clone();
+        if let Some(address) = config.metrics {
+            let bound = TcpListener::bind(address).await;
+            let listener = match bound {
+                Ok(listener) => listener,
+                Err(error) => {
+                    running.stop().await;
+                    return Err(StartError::Metrics(address, error));
+                }
+            };
+            if let Some(handle) = metrics::begin() {
+                let service = metrics::service(Arc::clone(&running.server), handle);
+                let serve = listen::serve(listener, None, service, Arc::clone(&running.server));
+                running.spawn(serve);
+            }
+        }
         running.spawn(async move { overlay.serve(overlay_service).await });
         running.spawn(client);
         if let Some((tls, serve)) = federation {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::node::StartError;
+use super::log::Log;
 use super::{CmdError, DataDir, RunningNode, init, relay};
 use crate::config::{Config, Flags, Registration};
 
@@ -16,7 +17,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), CmdError> {
         println!("the settings are fine; the data directory would be {}", config.data.display());
         return Ok(());
     }
-    log_to_stderr(&config.log)?;
+    let log = Log::start(&config.log, config.log_format)?;
     if !config.homeserver {
         return relay::run(&config);
     }
@@ -24,17 +25,18 @@ pub(super) fn run(flags: &Flags) -> Result<(), CmdError> {
         .enable_all()
         .build()
         .map_err(|error| CmdError::Failed(format!("no runtime: {error}")))?;
-    let outcome = runtime.block_on(run_until_told(&config));
+    let outcome = runtime.block_on(run_until_told(&config, flags, &log));
     // Blocking work that still runs (a password hash, an image) is not waited for: nothing of it is durable yet.
     runtime.shutdown_background();
     outcome
 }
 
-async fn run_until_told(config: &Config) -> Result<(), CmdError> {
+async fn run_until_told(config: &Config, flags: &Flags, log: &Log) -> Result<(), CmdError> {
     let failed = |error: std::io::Error| CmdError::Failed(format!("signals: {error}"));
     // Before anything is made, so that an early signal ends it in good order too.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // What can be refused is tried before anything is made.
     let listener = RunningNode::bind_http(config.http)?;
     let dir = DataDir::open(&config.data)?;
@@ -46,12 +48,34 @@ async fn run_until_told(config: &Config) -> Result<(), CmdError> {
         _ = interrupt.recv() => return Ok(()),
     };
     greet(config, &node).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(config, flags, log),
+        }
     }
     node.stop().await;
     Ok(())
+}
+
+/// HUP: reads the settings again. What is logged changes at once; certificates are read anew by themselves; the rest
+/// waits for a restart, and that is said.
+fn reload(running: &Config, flags: &Flags, log: &Log) {
+    let fresh = match Config::load(flags) {
+        Ok(fresh) => fresh,
+        Err(error) => {
+            tracing::error!(%error, "the settings were not read again");
+            return;
+        }
+    };
+    if let Err(error) = log.change(&fresh.log) {
+        tracing::error!(%error, "the log goes on as it was");
+    }
+    let still = Config { log: running.log.clone(), ..fresh };
+    if format!("{still:?}") != format!("{running:?}") {
+        tracing::warn!("settings other than `log` have changed: they hold after a restart");
+    }
 }
 
 /// Says in a few lines who the node is and what to do next.
@@ -95,20 +119,6 @@ fn client_host(http: SocketAddr) -> String {
 
 fn host_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty() && name != "localhost")
-}
-
-fn log_to_stderr(filter: &str) -> Result<(), CmdError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        CmdError::Usage(format!("log {filter:?}: {error}; e.g. --log warn or --log warn,router=debug"))
-    })?;
-    // quinn reports the end of the node below it as an error of its socket; that is no news.
-    let filter = match "quinn::endpoint=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    // A second start in one process (tests) keeps the first one's log.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-    Ok(())
 }
 
 impl From<StartError> for CmdError {

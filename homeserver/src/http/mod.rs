@@ -8,6 +8,7 @@ pub mod args;
 pub mod auth;
 pub mod limits;
 pub mod listen;
+pub mod metrics;
 pub mod page;
 pub mod reply;
 pub mod standing;

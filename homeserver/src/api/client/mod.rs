@@ -23,7 +23,6 @@ mod push_rules;
 mod read_marker;
 mod receipt;
 mod relations;
-mod report;
 mod room;
 mod search;
 mod session;
@@ -67,7 +66,6 @@ pub(crate) fn routes(table: &mut Table) {
     read_marker::routes(table);
     receipt::routes(table);
     relations::routes(table);
-    report::routes(table);
     room::routes(table);
     search::routes(table);
     session::routes(table);

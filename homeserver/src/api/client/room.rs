@@ -19,6 +19,7 @@ use crate::{
     http::{args::Args, limits::Class, reply::Json},
     room::ClientEvent,
     server::Server,
+    user::Report,
 };
 
 pub(super) fn routes(table: &mut Table) {
@@ -105,6 +106,13 @@ async fn report_event(
     server.rooms.event(user, &args.room_id, &args.event_id).await?;
     let reason = shortened(args.reason.as_deref().unwrap_or_default());
     tracing::warn!(%user, room = %args.room_id, event = %args.event_id, reason, "a user reports an event");
+    let report = Report {
+        room: Some(args.room_id.to_string()),
+        event: Some(args.event_id.to_string()),
+        reason: Some(reason),
+        ..Report::default()
+    };
+    server.users.report(user, report).await?;
     Ok(report_content::v3::Response::new())
 }
 
@@ -116,6 +124,9 @@ async fn report(
     server.limits.take(Class::Write, user.as_str())?;
     let reason = shortened(&args.reason);
     tracing::warn!(%user, room = %args.room_id, reason, "a user reports a room");
+    let report =
+        Report { room: Some(args.room_id.to_string()), reason: Some(reason), ..Report::default() };
+    server.users.report(user, report).await?;
     Ok(report_room::v3::Response::new())
 }
 
@@ -127,6 +138,9 @@ async fn report_person(
     server.limits.take(Class::Write, user.as_str())?;
     let reason = shortened(&args.reason);
     tracing::warn!(%user, reported = %args.user_id, reason, "a user reports a user");
+    let report =
+        Report { target: Some(args.user_id.to_string()), reason: Some(reason), ..Report::default() };
+    server.users.report(user, report).await?;
     Ok(report_user::v3::Response::new())
 }
 

@@ -2,6 +2,7 @@
 
 mod email;
 mod fallback;
+mod health;
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use crate::{api::routes::Table, http::args::Incoming};
 pub(crate) fn routes(table: &mut Table) {
     email::routes(table);
     fallback::routes(table);
+    health::routes(table);
 }
 
 /// The fields of a form or of a query, decoded; of one that is named twice, the first.
