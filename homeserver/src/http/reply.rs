@@ -190,6 +190,7 @@ fn room_error(error: &RoomError, text: String) -> Reply {
         RoomError::NoGuests => ErrorKind::GuestAccessForbidden,
         RoomError::Invalid(_) => ErrorKind::InvalidParam,
         RoomError::BadJson(_) => ErrorKind::BadJson,
+        RoomError::InviteBlocked(_) => ErrorKind::InviteBlocked,
         RoomError::BadAlias(_) => ErrorKind::BadAlias,
         RoomError::NotNow(_) => return refuse(StatusCode::BAD_REQUEST, ErrorKind::Unknown, text),
         RoomError::TooLarge => ErrorKind::TooLarge,

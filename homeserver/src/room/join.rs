@@ -9,6 +9,7 @@ use super::{
     ingest::load,
     send::{may, membership_of},
 };
+use crate::user::invites::{self, Rule};
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
@@ -96,6 +97,20 @@ impl Rooms {
         self.invite_as(sender, room, target, reason, false).await
     }
 
+    /// Refuses an invite that a user of ours does not take from `sender`.
+    pub(in crate::room) async fn check_invited(&self, target: &UserId, sender: &UserId) -> Result<(), RoomError> {
+        let (user, sender) = (target.to_owned(), sender.to_owned());
+        let rule = self
+            .inner
+            .store
+            .read(move |tx| match tx.lookup(Kind::User, user.as_str())? {
+                Some(user) => invites::rule(tx, user, &sender),
+                None => Ok(Rule::Allow),
+            })
+            .await?;
+        if rule == Rule::Block { Err(RoomError::InviteBlocked(target.to_string())) } else { Ok(()) }
+    }
+
     pub(in crate::room) async fn invite_as(
         &self,
         sender: &UserId,
@@ -117,6 +132,9 @@ impl Rooms {
             _ => {}
         }
         let local = self.is_local(target);
+        if local {
+            self.check_invited(target, sender).await?;
+        }
         let profile = if local { self.inner.profiles.profile(target).await } else { Profile::default() };
         let mut content = profile.content("invite", reason.as_deref());
         if direct {

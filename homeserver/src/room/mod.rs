@@ -206,6 +206,9 @@ pub enum RoomError {
     /// The content is not an object that an event can have (`M_BAD_JSON`).
     #[error("{0}")]
     BadJson(String),
+    /// The user's own rule refuses the invite (`M_INVITE_BLOCKED`).
+    #[error("{0} does not take invites from you")]
+    InviteBlocked(String),
     /// An alias that is not the room's (`M_BAD_ALIAS`).
     #[error("{0}")]
     BadAlias(String),

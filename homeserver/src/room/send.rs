@@ -117,6 +117,7 @@ impl Rooms {
             UserId::parse(target).map_err(|_| RoomError::Invalid("the state key is no user id".into()))?;
         self.check_newcomer(room, target.server_name()).await?;
         if self.is_local(&target) {
+            self.check_invited(&target, sender).await?;
             return self.submit(sender, room, draft, None).await;
         }
         self.remote_invite(sender, room, &target, draft).await?;

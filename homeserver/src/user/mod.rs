@@ -7,6 +7,7 @@ pub mod account_data;
 mod accounts;
 mod administer;
 mod devices;
+pub mod invites;
 mod guests;
 mod identity_reset;
 mod login_token;

@@ -10,6 +10,7 @@ use crate::{
         },
     },
     sync::json::Writer,
+    user::invites::{self, Rule},
 };
 
 /// Writes the room as a member of `invite` or `knock`. False if the user ignores who invites.
@@ -27,6 +28,13 @@ pub(super) fn write(
     };
     let inviter = events::event(tx, row.nid)?.map(|event| event.sender);
     if inviter.is_some_and(|inviter| inviter != context.user && plan.ignored.contains(&inviter)) {
+        return Ok(false);
+    }
+    if row.membership == Membership::Invite
+        && let Some(inviter) = inviter
+        && let Ok(inviter) = <&ruma::UserId>::try_from(&*tx.text(inviter)?)
+        && invites::rule(tx, context.user, inviter)? == Rule::Ignore
+    {
         return Ok(false);
     }
     let stripped = row.stripped.as_deref().filter(|stripped| !stripped.is_empty()).unwrap_or(b"[]");
