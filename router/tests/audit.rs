@@ -97,7 +97,6 @@ fn honest_nodes_are_never_suspect() {
 }
 
 #[test]
-#[ignore = "open: since source routes search by single trees, the packet to the node behind the suspect does not arrive"]
 fn the_only_way_is_used_even_if_it_is_suspect() {
     // 0, 1 and 2 see node 3 pass nothing on to each other; 4 and 5 hang behind it.
     let mut net = Net::new(6, 5);

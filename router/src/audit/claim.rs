@@ -1,6 +1,7 @@
 //! Owns the proof of places: a peer says that it hangs on another node, and its chain is followed for that. Whoever took a
 //! root's countersignature once, unplugged and claims to hang on it anywhere would draw traffic from all sides. So the
-//! claimed parent has to answer a probe that goes through the peer.
+//! claimed parent has to answer a probe that goes through the peer. A void place is asked about again meanwhile: a peer
+//! that dropped everything proves nothing, and where it is the only way its chain is the only one.
 use crate::id::NodeId;
 use crate::time::{Duration, Instant};
 
@@ -25,6 +26,12 @@ pub(super) struct Claim {
     pub(super) met: bool,
     /// A probe under way, and when its answer is due.
     pub(super) asked: Option<([u8; 8], Instant)>,
+}
+
+impl Claim {
+    pub(super) const fn is_void(&self) -> bool {
+        self.void_until.is_some()
+    }
 }
 
 impl Claims {
@@ -55,19 +62,20 @@ impl Claims {
         }
         self.claims.retain(|claim| {
             let fresh = claim.proved.is_some_and(|proved| now - proved < PROVED_FOR);
-            claim.wanted || claim.void_until.is_some() || fresh
+            claim.wanted || claim.is_void() || fresh
         });
         self.changed |= freed || before != self.claims.len();
     }
 
-    /// The claim that is to be looked at next, if that time has come.
+    /// The claim that is to be looked at next, if that time has come. Nobody follows a void one, so nobody wants it: it is
+    /// looked at all the same.
     pub(super) fn due(&mut self, now: Instant) -> Option<&mut Claim> {
-        self.claims.iter_mut().find(|claim| claim.wanted && claim.void_until.is_none() && claim.next <= now)
+        self.claims.iter_mut().find(|claim| (claim.wanted || claim.is_void()) && claim.next <= now)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let next = |claim: &Claim| claim.void_until.or(claim.wanted.then_some(claim.next));
-        self.claims.iter().filter_map(next).min()
+        let next = |claim: &Claim| (claim.wanted || claim.is_void()).then_some(claim.next);
+        self.claims.iter().flat_map(|claim| [claim.void_until, next(claim)]).flatten().min()
     }
 
     /// Is that the answer to one of the probes?
@@ -79,7 +87,8 @@ impl Claims {
         claim.asked = None;
         claim.misses = 0;
         claim.next = now + AGAIN;
-        self.changed |= claim.proved.is_none();
+        self.changed |= claim.proved.is_none() || claim.is_void();
+        claim.void_until = None;
         claim.proved = Some(now);
         true
     }
@@ -88,12 +97,13 @@ impl Claims {
     pub(super) fn on_miss(&mut self, parent: &NodeId, now: Instant) {
         let Some(claim) = self.claims.iter_mut().find(|claim| claim.parent == *parent) else { return };
         claim.asked = None;
-        claim.misses += 1;
+        claim.misses = claim.misses.saturating_add(1);
         claim.next = now + RETRY;
         if claim.misses >= MISSES_MAX {
-            claim.void_until = Some(now + VOID_FOR);
+            claim.next = now + VOID_AGAIN * (1 << (claim.misses - MISSES_MAX).min(4));
+            self.changed |= !claim.is_void();
+            claim.void_until.get_or_insert(now + VOID_FOR);
             claim.proved = None;
-            self.changed = true;
         }
     }
 
@@ -110,7 +120,7 @@ impl Claims {
     }
 
     pub(super) fn void(&self) -> Vec<NodeId> {
-        self.claims.iter().filter(|claim| claim.void_until.is_some()).map(|claim| claim.parent).collect()
+        self.claims.iter().filter(|claim| claim.is_void()).map(|claim| claim.parent).collect()
     }
 
     /// Has [`Self::proved`] or [`Self::void`] changed since this was asked last?
@@ -131,6 +141,8 @@ const PROVED_FOR: Duration = Duration::from_secs(15 * 60);
 const MISSES_MAX: u8 = 3;
 /// for ten minutes.
 const VOID_FOR: Duration = Duration::from_secs(10 * 60);
+/// unless an answer comes before: asked for after so long, then after twice as long each time.
+const VOID_AGAIN: Duration = Duration::from_secs(30);
 /// Parents of one peer: one a tree, and as many that it has left.
 const CLAIMS_MAX: usize = 16;
 
@@ -161,5 +173,25 @@ mod tests {
         assert_eq!(claims.void(), [thief], "leaving it for a moment frees nobody");
         claims.want(&[thief], at(611));
         assert!(claims.void().is_empty());
+    }
+
+    #[test]
+    fn a_void_place_is_asked_about_again_and_an_answer_frees_it() {
+        let parent = NodeId::from_bytes([1; 32]);
+        let mut claims = Claims::default();
+        claims.want(&[parent], at(0));
+        for secs in [3, 7, 11] {
+            claims.on_miss(&parent, at(secs));
+        }
+        assert!(claims.take_changed());
+        claims.want(&[], at(12));
+        assert!(claims.due(at(40)).is_none() && claims.due(at(41)).is_some());
+        assert_eq!(claims.deadline(), Some(at(41)));
+        claims.on_miss(&parent, at(41));
+        assert!(!claims.take_changed(), "it is void as before, and for no longer");
+        assert!(claims.due(at(100)).is_none());
+        claims.due(at(101)).unwrap().asked = Some(([5; 8], at(103)));
+        assert!(claims.on_answer(&[5; 8], &parent, at(102)) && claims.take_changed());
+        assert_eq!((claims.proved(), claims.void()), (vec![parent], vec![]));
     }
 }

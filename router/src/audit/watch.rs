@@ -264,15 +264,20 @@ impl Watch {
             }
             let missed = claim.asked.is_some();
             let met = std::mem::take(&mut claim.met);
+            let void = claim.is_void();
             let Some(at) = self.witnesses.iter().position(|witness| witness.node == parent) else {
                 // It has not said yet, or it cannot.
                 self.claims.on_miss(&parent, now + TELLING);
                 continue;
             };
             let stranger = view.session(&parent).is_none();
-            if missed || stranger {
+            if missed || stranger || void && !met {
                 if missed || met {
                     self.claims.on_miss(&parent, now);
+                    if void {
+                        // Later.
+                        continue;
+                    }
                 }
                 // A parent that has forgotten the session answers to a new one.
                 self.claims.on_meet(&parent, now + MEET_WAIT);
