@@ -67,6 +67,25 @@ fn a_dropper_is_suspect_to_all_its_neighbours_within_an_audit_round() {
 }
 
 #[test]
+fn who_begins_to_drop_under_traffic_is_suspect_soon() {
+    let mut net = Net::new(16, 3);
+    grid(&mut net, 4);
+    net.run(5 * MINUTE);
+    drop_all(&mut net, &[5]);
+    let mut seconds = 0;
+    while suspects(&mut net).len() < 2 {
+        assert!(seconds < 180, "{:?}", suspects(&mut net));
+        for n in [0, 1, 4, 6, 9] {
+            net.send(n, (n * 7 + 3 + seconds) % 16, &[7; 1000]);
+        }
+        net.run(SECOND);
+        seconds += 1;
+    }
+    println!("after {seconds} s: {:?}", suspects(&mut net));
+    assert!(suspects(&mut net).iter().all(|&(_, of)| of == 5));
+}
+
+#[test]
 fn honest_nodes_are_never_suspect() {
     let mut net = Net::new(25, 4);
     grid(&mut net, 5);
@@ -78,7 +97,7 @@ fn honest_nodes_are_never_suspect() {
         stats.iter().map(|s| s.audit_answers).sum::<u64>(),
     );
     println!("{probes} probes, {answers} answers");
-    assert!(probes > 80 * 8 && answers * 100 > probes * 97);
+    assert!(probes >= 80 * 2 && answers * 100 > probes * 97);
     assert_eq!(stats.iter().map(|s| s.audit_places_void).sum::<u64>(), 0);
     // Some crash and come back: their sessions know nothing of the old ones.
     for (n, counter) in [(12, 10_000_000), (6, 20_000_000)] {
@@ -143,7 +162,7 @@ fn looks(frame: &[u8]) -> Option<(usize, usize, u8)> {
 fn an_audit_seems_to_come_from_farther_and_to_go_farther() {
     let mut net = Net::new(3, 7);
     line(&mut net);
-    net.run(20 * SECOND);
+    net.run(3 * SECOND);
     let seen = Rc::new(Cell::new(0));
     let count = seen.clone();
     net.tap = Box::new(move |from, to, frame| {
@@ -160,7 +179,7 @@ fn an_audit_seems_to_come_from_farther_and_to_go_farther() {
         true
     });
     net.run(2 * MINUTE);
-    assert!(seen.get() >= 16, "{}", seen.get());
+    assert!(seen.get() >= 8, "{}", seen.get());
 }
 
 /// A packet that only a node's neighbour sends is not an audit; the thief's own traffic is unharmed. (Here: a thief of a

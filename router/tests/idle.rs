@@ -1,5 +1,5 @@
-//! Goal: a node with nothing to say says little, soon after its start, audits not counted. Method: whole routers under a hand-moved clock, all
-//! bytes of all links counted as a cable carries them.
+//! Goal: a node with nothing to say says little, soon after its start, audits and all. Method: whole routers under a
+//! hand-moved clock, all bytes of all links counted as a cable carries them.
 mod harness;
 
 use harness::Net;
@@ -18,8 +18,7 @@ type Seen = Rc<RefCell<BTreeMap<u8, (usize, usize)>>>;
 
 /// A connected graph of that many links, each node having two or more.
 fn graph(nodes: usize, links: usize, seed: u64) -> (Net, usize) {
-    // Audits have a budget of their own, and a round at once for each new peer.
-    let config = Config { verify_account: |_| true, audit: false, ..Config::default() };
+    let config = Config { verify_account: |_| true, ..Config::default() };
     let mut net = Net::with(nodes, seed, config);
     let mut made = 0;
     for n in 0..nodes {

@@ -145,7 +145,7 @@ fn probes_of_strangers_cost_no_more_than_their_bytes() {
     line(&mut net);
     let (asked, answered) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let (a, b) = (asked.clone(), answered.clone());
-    net.run(30 * SECOND);
+    net.run(6 * SECOND);
     net.tap = Box::new(move |from, to, frame| {
         if frame.first() == Some(&kind::DATA_S) {
             match (from, to) {

@@ -93,6 +93,16 @@ impl Claims {
         true
     }
 
+    /// That node has answered an audit through the peer: if it is a parent, that proves the place as well.
+    pub(super) fn on_heard(&mut self, from: &NodeId, now: Instant) {
+        let open = |claim: &&mut Claim| claim.parent == *from && claim.asked.is_none() && !claim.is_void();
+        if let Some(claim) = self.claims.iter_mut().find(open) {
+            (claim.misses, claim.next) = (0, now + AGAIN);
+            self.changed |= claim.proved.is_none();
+            claim.proved = Some(now);
+        }
+    }
+
     /// The parent did not answer through the peer, or the peer did not say how to reach it.
     pub(super) fn on_miss(&mut self, parent: &NodeId, now: Instant) {
         let Some(claim) = self.claims.iter_mut().find(|claim| claim.parent == *parent) else { return };
@@ -133,8 +143,8 @@ impl Claims {
 const SETTLED: Duration = Duration::from_secs(2);
 /// After a miss.
 const RETRY: Duration = Duration::from_secs(3);
-/// A place that was proved is asked about again after that.
-const AGAIN: Duration = Duration::from_secs(10 * 60);
+/// A place that was proved is asked about again after that, unless an audit has gone there meanwhile.
+const AGAIN: Duration = Duration::from_secs(90 * 60);
 /// And counts as proved for so long though nobody follows it.
 const PROVED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Three misses, and the place is void

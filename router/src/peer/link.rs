@@ -37,6 +37,8 @@ pub struct Link {
     pub reported: bool,
     /// The instant its timer is set to.
     pub timer: Option<Instant>,
+    /// Bytes of packets queued for it, control frames left out.
+    pub packet_bytes_out: u64,
     /// The peer owes a frame for too long: others go first.
     pub late: bool,
     state: State,
@@ -127,6 +129,7 @@ impl Link {
             bytes_out: 0,
             reported: false,
             timer: None,
+            packet_bytes_out: 0,
             late: false,
             state: State::Opening { handshake, repeated: now },
             queue,
@@ -376,6 +379,7 @@ impl Link {
 
     /// Queues a packet.
     pub fn send_packet(&mut self, source: Port, packet: Bytes, now: Instant) {
+        self.packet_bytes_out += packet.len() as u64;
         self.queue.push_packet(source, packet, now);
     }
 

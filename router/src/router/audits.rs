@@ -25,7 +25,7 @@ struct Sight<'a> {
 impl View for Sight<'_> {
     fn sent(&self, port: Port) -> u64 {
         let links = self.peers.get(port).into_iter().flat_map(|peer| &peer.links);
-        links.filter_map(|id| self.links.get(id)).map(|link| link.bytes_out).sum()
+        links.filter_map(|id| self.links.get(id)).map(|link| link.packet_bytes_out).sum()
     }
 
     fn size(&self, port: Port) -> usize {

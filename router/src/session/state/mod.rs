@@ -458,8 +458,8 @@ const OLD_KEYS_MAX: usize = 3;
 const CROSSING: Duration = Duration::from_secs(5);
 /// An idle session is forgotten; the next packet costs one round trip.
 pub(crate) const IDLE: Duration = Duration::from_secs(10 * 60);
-/// One that audits go through waits for the next, of which each of four witnesses gets every fourth.
-const IDLE_AUDIT: Duration = Duration::from_secs(30 * 60);
+/// One that audits go through waits for the next: where little is sent they are rare, and a handshake costs more than they.
+const IDLE_AUDIT: Duration = Duration::from_secs(3 * 60 * 60);
 /// Packets went out and nothing came for so long: a keepalive's time and a slow round trip.
 pub(in crate::session) const SILENCE: Duration = Duration::from_millis(2500);
 /// Notices are followed at most so often.
