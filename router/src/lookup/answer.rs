@@ -1,5 +1,8 @@
 //! Owns what the lookup says to others: answers to their questions, records kept for them, within a budget an ingress.
-use super::*;
+use super::{
+    AccountRecord, BUCKET, Bytes, Contact, Find, Found, GAIN_MAX, Instant, LocatorRecord, Lookup, Outbound,
+    Port, Position, Query, Rate, Record, Refresh, StoreBody, TTL_MAX, Values, What, hash,
+};
 
 /// What one ingress may cost us.
 pub(super) struct Budget {

@@ -1,5 +1,9 @@
 //! Owns what the lookup asks: searches from their first question to their end, and what their answers bring.
-use super::*;
+use super::{
+    Body, Duration, Entropy, Find, Found, Goal, Instant, Lookup, LookupEvent, NodeId, Outbound, PATHS,
+    Pending, Position, Purpose, Query, Question, Running, Search, Unreachable, Values, What, account_place,
+    body, random,
+};
 
 impl Lookup {
     pub(super) fn on_found(&mut self, found: Found, entropy: &mut dyn Entropy, now: Instant) {

@@ -1,5 +1,7 @@
 //! Owns the searches that get us to know nodes far from our place: when, and for whom.
-use super::*;
+use super::{
+    Duration, Entropy, Goal, Instant, Lookup, NodeId, Place, Position, Purpose, Query, What, random,
+};
 
 impl Lookup {
     /// Looks for whoever is nearest to places far from ours, one region after the other: only who knows somebody in each region

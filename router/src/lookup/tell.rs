@@ -1,6 +1,8 @@
 //! Owns what the lookup tells those who keep our records, and who is taken in as a contact.
 use super::answer::CONTACT_BYTES;
-use super::*;
+use super::{
+    Body, Entropy, Instant, Lookup, NodeId, Outbound, Position, Question, Record, Refresh, StoreBody, random,
+};
 
 impl Lookup {
     /// The record that a publication gives out now.

@@ -561,7 +561,7 @@ impl Routes {
     /// The round trip of a way that was not measured: that of another.
     fn guess(&self) -> Duration {
         let known = self.ways.iter().filter_map(|way| way.gauge.srtt()).max();
-        known.or(self.trees.srtt()).unwrap_or(RTT_GUESS)
+        known.or_else(|| self.trees.srtt()).unwrap_or(RTT_GUESS)
     }
 
     fn ask_patience(&self, ask: &Ask) -> Duration {

@@ -132,7 +132,7 @@ impl Gauge {
         let Some(echoed) = self.echoed else { return };
         if let Some((sent, seen)) = self.window {
             let (sent, seen) = (sent_then.wrapping_sub(sent), echoed.wrapping_sub(seen));
-            if sent < LOSS_WINDOW || sent > u32::MAX / 2 {
+            if !(LOSS_WINDOW..=u32::MAX / 2).contains(&sent) {
                 return;
             }
             let lost = 1.0 - (seen as f32 / sent as f32).min(1.0);

@@ -106,7 +106,7 @@ impl Router {
         let mut others = self.table.peers.iter().map(|peer| peer.port).filter(|port| *port != out);
         let count = self.table.peers.len().saturating_sub(1).max(1);
         let mut way = Vec::with_capacity(8);
-        way.put_port(others.nth(usize::from(pick) % count).unwrap_or(Port(1 + u16::from(pick % 6))));
+        way.put_port(others.nth(usize::from(pick) % count).unwrap_or_else(|| Port(1 + u16::from(pick % 6))));
         for junk in [a, b].iter().take(usize::from(more % 3)) {
             way.put_port(Port(1 + u16::from(junk % 8)));
         }

@@ -351,5 +351,5 @@ fn tree_in_turn(trees: u8, tries: u32) -> u8 {
     for _ in 1..tries % (1 + trees.count_ones()) {
         left &= left - 1;
     }
-    if tries % (1 + trees.count_ones()) == 0 { u8::MAX } else { left & left.wrapping_neg() }
+    if tries.is_multiple_of(1 + trees.count_ones()) { u8::MAX } else { left & left.wrapping_neg() }
 }
