@@ -39,7 +39,8 @@ impl Server {
             }
         }
         let known = self.users.account_data(&speaker, None, ROOMS).await?;
-        let mut rooms: Value = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(json!({}));
+        let mut rooms: Value =
+            known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(|| json!({}));
         let room = match rooms[user.as_str()].as_str().and_then(|room| RoomId::parse(room).ok()) {
             Some(room) if self.rooms.rooms_to_leave(user).await?.contains(&room) => room,
             _ => {

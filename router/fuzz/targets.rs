@@ -178,7 +178,7 @@ impl Net {
                 self.packet(&frame);
             }
             6 => {
-                let to = if bytes.len() % 2 == 0 { self.honest.id() } else { self.secret.id() };
+                let to = if bytes.len().is_multiple_of(2) { self.honest.id() } else { self.secret.id() };
                 let payload = bytes::Bytes::copy_from_slice(bytes);
                 self.victim.handle_command(Command::Send { to, channel: Channel::Stream, payload }, now);
             }

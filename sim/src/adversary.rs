@@ -100,7 +100,7 @@ impl Malice {
         }
         let passes = match self.kind {
             DropperKind::Silent | DropperKind::Colluding => false,
-            DropperKind::Selective => flow(&seen) % 2 == 0,
+            DropperKind::Selective => flow(&seen).is_multiple_of(2),
             DropperKind::AuditAware => seen.rev.is_empty(),
         };
         self.transit.insert(seen.key, passes);
@@ -111,7 +111,7 @@ impl Malice {
     pub(crate) fn swallows(&self, frame: &[u8], fellow: bool) -> bool {
         let Some(seen) = Seen::new(frame) else { return false };
         let Some(&passes) = self.transit.get(&seen.key) else { return false };
-        !passes && !(self.kind == DropperKind::Colluding && fellow)
+        !(passes || self.kind == DropperKind::Colluding && fellow)
     }
 
     fn asked(&self, seen: &Seen<'_>) -> Verdict {

@@ -374,7 +374,7 @@ impl Args {
             let lasts = scenario.duration.as_secs_f64() / 2.0 - 75.0;
             scenario.events.push(Event {
                 share: Some(share),
-                for_s: Some(self.lasts.unwrap_or(lasts.max(10.0))),
+                for_s: Some(self.lasts.unwrap_or_else(|| lasts.max(10.0))),
                 ..Event::new(Kind::Churn)
             });
         }

@@ -329,7 +329,7 @@ impl Trouble {
     /// All attackers come, or go.
     fn grind(&mut self, world: &mut World, rng: &mut ChaCha8Rng) {
         let now = world.now();
-        let come = self.round % 2 == 0;
+        let come = self.round.is_multiple_of(2);
         self.next = now + self.event.every();
         self.done = self.next >= self.ends && !come;
         if !come {

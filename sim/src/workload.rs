@@ -397,13 +397,14 @@ impl Workload {
         };
         let (sender, to) = (flight.from as usize, flight.to as usize);
         if to != at || world.key(sender) != *from {
-            self.wrong
-                .get_or_insert(format!("a packet from {sender} to {to} came to {at}, as from {from:?}"));
+            self.wrong.get_or_insert_with(|| {
+                format!("a packet from {sender} to {to} came to {at}, as from {from:?}")
+            });
             return;
         }
         let copy = 1 << number.min(7);
         if flight.copies & copy != 0 {
-            self.wrong.get_or_insert(format!("a packet from {sender} to {to} came twice"));
+            self.wrong.get_or_insert_with(|| format!("a packet from {sender} to {to} came twice"));
         }
         flight.copies |= copy;
         flight.arrived.get_or_insert(number);

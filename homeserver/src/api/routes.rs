@@ -4,7 +4,18 @@
 //! `table.add(Group::Client, whoami)`. Every handler is erased to one type before it meets axum, whose routing code is
 //! therefore compiled once and not per endpoint.
 
-use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::{Arc, atomic::{AtomicU64, Ordering}}, task, time::Instant};
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task,
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -12,9 +23,9 @@ use axum::{
     routing::{MethodFilter, MethodRouter},
 };
 use futures_util::FutureExt as _;
-use tracing::Instrument as _;
 use http::Method;
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder as _};
+use tracing::Instrument as _;
 
 use crate::{
     api,
@@ -266,7 +277,8 @@ impl tower::Service<Request> for Endpoint {
     fn call(&mut self, request: Request) -> Self::Future {
         let Self { server, handler, limit, body_max, query_default, policy, path } = self.clone();
         let (began, method) = (Instant::now(), request.method().clone());
-        let span = tracing::error_span!("request", id = NEXT_ID.fetch_add(1, Ordering::Relaxed), %method, path);
+        let span =
+            tracing::error_span!("request", id = NEXT_ID.fetch_add(1, Ordering::Relaxed), %method, path);
         let handled = async move {
             let answer = async {
                 let mut streaming = Streaming::new(request, policy).await?;

@@ -72,7 +72,8 @@ pub(super) enum Admin {
     /// All users of this server leave a room
     Evict { id: String },
     /// Make a user an administrator of a room, by the word of a local one
-    RoomAdmin { id: String, user: String },
+    #[command(name = "room-admin")]
+    Empower { id: String, user: String },
     /// List what users have reported
     Reports,
     /// Say something to a user in the server's own room
@@ -115,9 +116,15 @@ pub(super) async fn handle(server: &Server, order: Admin) -> Result<Value, Strin
         ..Page::default()
     };
     match order {
-        Admin::Users { term } => {
-            Ok(server.users.admin_list(page(term)).await.map_err(text)?.0.into_iter().map(short_user).collect())
-        }
+        Admin::Users { term } => Ok(server
+            .users
+            .admin_list(page(term))
+            .await
+            .map_err(text)?
+            .0
+            .into_iter()
+            .map(short_user)
+            .collect()),
         Admin::User { name } => {
             let user = server.users.named(&name).map_err(text)?;
             server.users.admin_detail(&user).await.map_err(text)
@@ -131,25 +138,31 @@ pub(super) async fn handle(server: &Server, order: Admin) -> Result<Value, Strin
             server.deactivate(&user, erase).await.map_err(text)?;
             Ok(json!(format!("{user} has ended")))
         }
-        Admin::Rooms { term } => {
-            Ok(server.rooms.admin_list(page(term)).await.map_err(text)?.0.into_iter().map(short_room).collect())
-        }
-        Admin::Room { id } => server.rooms.admin_detail(&*room(&id)?).await.map_err(text),
+        Admin::Rooms { term } => Ok(server
+            .rooms
+            .admin_list(page(term))
+            .await
+            .map_err(text)?
+            .0
+            .into_iter()
+            .map(short_room)
+            .collect()),
+        Admin::Room { id } => server.rooms.admin_detail(&room(&id)?).await.map_err(text),
         Admin::Block { id, off } => {
             let by = server.users.named("operator").map_err(text)?;
-            server.rooms.set_blocked(&*room(&id)?, &by, !off).await.map_err(text)?;
+            server.rooms.set_blocked(&room(&id)?, &by, !off).await.map_err(text)?;
             Ok(json!(format!("{id} is {}", if off { "open" } else { "blocked" })))
         }
         Admin::Evict { id } => {
-            let (left, stayed) = server.rooms.evict_ours(&*room(&id)?).await.map_err(text)?;
+            let (left, stayed) = server.rooms.evict_ours(&room(&id)?).await.map_err(text)?;
             Ok(json!({ "left": left.len(), "could_not_leave": stayed }))
         }
-        Admin::RoomAdmin { id, user } => {
+        Admin::Empower { id, user } => {
             let user = match UserId::parse(&user) {
                 Ok(user) => user,
                 Err(_) => server.users.named(&user).map_err(text)?,
             };
-            server.rooms.make_room_admin(&*room(&id)?, &user).await.map_err(text)?;
+            server.rooms.make_room_admin(&room(&id)?, &user).await.map_err(text)?;
             Ok(json!(format!("{user} is an administrator of {id}")))
         }
         Admin::Reports => {

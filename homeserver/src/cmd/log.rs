@@ -1,6 +1,8 @@
 //! The log on standard error: text for people or JSON for programs, its filter changeable while the node runs.
 
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 use super::CmdError;
 use crate::config::LogFormat;
@@ -18,7 +20,9 @@ impl Log {
                 registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init()
             }
             LogFormat::Json => registry
-                .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
+                .with(
+                    tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr),
+                )
                 .try_init(),
         };
         Ok(Self(began.is_ok().then_some(handle)))

@@ -56,11 +56,11 @@ enum Command {
     /// Make a data directory of a backup
     Restore(backup::RestoreArgs),
     /// Look after users and rooms of the running node
-    Admin(admin::AdminArgs),
+    Admin(Box<admin::AdminArgs>),
     /// Ask the running node, or tell it
     Ctl(ctl::CtlArgs),
     /// Simulate a network of many routers
-    Sim(sim::cli::Args),
+    Sim(Box<sim::cli::Args>),
 }
 
 /// Which node is meant.
@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
         Some(Command::Backup(args)) => backup::backup(&args),
         Some(Command::Restore(args)) => backup::restore(&args),
         Some(Command::Ctl(args)) => ctl::ctl(&args),
-        Some(Command::Sim(args)) => return sim::cli::run(args),
+        Some(Command::Sim(args)) => return sim::cli::run(*args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::node::StartError;
 use super::log::Log;
+use super::node::StartError;
 use super::{CmdError, DataDir, RunningNode, init, relay};
 use crate::config::{Config, Flags, Registration};
 

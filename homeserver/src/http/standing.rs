@@ -134,7 +134,7 @@ fn key(method: &Method, path: &str) -> String {
     // client/v3/.., client/unstable/org.example/.., media/v3/..
     let version = parts.get(1).copied().unwrap_or_default();
     let skip = if version == "unstable" { 2 } else { 1 };
-    if parts.len() > skip && parts[0] != "" {
+    if parts.len() > skip && !parts[0].is_empty() {
         parts.drain(1..=skip);
     }
     if parts.first() == Some(&"client") {

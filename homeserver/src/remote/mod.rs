@@ -52,7 +52,7 @@ struct Inner {
     /// Who of those that TLS reaches is on the overlay too.
     seen: Mutex<ways::Seen>,
     /// For what is done in the background.
-    me: Weak<Inner>,
+    me: Weak<Self>,
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,

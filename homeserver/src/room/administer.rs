@@ -21,7 +21,8 @@ impl Rooms {
             .store
             .read(move |tx| {
                 let (nids, total) = moderation::rooms(tx, &page)?;
-                let list = nids.into_iter().map(|nid| described(tx, nid)).collect::<Result<_, StoreError>>()?;
+                let list =
+                    nids.into_iter().map(|nid| described(tx, nid)).collect::<Result<_, StoreError>>()?;
                 Ok((list, total))
             })
             .await
@@ -89,9 +90,7 @@ impl Rooms {
         let (room, by, now) = (room.to_owned(), by.to_owned(), self.inner.clock.now_ms());
         self.inner
             .store
-            .write(move |tx| {
-                Ok(moderation::set_blocked(tx, room.as_str(), on.then_some(by.as_str()), now)?)
-            })
+            .write(move |tx| Ok(moderation::set_blocked(tx, room.as_str(), on.then_some(by.as_str()), now)?))
             .await
     }
 
@@ -191,9 +190,8 @@ impl Rooms {
                 Ok::<_, RoomError>((best, levels, row.join_rule))
             })
             .await?;
-        let (own, admin) = strongest.ok_or_else(|| {
-            RoomError::Forbidden("no user of this server is in the room".into())
-        })?;
+        let (own, admin) =
+            strongest.ok_or_else(|| RoomError::Forbidden("no user of this server is in the room".into()))?;
         if !levels.is_object() {
             levels = json!({ "users": {} });
         }

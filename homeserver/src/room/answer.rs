@@ -151,7 +151,8 @@ impl Rooms {
             return Err(RoomError::Invalid("the event id is not the event's hash".to_owned()));
         }
         event.remove("unsigned");
-        if let Some(Ok(sender)) = event.get("sender").and_then(CanonicalJsonValue::as_str).map(UserId::parse) {
+        if let Some(Ok(sender)) = event.get("sender").and_then(CanonicalJsonValue::as_str).map(UserId::parse)
+        {
             self.check_invited(&target, &sender).await?;
         }
         let checked = self.check_event(room, event, &rules).await?;

@@ -9,7 +9,6 @@ use super::{
     ingest::load,
     send::{may, membership_of},
 };
-use crate::user::invites::{self, Rule};
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
@@ -18,6 +17,7 @@ use crate::store::{
         state,
     },
 };
+use crate::user::invites::{self, Rule};
 
 impl Rooms {
     /// Joins a local user, through another server (`via`) if the room is not here. Joining twice changes nothing.
@@ -98,7 +98,11 @@ impl Rooms {
     }
 
     /// Refuses an invite that a user of ours does not take from `sender`.
-    pub(in crate::room) async fn check_invited(&self, target: &UserId, sender: &UserId) -> Result<(), RoomError> {
+    pub(in crate::room) async fn check_invited(
+        &self,
+        target: &UserId,
+        sender: &UserId,
+    ) -> Result<(), RoomError> {
         let (user, sender) = (target.to_owned(), sender.to_owned());
         let rule = self
             .inner

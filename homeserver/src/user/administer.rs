@@ -151,7 +151,12 @@ impl Users {
     }
 
     /// Reports, newest first: those about events, or the others.
-    pub async fn reports(&self, events: bool, from: u64, limit: u64) -> Result<(Vec<Report>, u64), UserError> {
+    pub async fn reports(
+        &self,
+        events: bool,
+        from: u64,
+        limit: u64,
+    ) -> Result<(Vec<Report>, u64), UserError> {
         self.store.read(move |tx: &ReadTx<'_>| Ok(moderation::reports(tx, events, from, limit)?)).await
     }
 

@@ -108,9 +108,13 @@ mod tests {
 
     #[test]
     fn patterns_fit_whole_names() {
-        for (pattern, text, fits) in
-            [("*", "", true), ("a*b?", "axxbc", true), ("a*b", "ab ", false), ("", "a", false), ("*a*a", "aab", false)]
-        {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("a*b?", "axxbc", true),
+            ("a*b", "ab ", false),
+            ("", "a", false),
+            ("*a*a", "aab", false),
+        ] {
             assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
         }
     }

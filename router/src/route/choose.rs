@@ -577,7 +577,7 @@ impl Routes {
     }
 
     /// Follows changes of the node's links: what began with one that is gone is over.
-    fn sync(&mut self, env: &mut Env<'_>) {
+    fn sync(&mut self, env: &Env<'_>) {
         if self.epoch == env.epoch {
             return;
         }
@@ -605,7 +605,7 @@ impl Routes {
     }
 
     /// Makes ways from what is known now. Those that are still good, or carry something, stay.
-    fn build(&mut self, env: &mut Env<'_>) {
+    fn build(&mut self, env: &Env<'_>) {
         let now = env.now;
         let mtu = self.mtus();
         let paths = match env.neighbours.get(&self.there) {
@@ -780,7 +780,7 @@ impl Routes {
     }
 
     /// Looks for ways: by all trees together, and by each alone.
-    fn search(&mut self, env: &mut Env<'_>) {
+    fn search(&mut self, env: &Env<'_>) {
         if env.now < self.search_after || env.neighbours.contains_key(&self.there) {
             return;
         }

@@ -78,7 +78,7 @@ impl Chords {
 
     /// Bytes of what to append.
     pub fn bytes(&self) -> usize {
-        self.as_slice().iter().map(Chord::len).sum()
+        self.as_slice().iter().map(Chord::bytes).sum()
     }
 
     fn keep(&mut self, chord: Chord) {

@@ -388,9 +388,7 @@ mod tests {
         assert_eq!(paths[0].ports, way(&[7, 1, 44, 4]));
         assert_eq!((paths[0].cost, paths[0].frame_max), (1 + 3 + 1 + 3, 64 * 256));
         let other = record(&[5, 6, 4], 9);
-        assert!(
-            view.learn_record(&way(&[8, 105 + 1, 105, 50]), &Record::split(&other).unwrap().0, NOW) == false
-        );
+        assert!(!view.learn_record(&way(&[8, 105 + 1, 105, 50]), &Record::split(&other).unwrap().0, NOW));
         let second = record(&[5, 6], 9);
         let mut reply = Vec::new();
         Reply { record: Record::split(&second).unwrap().0, chords: &[] }.encode(&[], &mut reply);

@@ -94,7 +94,7 @@ impl Span {
 
 impl Entry {
     /// Bytes it takes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         8 + port_bytes(self.in_port).1 + port_bytes(self.out_port).1 + 2
     }
 
@@ -118,7 +118,7 @@ impl Entry {
 
 impl Chord {
     /// Bytes it takes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         2 + port_bytes(self.port).1 + 2
     }
 
@@ -165,7 +165,7 @@ impl<'a> Record<'a> {
 
     /// Bytes it takes, with one entry more.
     pub fn encoded_len(&self, more: Option<&Entry>) -> usize {
-        4 + self.entries.len() + more.map_or(0, Entry::len)
+        4 + self.entries.len() + more.map_or(0, Entry::bytes)
     }
 
     /// Would one more entry leave list and body within [`LIST_MAX`]?
@@ -175,7 +175,7 @@ impl<'a> Record<'a> {
 
     /// Writes it, with one entry more; that must have room.
     pub fn encode(&self, more: Option<&Entry>, out: &mut impl Writer) {
-        let len = self.entries.len() + more.map_or(0, Entry::len);
+        let len = self.entries.len() + more.map_or(0, Entry::bytes);
         debug_assert!(len <= LIST_MAX);
         out.put_two(len as u16 | if self.full { FULL } else { 0 });
         self.first.write(out);
@@ -201,7 +201,7 @@ impl<'a> Record<'a> {
         let mut len = 0;
         for entry in self.iter() {
             match entry {
-                Ok(entry) if len + entry.len() <= len_max => len += entry.len(),
+                Ok(entry) if len + entry.bytes() <= len_max => len += entry.bytes(),
                 _ => break,
             }
         }
@@ -226,7 +226,7 @@ impl<'a> Reply<'a> {
     /// Writes it, with more chords; all together must be within [`LIST_MAX`].
     pub fn encode(&self, more: &[Chord], out: &mut impl Writer) {
         self.record.encode(None, out);
-        let len = self.chords.len() + more.iter().map(Chord::len).sum::<usize>();
+        let len = self.chords.len() + more.iter().map(Chord::bytes).sum::<usize>();
         out.put_two(len as u16);
         out.put(self.chords);
         for chord in more {
@@ -252,7 +252,7 @@ impl<'a> Reply<'a> {
         let mut len = 0;
         for chord in self.chords() {
             match chord {
-                Ok(chord) if chord.from > hop => len += chord.len(),
+                Ok(chord) if chord.from > hop => len += chord.bytes(),
                 _ => break,
             }
         }

@@ -78,7 +78,9 @@ async fn evict(server: &Arc<Server>, incoming: &Incoming) -> Result<Value, Error
         server.rooms.set_blocked(&room, &caller.user, true).await?;
     }
     let (left, stayed) = server.rooms.evict_ours(&room).await?;
-    Ok(json!({ "kicked_users": left, "failed_to_kick_users": stayed, "local_aliases": [], "new_room_id": null }))
+    Ok(
+        json!({ "kicked_users": left, "failed_to_kick_users": stayed, "local_aliases": [], "new_room_id": null }),
+    )
 }
 
 async fn delete(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
@@ -138,8 +140,8 @@ async fn join(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
         user_id: String,
     }
     require_admin(&server, &incoming).await?;
-    let user = UserId::parse(body::<Body>(&incoming)?.user_id)
-        .map_err(|_| Error::invalid_param("not a user id"))?;
+    let user =
+        UserId::parse(body::<Body>(&incoming)?.user_id).map_err(|_| Error::invalid_param("not a user id"))?;
     if user.server_name() != server.name {
         return Err(Error::invalid_param("only users of this server can be made to join"));
     }

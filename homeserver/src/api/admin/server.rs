@@ -25,7 +25,12 @@ pub(super) fn routes(table: &mut Table) {
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/user_reports", other_reports);
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/federation/destinations", destinations);
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/background_updates/status", background);
-    table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/background_updates/enabled", background_enabled);
+    table.plain(
+        Group::Admin,
+        Method::GET,
+        "/_synapse/admin/v1/background_updates/enabled",
+        background_enabled,
+    );
     table.plain(Group::Admin, Method::POST, "/_synapse/admin/v1/send_server_notice", notice);
 }
 
@@ -52,7 +57,11 @@ fn shown(report: &Report) -> Value {
         "event_id": report.event, "target_user_id": report.target, "reason": report.reason, "score": report.score })
 }
 
-async fn reports(server: &Arc<Server>, incoming: &Incoming, events: bool) -> Result<(Vec<Value>, u64, u64), Error> {
+async fn reports(
+    server: &Arc<Server>,
+    incoming: &Incoming,
+    events: bool,
+) -> Result<(Vec<Value>, u64, u64), Error> {
     require_admin(server, incoming).await?;
     let query = query(incoming);
     let (from, limit) = (number(&query, "from", 0)?, number(&query, "limit", 100)?.min(1_000));

@@ -44,11 +44,8 @@ async fn list(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
             && token.expires_ms.is_none_or(|end| end >= now)
     };
     let tokens = server.users.all_tokens().await?;
-    let tokens: Vec<Value> = tokens
-        .iter()
-        .filter(|token| valid.is_none_or(|valid| is_valid(token) == valid))
-        .map(shown)
-        .collect();
+    let tokens: Vec<Value> =
+        tokens.iter().filter(|token| valid.is_none_or(|valid| is_valid(token) == valid)).map(shown).collect();
     Ok(Json(json!({ "registration_tokens": tokens })))
 }
 
@@ -62,7 +59,9 @@ fn terms(body: &Map<String, Value>, known: Option<&TokenInfo>) -> Result<(Option
                 .as_u64()
                 .and_then(|uses| u32::try_from(uses).ok())
                 .filter(|uses| *uses < u32::MAX / 2)
-                .ok_or_else(|| Error::invalid_param("uses_allowed is a number that is not negative, or null"))?,
+                .ok_or_else(|| {
+                    Error::invalid_param("uses_allowed is a number that is not negative, or null")
+                })?,
         ),
     };
     let expires = match body.get("expiry_time") {

@@ -31,10 +31,25 @@ pub(super) fn routes(table: &mut Table) {
     table.plain(Group::Admin, Method::PUT, "/_synapse/admin/v1/users/{user_id}/admin", set_admin);
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/users/{user_id}/joined_rooms", joined_rooms);
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v2/users/{user_id}/devices", devices);
-    table.plain(Group::Admin, Method::POST, "/_synapse/admin/v2/users/{user_id}/delete_devices", delete_devices);
+    table.plain(
+        Group::Admin,
+        Method::POST,
+        "/_synapse/admin/v2/users/{user_id}/delete_devices",
+        delete_devices,
+    );
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v2/users/{user_id}/devices/{device_id}", device);
-    table.plain(Group::Admin, Method::PUT, "/_synapse/admin/v2/users/{user_id}/devices/{device_id}", rename_device);
-    table.plain(Group::Admin, Method::DELETE, "/_synapse/admin/v2/users/{user_id}/devices/{device_id}", delete_device);
+    table.plain(
+        Group::Admin,
+        Method::PUT,
+        "/_synapse/admin/v2/users/{user_id}/devices/{device_id}",
+        rename_device,
+    );
+    table.plain(
+        Group::Admin,
+        Method::DELETE,
+        "/_synapse/admin/v2/users/{user_id}/devices/{device_id}",
+        delete_device,
+    );
     table.plain(Group::Admin, Method::POST, "/_synapse/admin/v1/users/{user_id}/login", login_as);
     table.plain(Group::Admin, Method::POST, "/_synapse/admin/v1/users/{user_id}/shadow_ban", shadow_ban);
     table.plain(Group::Admin, Method::DELETE, "/_synapse/admin/v1/users/{user_id}/shadow_ban", shadow_ban);

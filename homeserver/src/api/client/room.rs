@@ -124,8 +124,7 @@ async fn report(
     server.limits.take(Class::Write, user.as_str())?;
     let reason = shortened(&args.reason);
     tracing::warn!(%user, room = %args.room_id, reason, "a user reports a room");
-    let report =
-        Report { room: Some(args.room_id.to_string()), reason: Some(reason), ..Report::default() };
+    let report = Report { room: Some(args.room_id.to_string()), reason: Some(reason), ..Report::default() };
     server.users.report(user, report).await?;
     Ok(report_room::v3::Response::new())
 }
@@ -138,8 +137,7 @@ async fn report_person(
     server.limits.take(Class::Write, user.as_str())?;
     let reason = shortened(&args.reason);
     tracing::warn!(%user, reported = %args.user_id, reason, "a user reports a user");
-    let report =
-        Report { target: Some(args.user_id.to_string()), reason: Some(reason), ..Report::default() };
+    let report = Report { target: Some(args.user_id.to_string()), reason: Some(reason), ..Report::default() };
     server.users.report(user, report).await?;
     Ok(report_user::v3::Response::new())
 }

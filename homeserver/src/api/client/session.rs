@@ -72,6 +72,7 @@ async fn login(server: Arc<Server>, args: Args<Login>) -> Result<login::v3::Resp
         }
         login::v3::LoginInfo::ApplicationService(info) => {
             let service = args.caller.as_deref().ok_or(RequestError::MissingToken)?;
+            #[allow(deprecated, reason = "application services older than r0.4 send it")]
             let user = match (&info.identifier, &info.user) {
                 (Some(UserIdentifier::Matrix(matrix)), _) => user_of(&server, &matrix.user)?,
                 (None, Some(user)) => user_of(&server, user)?,

@@ -114,6 +114,7 @@ impl Visit {
     }
 
     /// The user who is logged in in this browser, or where to log in before coming back to `next`.
+    #[allow(clippy::result_large_err, reason = "the error is the page that is shown")]
     fn user_or_login(&self, next: &str) -> Result<OwnedUserId, Made> {
         self.browser.user.clone().ok_or_else(|| {
             let next = crate::remote::web::encode_form(&[("next", next)]);

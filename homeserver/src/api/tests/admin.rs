@@ -68,7 +68,11 @@ async fn administrators_look_after_users() {
     let home = Home::new(with_secret()).await;
     let (root, alice) = (administrator(&home).await, home.user("alice").await);
     assert_error(home.get(&format!("{V2}/users"), &alice).await, 403, "M_FORBIDDEN");
-    assert_error(home.call(Method::GET, &format!("{V2}/users"), None, Value::Null).await, 401, "M_MISSING_TOKEN");
+    assert_error(
+        home.call(Method::GET, &format!("{V2}/users"), None, Value::Null).await,
+        401,
+        "M_MISSING_TOKEN",
+    );
     let (_, list) = home.get(&format!("{V2}/users?from=0&limit=1&guests=false"), &root).await;
     assert_eq!((&list["total"], &list["next_token"]), (&json!(2), &json!("1")), "{list}");
     assert_eq!(list["users"][0]["name"], alice.id);
@@ -81,7 +85,10 @@ async fn administrators_look_after_users() {
         "threepids": [{ "medium": "email", "address": "bob@example.org" }] });
     let (status, made) = home.put(&format!("{V2}/users/{bob}"), &root, body).await;
     assert_eq!((status, &made["displayname"]), (StatusCode::CREATED, &json!("Bob")), "{made}");
-    assert_eq!((&made["user_type"], &made["threepids"][0]["address"]), (&json!("bot"), &json!("bob@example.org")));
+    assert_eq!(
+        (&made["user_type"], &made["threepids"][0]["address"]),
+        (&json!("bot"), &json!("bob@example.org"))
+    );
     let (status, changed) = home.put(&format!("{V2}/users/{bob}"), &root, json!({ "locked": true })).await;
     assert_eq!((status, &changed["locked"]), (StatusCode::OK, &json!(true)));
     let (status, _) = home.post(&format!("{V1}/deactivate/{bob}"), &root, json!({ "erase": true })).await;
@@ -96,17 +103,26 @@ async fn administrators_look_after_users() {
     assert_eq!(devices["devices"][0]["device_id"], alice.device);
     let (_, as_alice) = home.post(&format!("{V1}/users/{}/login", alice.id), &root, json!({})).await;
     let token = as_alice["access_token"].as_str().unwrap();
-    let (_, who) = home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(token), Value::Null).await;
+    let (_, who) =
+        home.call(Method::GET, "/_matrix/client/v3/account/whoami", Some(token), Value::Null).await;
     assert_eq!(who["user_id"], alice.id);
     let reset = json!({ "new_password": "by root alone", "logout_devices": true });
     home.post(&format!("{V1}/reset_password/{}", alice.id), &root, reset).await;
     assert_error(home.get("/_matrix/client/v3/account/whoami", &alice).await, 401, "M_UNKNOWN_TOKEN");
     let (_, whois) = home.get(&format!("/_matrix/client/v3/admin/whois/{}", alice.id), &root).await;
     assert_eq!(whois["user_id"], alice.id);
-    assert_error(home.put(&format!("{V1}/users/{}/admin", root.id), &root, json!({ "admin": false })).await, 400, "M_INVALID_PARAM");
+    assert_error(
+        home.put(&format!("{V1}/users/{}/admin", root.id), &root, json!({ "admin": false })).await,
+        400,
+        "M_INVALID_PARAM",
+    );
     let elsewhere = home.get(&format!("{V2}/users/@x:elsewhere.org"), &root).await;
     assert_error(elsewhere, 400, "M_INVALID_PARAM");
-    assert_error(home.get(&format!("{V1}/username_available?username=alice"), &root).await, 400, "M_USER_IN_USE");
+    assert_error(
+        home.get(&format!("{V1}/username_available?username=alice"), &root).await,
+        400,
+        "M_USER_IN_USE",
+    );
 }
 
 #[tokio::test]
@@ -140,7 +156,11 @@ async fn administrators_look_after_rooms() {
     let bob = home.user("bob").await;
     assert_ne!(home.post(&path, &bob, json!({})).await.0, StatusCode::OK, "bob cannot see it");
     let (_, reports) = home.get(&format!("{V1}/event_reports"), &root).await;
-    assert_eq!((&reports["total"], &reports["event_reports"][0]["reason"]), (&json!(1), &json!("rude")), "{reports}");
+    assert_eq!(
+        (&reports["total"], &reports["event_reports"][0]["reason"]),
+        (&json!(1), &json!("rude")),
+        "{reports}"
+    );
 
     let path = format!("{V1}/rooms/{room}");
     let (status, gone) = home.call(Method::DELETE, &path, Some(&root.token), json!({ "block": true })).await;
@@ -158,7 +178,10 @@ async fn tokens_notices_and_what_tools_ask_first() {
     let (root, alice) = (administrator(&home).await, home.user("alice").await);
     let new = format!("{V1}/registration_tokens/new");
     let (_, made) = home.post(&new, &root, json!({ "token": "welcome", "uses_allowed": 2 })).await;
-    assert_eq!((&made["token"], &made["uses_allowed"], &made["completed"]), (&json!("welcome"), &json!(2), &json!(0)));
+    assert_eq!(
+        (&made["token"], &made["uses_allowed"], &made["completed"]),
+        (&json!("welcome"), &json!(2), &json!(0))
+    );
     assert_error(home.post(&new, &root, json!({ "token": "welcome" })).await, 400, "M_INVALID_PARAM");
     let one = format!("{V1}/registration_tokens/welcome");
     let (_, changed) = home.put(&one, &root, json!({ "uses_allowed": null })).await;
@@ -168,7 +191,8 @@ async fn tokens_notices_and_what_tools_ask_first() {
     assert_eq!(home.call(Method::DELETE, &one, Some(&root.token), Value::Null).await.0, StatusCode::OK);
     assert_error(home.get(&one, &root).await, 404, "M_NOT_FOUND");
 
-    let body = json!({ "user_id": alice.id, "content": { "msgtype": "m.text", "body": "we move on Sunday" } });
+    let body =
+        json!({ "user_id": alice.id, "content": { "msgtype": "m.text", "body": "we move on Sunday" } });
     for _ in 0..2 {
         let (status, sent) = home.post(&format!("{V1}/send_server_notice"), &root, body.clone()).await;
         assert_eq!(status, StatusCode::OK, "{sent}");
@@ -180,7 +204,9 @@ async fn tokens_notices_and_what_tools_ask_first() {
     assert!(version["server_version"].as_str().unwrap().starts_with("Mangrove"));
     let (head, body) = home.send(Request::get("/health").body(Body::empty()).unwrap()).await;
     assert_eq!((head.status, &body[..]), (StatusCode::OK, &b"OK"[..]));
-    for path in ["statistics/users/media", "federation/destinations", "background_updates/status", "user_reports"] {
+    for path in
+        ["statistics/users/media", "federation/destinations", "background_updates/status", "user_reports"]
+    {
         assert_eq!(home.get(&format!("{V1}/{path}"), &root).await.0, StatusCode::OK, "{path}");
     }
 }

@@ -83,7 +83,8 @@ pub(in crate::cmd) fn write(
     server_name: &str,
     file: &Path,
 ) -> Result<Summary, BackupError> {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let named = |end: &str| {
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(end);
@@ -328,6 +329,7 @@ pub(super) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     }
     // An empty directory of that name is replaced.
     fs::rename(from, to)?;
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(parent)?.sync_all()
 }

@@ -34,8 +34,8 @@ pub async fn registration(
     let proven = prove(server, &needed, origin, auth).await?;
     let terms = server.settings.accounts.terms.as_ref();
     Ok(Registered {
-        proof: proven.token.clone().map_or(Proof::Open, Proof::Token),
-        email: proven.email.clone(),
+        proof: proven.token.map_or(Proof::Open, Proof::Token),
+        email: proven.email,
         consent: terms.map(|terms| terms.version.clone()),
     })
 }

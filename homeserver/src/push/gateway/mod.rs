@@ -296,11 +296,8 @@ impl Gateway {
             // Kept for the client; nothing here tells it.
             _ => return Told::Yes,
         };
-        let request = match request {
-            Ok(request) => request,
-            // Its address is none: nobody will ever be reached there.
-            Err(_) => return Told::Gone,
-        };
+        // Its address is none: nobody will ever be reached there.
+        let Ok(request) = request else { return Told::Gone };
         let answer = match self.inner.web.send(request, ANSWER_BYTES_MAX, ANSWER_WITHIN).await {
             Ok(answer) => answer,
             Err(error) => return Told::Later(error.to_string()),

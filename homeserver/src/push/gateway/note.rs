@@ -30,7 +30,7 @@ const EVENTS_MAX: u32 = 100;
 
 /// An event that notifies somebody.
 #[derive(Clone, Debug)]
-pub struct Note {
+pub(super) struct Note {
     /// Its position.
     pub seq: Seq,
     /// When it was made.
@@ -44,7 +44,12 @@ pub struct Note {
 }
 
 /// The next event after `after` that notifies a user, and up to where was looked; `None` if there is none up to there.
-pub fn next(tx: &ReadTx<'_>, user: Nid, after: Seq, until: Seq) -> Result<(Option<Note>, Seq), StoreError> {
+pub(super) fn next(
+    tx: &ReadTx<'_>,
+    user: Nid,
+    after: Seq,
+    until: Seq,
+) -> Result<(Option<Note>, Seq), StoreError> {
     let end = Seq(until.0.min(after.0 + SCAN_MAX));
     let found = pushers::events_for(tx, user, after, end, EVENTS_MAX)?;
     let id = tx.text(user)?;
@@ -145,7 +150,7 @@ fn is_read(tx: &ReadTx<'_>, user: Nid, room: Nid, seq: Seq) -> Result<bool, Stor
 }
 
 /// Unread events that notify, over all rooms.
-pub fn badge(tx: &ReadTx<'_>, user: Nid) -> Result<i64, StoreError> {
+pub(super) fn badge(tx: &ReadTx<'_>, user: Nid) -> Result<i64, StoreError> {
     let mut sum = 0;
     for (room, joined) in pushers::maybe_unread(tx, user)? {
         sum += counts::unread(tx, user, room, joined)?.whole().notify;

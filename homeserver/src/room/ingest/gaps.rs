@@ -296,7 +296,7 @@ impl Rooms {
         let missing: Vec<OwnedEventId> = self
             .inner
             .store
-            .read(move |tx| super::outliers::unknown(tx, &auth))
+            .read(move |tx| unknown(tx, &auth))
             .await?
             .into_iter()
             .filter(|id| !own.contains(id))
@@ -305,7 +305,7 @@ impl Rooms {
         for event in list.iter().rev() {
             let auth = event.pdu.auth.clone();
             if auth.iter().any(|id| missing.contains(id)) {
-                let still = self.inner.store.read(move |tx| super::outliers::unknown(tx, &auth)).await?;
+                let still = self.inner.store.read(move |tx| unknown(tx, &auth)).await?;
                 if still.iter().any(|id| missing.contains(id)) {
                     // Without it those events are rejected, and the others are history all the same.
                     if let Err(error) = self.fetch_auth(server, known, event, still).await {

@@ -17,7 +17,7 @@ use crate::{
 /// A local user has joined `room`.
 pub(in crate::room) fn follow(tx: &mut WriteTx<'_>, room: &RoomRow, user: Nid) -> Result<(), StoreError> {
     let Some(old) = predecessor(tx, room)? else { return Ok(()) };
-    if !membership::user_room(tx, user, old)?.is_some_and(|row| !row.forgotten) {
+    if membership::user_room(tx, user, old)?.is_none_or(|row| row.forgotten) {
         return Ok(());
     }
     let (old_id, new_id) = (tx.text(old)?, tx.text(room.room)?);

@@ -43,7 +43,8 @@ pub fn users(tx: &ReadTx<'_>, page: &Page) -> Result<(Vec<Nid>, u64), StoreError
         _ => "i.text",
     };
     let direction = if page.backwards { "DESC" } else { "ASC" };
-    let from = "FROM user u JOIN intern i ON i.nid = u.user WHERE (?1 = '' OR instr(lower(i.text), lower(?1)) > 0)
+    let from =
+        "FROM user u JOIN intern i ON i.nid = u.user WHERE (?1 = '' OR instr(lower(i.text), lower(?1)) > 0)
         AND (?2 OR u.deactivated = 0) AND (?3 OR u.guest = 0)";
     let list = tx.rows(
         &format!("SELECT u.user {from} ORDER BY {order} {direction}, u.user LIMIT ?4 OFFSET ?5"),
@@ -80,8 +81,7 @@ pub fn rooms(tx: &ReadTx<'_>, page: &Page) -> Result<(Vec<Nid>, u64), StoreError
         params![page.term, page.limit as i64, page.from as i64],
         |row| row.get(0),
     )?;
-    let total =
-        tx.row(&format!("SELECT count(*) {from}"), params![page.term], |row| row.get::<_, i64>(0))?;
+    let total = tx.row(&format!("SELECT count(*) {from}"), params![page.term], |row| row.get::<_, i64>(0))?;
     Ok((list, total.unwrap_or_default() as u64))
 }
 
@@ -97,7 +97,12 @@ pub fn blocked(tx: &ReadTx<'_>, room: &str) -> Result<Option<String>, StoreError
 }
 
 /// Blocks a room, or lifts the block.
-pub fn set_blocked(tx: &mut WriteTx<'_>, room: &str, by: Option<&str>, now_ms: u64) -> Result<(), StoreError> {
+pub fn set_blocked(
+    tx: &mut WriteTx<'_>,
+    room: &str,
+    by: Option<&str>,
+    now_ms: u64,
+) -> Result<(), StoreError> {
     match by {
         Some(by) => tx.execute(
             "INSERT OR IGNORE INTO blocked_room(room, by, at_ms) VALUES(?1, ?2, ?3)",
@@ -143,10 +148,7 @@ pub fn put_report(tx: &mut WriteTx<'_>, report: &Report, reporter: Nid, max: u64
             report.score
         ],
     )?;
-    tx.execute(
-        "DELETE FROM report WHERE id <= (SELECT max(id) FROM report) - ?1",
-        [max as i64],
-    )?;
+    tx.execute("DELETE FROM report WHERE id <= (SELECT max(id) FROM report) - ?1", [max as i64])?;
     Ok(())
 }
 
@@ -247,5 +249,7 @@ pub fn remove_token(tx: &mut WriteTx<'_>, token: &str) -> Result<bool, StoreErro
 
 /// Servers that are behind in what we have for them, by name.
 pub fn behind(tx: &ReadTx<'_>) -> Result<Vec<String>, StoreError> {
-    tx.rows("SELECT i.text FROM dest d JOIN intern i ON i.nid = d.server ORDER BY i.text", [], |row| row.get(0))
+    tx.rows("SELECT i.text FROM dest d JOIN intern i ON i.nid = d.server ORDER BY i.text", [], |row| {
+        row.get(0)
+    })
 }

@@ -36,8 +36,6 @@ pub(super) mod bits {
     pub(in crate::sync::sliding) const RECEIPTS: u8 = 2;
     /// Who types.
     pub(in crate::sync::sliding) const TYPING: u8 = 4;
-    /// Profiles of its members.
-    pub(in crate::sync::sliding) const PROFILES: u8 = 8;
     /// It was told to be direct.
     pub(in crate::sync::sliding) const DM: u8 = 16;
 }
@@ -219,7 +217,7 @@ impl Conns {
         if !self.table().contains_key(&key) {
             let asked = key.clone();
             let stored = self.cache.run(move |conn| table::load(conn, &asked)).await?;
-            let Some(conn) = stored.and_then(|row| self.from_row(row)) else { return Ok(None) };
+            let Some(conn) = stored.and_then(|row| self.read_row(row)) else { return Ok(None) };
             // Whoever was quicker has it from the same file.
             self.table().entry(key.clone()).or_insert(conn);
         }
@@ -297,7 +295,7 @@ impl Conns {
         Ok(next)
     }
 
-    fn from_row(&self, row: table::ConnRow) -> Option<Conn> {
+    fn read_row(&self, row: table::ConnRow) -> Option<Conn> {
         let mut state = State::default();
         for (room, sent) in row.rooms {
             state.rooms.insert(room, Sent::decode(&sent)?);

@@ -32,7 +32,6 @@ pub(super) struct Entry {
     /// Greater is further up.
     pub(super) order: Seq,
     pub(super) bump: Seq,
-    pub(super) left: Option<Seq>,
     /// Out of it, by somebody else's doing.
     pub(super) kicked: bool,
     pub(super) sender: Option<Nid>,
@@ -99,12 +98,11 @@ impl Listing {
             since: row.since,
             order: row.last.filter(|_| joined).unwrap_or(row.since),
             bump: row.bump.filter(|_| joined).unwrap_or(row.since),
-            left: row.left.filter(|_| gone),
             kicked: gone && row.left.is_some() && row.sender != Some(user),
             sender: row.sender,
-            room_type: told.room_type.or(row.room_type.filter(|_| joined || gone)),
+            room_type: told.room_type.or_else(|| row.room_type.filter(|_| joined || gone)),
             encrypted: told.encrypted || (row.encrypted && (joined || gone)),
-            name: told.name.or(row.name.filter(|_| joined || gone)),
+            name: told.name.or_else(|| row.name.filter(|_| joined || gone)),
         };
         self.rooms.insert(row.room, Arc::new(entry));
     }

@@ -105,26 +105,6 @@ pub(super) struct ToDevice {
     pub(super) since: Option<String>,
 }
 
-/// Threads: those with news, or changes of the user's subscriptions.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Threads {
-    #[serde(default)]
-    pub(super) enabled: Option<bool>,
-    #[serde(default)]
-    pub(super) include_roots: bool,
-    #[serde(default)]
-    pub(super) limit: Option<u64>,
-}
-
-/// Profiles.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Profiles {
-    #[serde(flatten)]
-    pub(super) scope: Scope,
-    #[serde(default)]
-    pub(super) fields: Option<Vec<String>>,
-}
-
 /// What is asked for beside rooms.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Extensions {
@@ -138,12 +118,6 @@ pub(super) struct Extensions {
     pub(super) receipts: Scope,
     #[serde(default)]
     pub(super) typing: Scope,
-    #[serde(default, rename = "io.element.msc4360.threads", alias = "io.element.msc4360", alias = "threads")]
-    pub(super) threads: Threads,
-    #[serde(default, rename = "io.element.msc4308.thread_subscriptions", alias = "thread_subscriptions")]
-    pub(super) thread_subscriptions: Threads,
-    #[serde(default, rename = "org.matrix.msc4262.profiles", alias = "profiles")]
-    pub(super) profiles: Profiles,
 }
 
 #[derive(Deserialize)]

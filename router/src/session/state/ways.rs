@@ -29,7 +29,7 @@ impl Session {
     }
 
     /// The way back of a packet that is proved to be the peer's.
-    pub(super) fn learn_way(&mut self, packet: &Inbound<'_>, rtt: Option<Duration>, ctx: &mut Context<'_>) {
+    pub(super) fn learn_way(&mut self, packet: &Inbound<'_>, rtt: Option<Duration>, ctx: &Context<'_>) {
         if ctx.neighbours.is_none() {
             return;
         }
@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// The hops that a reply brings.
-    pub(super) fn learn_reply(&mut self, packet: &Inbound<'_>, ctx: &mut Context<'_>) {
+    pub(super) fn learn_reply(&mut self, packet: &Inbound<'_>, ctx: &Context<'_>) {
         if let (List::Reply(reply), Some(_)) = (&packet.list, ctx.neighbours) {
             self.routes.on_reply(packet.way, reply, ctx.now);
         }
