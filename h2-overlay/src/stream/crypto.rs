@@ -65,7 +65,10 @@ impl ClientConfig for NullCrypto {
 
 impl ServerConfig for NullCrypto {
     fn initial_keys(&self, version: u32, _dst_cid: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        if version == VERSION { Ok(keys()) } else { Err(UnsupportedVersion) }
+        // They sign off a connection that is refused, too, in a packet that nothing pads.
+        let header =
+            KeyPair { local: Box::new(FirstKey) as Box<dyn HeaderKey>, remote: Box::new(FirstKey) as _ };
+        if version == VERSION { Ok(Keys { header, ..keys() }) } else { Err(UnsupportedVersion) }
     }
 
     fn retry_tag(&self, _version: u32, _orig_dst_cid: &ConnectionId, _packet: &[u8]) -> [u8; 16] {
@@ -262,6 +265,19 @@ fn keys() -> Keys {
     Keys {
         header: KeyPair { local: Box::new(NullKey), remote: Box::new(NullKey) },
         packet: KeyPair { local: Box::new(NullKey), remote: Box::new(NullKey) },
+    }
+}
+
+/// The header key of a connection's first packet, as the listener sees it: as [`NullKey`], but nothing has to be padded.
+struct FirstKey;
+
+impl HeaderKey for FirstKey {
+    fn decrypt(&self, _pn_offset: usize, _packet: &mut [u8]) {}
+
+    fn encrypt(&self, _pn_offset: usize, _packet: &mut [u8]) {}
+
+    fn sample_size(&self) -> usize {
+        0
     }
 }
 

@@ -93,8 +93,9 @@ pub struct SyncRequest {
     pub filter: SyncFilter,
     /// All state of all rooms, whatever changed.
     pub full_state: bool,
-    /// The state part is that after the timeline, not that before it (`state_after`, MSC4222).
-    pub state_after: bool,
+    /// The state part is that after the timeline, not that before it (MSC4222), under the name that the client knows it
+    /// by: `state_after`, or its unstable one.
+    pub state_after: Option<&'static str>,
     /// How long to wait if there is nothing.
     pub timeout: Duration,
     /// Ends the wait when the node ends.
@@ -180,14 +181,14 @@ struct Context {
     since: Option<Token>,
     filter: SyncFilter,
     full_state: bool,
-    state_after: bool,
+    state_after: Option<&'static str>,
     now_ms: u64,
 }
 
 impl Context {
     /// The name of the state part.
     fn state_key(&self) -> &'static str {
-        if self.state_after { "state_after" } else { "state" }
+        self.state_after.unwrap_or("state")
     }
 
     fn since(&self) -> Seq {

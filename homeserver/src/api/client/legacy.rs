@@ -173,7 +173,7 @@ async fn sync(
         since,
         filter: SyncFilter::default(),
         full_state: false,
-        state_after: false,
+        state_after: None,
         timeout,
         stop: server.shutdown.clone(),
     };

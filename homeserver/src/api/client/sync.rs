@@ -50,7 +50,7 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
         since: args.request.since.clone(),
         filter,
         full_state: args.full_state,
-        state_after: args.use_state_after || unstable_state_after(&args),
+        state_after: state_after(&args),
         timeout: args.timeout.unwrap_or_default(),
         stop: server.shutdown.clone(),
     };
@@ -58,8 +58,11 @@ async fn sync(server: Arc<Server>, args: Args<Request>) -> Result<Raw, Error> {
 }
 
 /// The parameter's name from before it was in the specification.
-fn unstable_state_after(args: &Args<Request>) -> bool {
-    args.head.query_values("org.matrix.msc4222.use_state_after").any(|value| value == "true")
+fn state_after(args: &Args<Request>) -> Option<&'static str> {
+    if args.head.query_values("org.matrix.msc4222.use_state_after").any(|value| value == "true") {
+        return Some("org.matrix.msc4222.state_after");
+    }
+    args.use_state_after.then_some("state_after")
 }
 
 /// Who syncs is there, unless the client says otherwise.

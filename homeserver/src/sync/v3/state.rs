@@ -119,12 +119,16 @@ impl StateOf<'_> {
 
     /// Deltas from here on are the timeline's to tell: its start, or, for who wants the state after it, its end.
     fn start(&self) -> Seq {
-        if self.context.state_after { Seq(self.upto.0.saturating_add(1)) } else { self.timeline.start }
+        if self.context.state_after.is_some() {
+            Seq(self.upto.0.saturating_add(1))
+        } else {
+            self.timeline.start
+        }
     }
 
     /// Whether the timeline tells of this event. Who wants the state after it looks for state in the state part alone.
     fn has_its_turn(&self, event: Nid) -> bool {
-        !self.context.state_after && self.timeline.contains(event)
+        self.context.state_after.is_none() && self.timeline.contains(event)
     }
 
     fn lazy(&self) -> bool {
