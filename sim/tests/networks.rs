@@ -140,8 +140,12 @@ fn droppers_drop() {
     let mut scenario = scenario(Topology::UnitDisk, 40, 3);
     scenario.droppers =
         Some(Droppers { share: 0.2, kind: DropperKind::Silent, place: DropperPlace::Random, lie: false });
-    let report = run(&scenario);
-    assert!(report.delivery.as_ref().is_some_and(|delivery| delivery.first_try < 1.0), "{report}");
+    let whole = run(&scenario);
+    scenario.switch(false, false);
+    let bare = run(&scenario);
+    let first = |report: &Report| report.delivery.as_ref().map(|delivery| delivery.first_try).unwrap();
+    assert!(first(&bare) < 1.0, "{bare}");
+    assert!(first(&whole) > first(&bare), "source routes and audits find around droppers\n{whole}\n{bare}");
 }
 
 #[test]
