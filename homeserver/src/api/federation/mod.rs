@@ -1,6 +1,6 @@
 //! The server-server API, a file per area, named as in ruma-federation-api.
 //!
-//! The same handlers answer over the overlay and, once there is a listener for it, over TLS: who calls is in
+//! The same handlers answer over the overlay and over TLS: who calls is in
 //! `args.caller`, a server whose signature was verified.
 
 mod backfill;
