@@ -98,7 +98,7 @@ pub struct Flags {
     /// Who may make an account over the client API [default: token]
     #[arg(long, value_enum, env = "MANGROVE_REGISTRATION")]
     pub registration: Option<Registration>,
-    /// Where clients reach this node, e.g. https://chat.example.org [default: the address they ask]
+    /// Where clients reach this node, e.g. `https://chat.example.org` [default: the address they ask]
     #[arg(long, value_name = "URL", env = "MANGROVE_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// Whoever knows this secret makes accounts at /_synapse/admin/v1/register, as scripts for Synapse do
