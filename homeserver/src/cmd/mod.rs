@@ -67,7 +67,7 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 struct Data {
     /// Directory of the node [default: the XDG data home + /mangrove]
-    #[arg(long = "data", value_name = "DIR", env = "MANGROVE_DATA")]
+    #[arg(long = "data", value_name = "DIR", global = true, env = "MANGROVE_DATA")]
     dir: Option<std::path::PathBuf>,
 }
 
@@ -139,7 +139,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, CmdError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::Cli;
 
@@ -147,5 +147,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// `--data` and `--json` stand where people write them: before the verb, or at the end.
+    #[test]
+    fn the_directory_may_stand_at_the_end() {
+        for line in [
+            "mangrove account create alice --data /d",
+            "mangrove account --data /d create alice",
+            "mangrove ctl --data /d --json self",
+            "mangrove ctl self --json --data /d",
+            "mangrove admin --data /d users --json",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
     }
 }
