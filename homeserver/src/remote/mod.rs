@@ -7,6 +7,7 @@
 
 pub mod carrier;
 pub mod client;
+mod dial;
 pub mod error;
 mod follow;
 pub mod keyring;

@@ -17,23 +17,16 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connected, Connection},
-    },
-    rt::{TokioExecutor, TokioIo},
-};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+
+use super::{
+    dial::{Stream, dial},
+    tls::is_public,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::is_public;
-
+/// Name, connection and handshake together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Idle connections that are kept for each address.
 const IDLE_MAX: usize = 2;
@@ -128,14 +121,13 @@ impl Connector {
             if addresses.is_empty() {
                 return Err(wrong("the name leads to no public address"));
             }
-            let stream = TcpStream::connect(&*addresses).await?;
-            stream.set_nodelay(true)?;
-            if !tls {
-                return Ok(Stream::Plain(TokioIo::new(stream)));
-            }
-            let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong("the name is none"))?;
-            let stream = TlsConnector::from(self.config()).connect(name, stream).await?;
-            Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+            let proof = if tls {
+                let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong("the name is none"))?;
+                Some((self.config(), name))
+            } else {
+                None
+            };
+            dial(&addresses, proof).await.map_err(io::Error::other)
         };
         tokio::time::timeout(CONNECT_WITHIN, connecting)
             .await
@@ -159,73 +151,6 @@ impl tower::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().connect(uri))
-    }
-}
-
-/// A connection, sealed or not.
-enum Stream {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        let h2 = match self {
-            Self::Plain(_) => false,
-            Self::Tls(stream) => stream.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
-        };
-        if h2 { Connected::new().negotiated_h2() } else { Connected::new() }
-    }
-}
-
-impl hyper::rt::Read for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => {
-                // A server that closes without close_notify ended its answer all the same: HTTP has lengths of its own.
-                let mut bytes = [0; 16 << 10];
-                let room = bytes.len().min(buf.remaining());
-                let mut filled = ReadBuf::new(&mut bytes[..room]);
-                match Pin::new(stream.inner_mut()).poll_read(cx, &mut filled) {
-                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        Poll::Ready(Ok(()))
-                    }
-                    Poll::Ready(Ok(())) => {
-                        buf.put_slice(filled.filled());
-                        Poll::Ready(Ok(()))
-                    }
-                    other => other,
-                }
-            }
-        }
-    }
-}
-
-impl hyper::rt::Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream.inner_mut()).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.inner_mut()).poll_shutdown(cx),
-        }
     }
 }
 

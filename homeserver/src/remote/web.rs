@@ -1,21 +1,21 @@
 //! Plain requests to services that the operator has configured: a captcha's, an outside identity provider. Trusted by
 //! being configured; what a stranger names must never come here.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, sync::OnceCell};
-use tokio_rustls::TlsConnector;
+use http::{Method, Request, header};
 
-/// Asks configured services. A connection for each request: they are few.
-#[derive(Clone, Debug, Default)]
-pub struct Web {
-    tls: Arc<OnceCell<Arc<ClientConfig>>>,
+use super::outside::Outside;
+
+/// Asks configured services, wherever they stand.
+#[derive(Clone)]
+pub struct Web(Outside);
+
+impl Default for Web {
+    fn default() -> Self {
+        Self(Outside::new(true))
+    }
 }
 
 impl Web {
@@ -37,86 +37,20 @@ impl Web {
     }
 
     async fn ask(&self, url: &str, request: http::request::Builder, body: Bytes) -> Result<Bytes, String> {
-        tokio::time::timeout(ANSWER_WITHIN, self.ask_now(url, request, body))
-            .await
-            .map_err(|_| format!("{url}: no answer in {} s", ANSWER_WITHIN.as_secs()))?
-            .map_err(|error| format!("{url}: {error}"))
-    }
-
-    async fn ask_now(
-        &self,
-        url: &str,
-        request: http::request::Builder,
-        body: Bytes,
-    ) -> Result<Bytes, String> {
-        let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
-        let authority = uri.authority().ok_or("not a whole URL")?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let secure = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err("neither http nor https".into()),
-        };
-        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let request = request
-            .uri(path)
-            .header(header::HOST, authority.as_str())
+            .uri(url)
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("mangrove/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(body))
-            .map_err(|error| error.to_string())?;
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
-        if !secure {
-            return exchange(TokioIo::new(stream), request).await;
+            .body(body)
+            .map_err(|error| format!("{url}: {error}"))?;
+        let answer = self.0.send(request, BODY_BYTES_MAX, ANSWER_WITHIN).await;
+        let (head, body) = answer.map_err(|error| format!("{url}: {error}"))?.into_parts();
+        if head.status.is_success() {
+            return Ok(body);
         }
-        let tls = self.tls.get_or_init(|| async { client_config() }).await;
-        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(Arc::clone(tls))
-            .connect(name, stream)
-            .await
-            .map_err(|error| error.to_string())?;
-        exchange(TokioIo::new(stream), request).await
+        let start: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+        Err(format!("{url}: status {}: {start}", head.status))
     }
-}
-
-async fn exchange<I>(io: I, request: Request<Full<Bytes>>) -> Result<Bytes, String>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
-    let driver = tokio::spawn(connection);
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
-        if status.is_success() {
-            Ok(body)
-        } else {
-            let start: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-            Err(format!("status {status}: {start}"))
-        }
-    }
-    .await;
-    driver.abort();
-    answer
-}
-
-fn client_config() -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the ciphers of TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
 }
 
 /// A form's pairs as `application/x-www-form-urlencoded`.
