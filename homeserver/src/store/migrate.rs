@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     Step { name: "dest", sql: schema::dest::SCHEMA },
     Step { name: "server_keys", sql: schema::server_keys::SCHEMA },
     Step { name: "e2ee", sql: schema::e2ee::SCHEMA },
+    Step { name: "dehydrated", sql: schema::dehydrated::SCHEMA },
     Step { name: "push", sql: schema::push::SCHEMA },
     Step { name: "pushers", sql: schema::pushers::SCHEMA },
     Step { name: "appservices", sql: schema::appservices::SCHEMA },
@@ -51,6 +52,7 @@ const STEPS: &[Step] = &[
     Step { name: "users", sql: schema::users::SCHEMA },
     Step { name: "account_data", sql: schema::account_data::SCHEMA },
     Step { name: "media", sql: schema::media::SCHEMA },
+    Step { name: "media_moderated", sql: schema::media::MODERATED },
     Step { name: "accounts", sql: schema::accounts::SCHEMA },
     Step { name: "moderation", sql: schema::moderation::SCHEMA },
 ];

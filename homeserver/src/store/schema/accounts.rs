@@ -303,3 +303,9 @@ pub fn set_device_client(
     )?;
     Ok(())
 }
+
+/// Whether a user had its words erased.
+pub fn is_erased(tx: &ReadTx<'_>, user: Nid) -> Result<bool, StoreError> {
+    let erased = tx.row("SELECT erased FROM user WHERE user = ?1", [user], |row| row.get(0))?;
+    Ok(erased.unwrap_or(false))
+}

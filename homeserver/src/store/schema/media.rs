@@ -5,6 +5,7 @@
 //! | `media` | server (0: ours), id | hash of the content, type, file name, owner, when made and last asked for |
 //! | `blob` | BLAKE3 hash | size; the file lies in the content store |
 //! | `thumbnail` | hash of the original, width, height, method | hash and type of the small picture |
+//! | `quarantine` | hash of the content | who took it out of sight, when |
 //!
 //! An id is random and says nothing about the content; many ids may share a blob. A blob without a row that points to
 //! it is garbage, and its file goes after the row.
@@ -22,6 +23,12 @@ CREATE TABLE blob(hash BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE thumbnail(original BLOB NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, method INTEGER NOT NULL, hash BLOB NOT NULL,
   type TEXT NOT NULL, PRIMARY KEY(original, width, height, method)) WITHOUT ROWID;
 CREATE INDEX thumbnail_hash ON thumbnail(hash);
+";
+
+/// What administrators do: content out of sight, media that stay in it; and animated small pictures beside still ones.
+pub(in crate::store) const MODERATED: &str = "
+CREATE TABLE quarantine(hash BLOB PRIMARY KEY, user TEXT NOT NULL, at_ms INTEGER NOT NULL) WITHOUT ROWID;
+ALTER TABLE media ADD COLUMN protected INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// A BLAKE3 hash.
@@ -45,12 +52,15 @@ pub struct MediaRow {
     pub made_ms: u64,
     /// When it was last asked for.
     pub used_ms: u64,
+    /// Whether an administrator has taken its content out of sight.
+    pub quarantined: bool,
 }
 
 /// Looks an id up.
 pub fn find(tx: &ReadTx<'_>, server: Nid, id: &str) -> Result<Option<MediaRow>, StoreError> {
     tx.row(
-        "SELECT hash, type, name, owner, made_ms, used_ms FROM media WHERE server = ?1 AND id = ?2",
+        "SELECT hash, type, name, owner, made_ms, used_ms, EXISTS (SELECT 1 FROM quarantine q WHERE q.hash = media.hash)
+         FROM media WHERE server = ?1 AND id = ?2",
         params![server, id],
         |row| {
             Ok(MediaRow {
@@ -60,6 +70,7 @@ pub fn find(tx: &ReadTx<'_>, server: Nid, id: &str) -> Result<Option<MediaRow>, 
                 owner: row.get(3)?,
                 made_ms: row.get::<_, i64>(4)? as u64,
                 used_ms: row.get::<_, i64>(5)? as u64,
+                quarantined: row.get(6)?,
             })
         },
     )
@@ -158,20 +169,22 @@ pub fn put_thumbnail(
     Ok(())
 }
 
-/// Bytes of blobs that only remote media (and thumbnails) need.
+/// Bytes of blobs that only remote media, pictures of previews (they have no owner) and thumbnails need.
 pub fn evictable_bytes(tx: &ReadTx<'_>) -> Result<u64, StoreError> {
     let sum = tx.row(
-        "SELECT coalesce(sum(size), 0) FROM blob WHERE hash NOT IN (SELECT hash FROM media WHERE server = 0 AND hash IS NOT NULL)",
+        "SELECT coalesce(sum(size), 0) FROM blob WHERE hash NOT IN (SELECT hash FROM media
+         WHERE server = 0 AND owner IS NOT NULL AND hash IS NOT NULL)",
         [],
         |row| row.get::<_, i64>(0),
     )?;
     Ok(sum.unwrap_or_default() as u64)
 }
 
-/// The remote media that were not asked for the longest: (server, id, hash), at most `limit`.
+/// The media of others that were not asked for the longest: (server, id, hash), at most `limit`.
 pub fn oldest_remote(tx: &ReadTx<'_>, limit: u32) -> Result<Vec<(Nid, String, Hash)>, StoreError> {
     tx.rows(
-        "SELECT server, id, hash FROM media WHERE server <> 0 AND hash IS NOT NULL ORDER BY used_ms LIMIT ?1",
+        "SELECT server, id, hash FROM media
+         WHERE (server <> 0 OR owner IS NULL) AND hash IS NOT NULL AND protected = 0 ORDER BY used_ms LIMIT ?1",
         [limit],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )
@@ -218,4 +231,119 @@ fn referenced(tx: &ReadTx<'_>, hash: &Hash) -> Result<bool, StoreError> {
         |row| row.get::<_, i64>(0),
     )?;
     Ok(found.is_some())
+}
+
+/// A medium as an administrator sees it.
+#[derive(Clone, Debug)]
+pub struct MediaInfo {
+    /// Its id.
+    pub id: String,
+    /// Its type, as the uploader said.
+    pub content_type: Option<String>,
+    /// Its file name, as the uploader said.
+    pub name: Option<String>,
+    /// When it was made.
+    pub made_ms: u64,
+    /// When it was last asked for.
+    pub used_ms: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Who took it out of sight.
+    pub quarantined_by: Option<String>,
+    /// Whether it stays in sight whatever happens to its user's or room's media.
+    pub protected: bool,
+}
+
+const INFO: &str =
+    "SELECT m.id, m.type, m.name, m.made_ms, m.used_ms, coalesce(b.size, 0), q.user, m.protected
+  FROM media m LEFT JOIN blob b ON b.hash = m.hash LEFT JOIN quarantine q ON q.hash = m.hash";
+
+fn info(row: &rusqlite::Row<'_>) -> rusqlite::Result<MediaInfo> {
+    Ok(MediaInfo {
+        id: row.get(0)?,
+        content_type: row.get(1)?,
+        name: row.get(2)?,
+        made_ms: row.get::<_, i64>(3)? as u64,
+        used_ms: row.get::<_, i64>(4)? as u64,
+        size: row.get::<_, i64>(5)? as u64,
+        quarantined_by: row.get(6)?,
+        protected: row.get(7)?,
+    })
+}
+
+/// One medium, as an administrator sees it.
+pub fn described(tx: &ReadTx<'_>, server: Nid, id: &str) -> Result<Option<MediaInfo>, StoreError> {
+    tx.row(&format!("{INFO} WHERE m.server = ?1 AND m.id = ?2"), params![server, id], info)
+}
+
+/// A page of a user's uploads, newest first, and how many there are.
+pub fn of_user(
+    tx: &ReadTx<'_>,
+    owner: Nid,
+    from: u64,
+    limit: u64,
+) -> Result<(Vec<MediaInfo>, u64), StoreError> {
+    let page = tx.rows(
+        &format!("{INFO} WHERE m.owner = ?1 AND m.hash IS NOT NULL ORDER BY m.made_ms DESC, m.id LIMIT ?2 OFFSET ?3"),
+        params![owner, limit as i64, from as i64],
+        info,
+    )?;
+    let total =
+        tx.row("SELECT count(*) FROM media WHERE owner = ?1 AND hash IS NOT NULL", [owner], |row| {
+            row.get(0)
+        })?;
+    Ok((page, total.unwrap_or(0_i64) as u64))
+}
+
+/// Ids of ours that were not asked for since `before_ms` and have more than `larger` bytes, at most `limit`.
+pub fn old_ours(tx: &ReadTx<'_>, before_ms: u64, larger: u64, limit: u32) -> Result<Vec<String>, StoreError> {
+    tx.rows(
+        "SELECT m.id FROM media m JOIN blob b ON b.hash = m.hash WHERE m.server = 0 AND m.used_ms < ?1 AND b.size > ?2
+         AND m.protected = 0 ORDER BY m.used_ms LIMIT ?3",
+        params![before_ms as i64, larger as i64, limit],
+        |row| row.get(0),
+    )
+}
+
+/// Media of other servers that were not asked for since `before_ms`: (server, id, hash), at most `limit`.
+pub fn old_remote(
+    tx: &ReadTx<'_>,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Vec<(Nid, String, Hash)>, StoreError> {
+    tx.rows(
+        "SELECT server, id, hash FROM media WHERE server <> 0 AND hash IS NOT NULL AND used_ms < ?1 LIMIT ?2",
+        params![before_ms as i64, limit],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// Takes the content of a medium out of sight, under whatever id it comes; false if the medium is protected or not here.
+pub fn quarantine(
+    tx: &mut WriteTx<'_>,
+    server: Nid,
+    id: &str,
+    by: &str,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let changed = tx.execute(
+        "INSERT OR IGNORE INTO quarantine(hash, user, at_ms)
+         SELECT hash, ?3, ?4 FROM media WHERE server = ?1 AND id = ?2 AND hash IS NOT NULL AND protected = 0",
+        params![server, id, by, now_ms as i64],
+    )?;
+    Ok(changed > 0)
+}
+
+/// Lets a medium be seen again.
+pub fn unquarantine(tx: &mut WriteTx<'_>, server: Nid, id: &str) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM quarantine WHERE hash = (SELECT hash FROM media WHERE server = ?1 AND id = ?2)",
+        params![server, id],
+    )?;
+    Ok(())
+}
+
+/// Keeps a medium of ours in sight whatever happens to its user's or room's, or no longer; false if there is none.
+pub fn protect(tx: &mut WriteTx<'_>, id: &str, on: bool) -> Result<bool, StoreError> {
+    Ok(tx.execute("UPDATE media SET protected = ?2 WHERE server = 0 AND id = ?1", params![id, on])? > 0)
 }

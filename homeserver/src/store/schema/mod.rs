@@ -6,6 +6,7 @@ pub mod appservices;
 pub mod backup;
 pub mod chain;
 pub mod conn;
+pub mod dehydrated;
 pub mod dest;
 pub mod e2ee;
 pub mod events;

@@ -280,3 +280,8 @@ pub fn remove_alias(tx: &mut WriteTx<'_>, alias: &str) -> Result<bool, StoreErro
 pub fn page(tx: &ReadTx<'_>, after: Nid, limit: i64) -> Result<Vec<Nid>, StoreError> {
     tx.rows("SELECT room FROM room WHERE room > ?1 ORDER BY room LIMIT ?2", (after, limit), |row| row.get(0))
 }
+
+/// The pictures of all rooms.
+pub fn pictures(tx: &ReadTx<'_>) -> Result<Vec<String>, StoreError> {
+    tx.rows("SELECT avatar FROM room WHERE avatar IS NOT NULL", [], |row| row.get(0))
+}

@@ -300,6 +300,11 @@ pub fn profile(tx: &ReadTx<'_>, user: Nid) -> Result<Vec<(String, String)>, Stor
     tx.rows("SELECT field, value FROM profile WHERE user = ?1", [user], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
+/// The pictures of all profiles, as JSON values.
+pub fn pictures(tx: &ReadTx<'_>) -> Result<Vec<String>, StoreError> {
+    tx.rows("SELECT value FROM profile WHERE field = 'avatar_url'", [], |row| row.get(0))
+}
+
 /// Sets a profile field, or (`None`) removes it.
 pub fn set_profile(
     tx: &mut WriteTx<'_>,
