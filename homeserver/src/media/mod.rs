@@ -8,8 +8,13 @@
 //! Media of other servers are fetched once, kept under the same store, and the ones not asked for the longest go when
 //! they pass their share of the disk.
 
+mod contain;
 mod files;
+mod moderate;
+mod page;
+mod preview;
 mod remote;
+mod shrink;
 mod thumbnail;
 mod upload;
 
@@ -20,8 +25,11 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 
 use self::files::Files;
 pub use self::{
+    contain::{run as run_contained, run_page as run_page_contained},
+    moderate::{Address, MediaInfo},
+    preview::{PreviewError, Previews},
     remote::{FetchMedia, Fetched},
-    thumbnail::{Method, Size},
+    shrink::{Method, Size},
     upload::{Announced, UPLOAD_WAIT_MS},
 };
 use crate::{
@@ -37,6 +45,8 @@ pub struct Media {
     name: OwnedServerName,
     files: Files,
     limits: Limits,
+    /// What makes pictures small, in a process of its own.
+    program: Option<Arc<Path>>,
     other: Arc<dyn FetchMedia>,
     shared: Arc<Shared>,
 }
@@ -140,6 +150,7 @@ impl Media {
             name,
             files: Files::open(dir)?,
             limits,
+            program: None,
             other,
             shared: Arc::new(Shared {
                 sweeping: RwLock::default(),
@@ -148,6 +159,12 @@ impl Media {
                 uploaded: tokio::sync::Notify::new(),
             }),
         })
+    }
+
+    /// With a program that makes pictures small in a process of its own: this one.
+    #[must_use]
+    pub fn with_program(self, program: Option<&Path>) -> Self {
+        Self { program: program.map(Into::into), ..self }
     }
 
     /// The largest upload taken, in bytes.
@@ -183,6 +200,7 @@ impl Media {
         let wait = wait.min(WAIT_MAX);
         let ours = server == self.name;
         let row = match (self.find(server, id).await?, ours) {
+            (Some(row), _) if row.quarantined => return Err(MediaError::NotFound),
             (Some(row), true) if row.hash.is_none() => self.announced_row(server, id, wait).await?,
             (Some(row), _) if row.hash.is_some() => row,
             (_, false) if fetch => tokio::time::timeout(wait, self.fetch(server, id))
@@ -227,6 +245,8 @@ fn server_nid(tx: &ReadTx<'_>, ours: bool, server: &ServerName) -> Result<Option
 const ID_BYTES_MAX: usize = 255;
 /// The longest anybody waits for somebody else's upload or server.
 const WAIT_MAX: Duration = Duration::from_secs(120);
+/// Media removed in one write at most.
+const SWEEP_ROWS: u32 = 64;
 /// How fresh "last asked for" is: it orders what goes first, nothing else.
 const USED_EVERY_MS: u64 = 24 * 3_600_000;
 

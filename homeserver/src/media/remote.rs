@@ -10,7 +10,7 @@ use ruma::{
 };
 use tokio::sync::Mutex;
 
-use super::{Media, MediaError, MediaKey, upload::check_metadata};
+use super::{Media, MediaError, MediaKey, SWEEP_ROWS, upload::check_metadata};
 use crate::{
     remote::{Options, Remote, RemoteError},
     store::{Kind, ReadTx, StoreError, WriteTx, schema, schema::media::MediaRow},
@@ -156,6 +156,7 @@ impl Media {
                 owner: None,
                 made_ms: now,
                 used_ms: now,
+                quarantined: false,
             };
             let stored = row.clone();
             self.store
@@ -171,7 +172,7 @@ impl Media {
     }
 
     /// Removes the remote media that were not asked for the longest until `more` bytes fit their share, or none is left.
-    async fn make_room(&self, more: u64) -> Result<(), MediaError> {
+    pub(super) async fn make_room(&self, more: u64) -> Result<(), MediaError> {
         let goal = self.limits.remote_bytes_max.saturating_sub(more);
         loop {
             let used = self.store.read(|tx: &ReadTx<'_>| schema::media::evictable_bytes(tx)).await?;
@@ -218,7 +219,5 @@ impl Media {
 
 /// Downloads under way at once.
 const FETCHES_MAX: usize = 64;
-/// Media removed in one write at most.
-const SWEEP_ROWS: u32 = 64;
 /// What the multipart answer has around the file.
 const ENVELOPE_BYTES: usize = 16 << 10;

@@ -54,6 +54,7 @@ impl Media {
                     owner: Some(owner),
                     made_ms: now,
                     used_ms: now,
+                    quarantined: false,
                 };
                 schema::media::put(tx, schema::media::OURS, &id, &row)?;
                 Ok(())
@@ -133,6 +134,7 @@ impl Media {
                     owner: Some(tx.intern(Kind::User, user.as_str())?),
                     made_ms: now,
                     used_ms: now,
+                    quarantined: false,
                 };
                 schema::media::put(tx, schema::media::OURS, &id, &row)?;
                 Ok(())
@@ -187,7 +189,7 @@ impl Media {
         tokio::time::timeout(wait, arrival).await.unwrap_or(Err(MediaError::NotYetUploaded))
     }
 
-    fn uri(&self, id: &str) -> OwnedMxcUri {
+    pub(super) fn uri(&self, id: &str) -> OwnedMxcUri {
         format!("mxc://{}/{id}", self.name).into()
     }
 }

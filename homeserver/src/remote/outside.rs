@@ -53,13 +53,52 @@ impl OutsideError {
 impl Outside {
     /// `private`: also to addresses inside the network that the node stands in, and without TLS.
     pub fn new(private: bool) -> Self {
-        let connector = Connector { private, tls: Arc::default() };
+        Self::with(Connector { private, plain: private, tls: Arc::default() })
+    }
+
+    /// For pages of the web: also without TLS. `private`: also inside the network that the node stands in.
+    pub fn for_pages(private: bool) -> Self {
+        Self::with(Connector { private, plain: true, tls: Arc::default() })
+    }
+
+    fn with(connector: Connector) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_WITHIN)
             .build(connector);
         Self { client }
+    }
+
+    /// Sends a request and reads the first `limit` bytes of the answer, all within `within`; whether that is all of it.
+    pub async fn send_for_start(
+        &self,
+        request: Request<Bytes>,
+        limit: usize,
+        within: Duration,
+    ) -> Result<(Response<Bytes>, bool), OutsideError> {
+        let answer = async {
+            let response = self
+                .client
+                .request(request.map(Full::new))
+                .await
+                .map_err(|error| OutsideError(describe(&error)))?;
+            let (head, mut body) = response.into_parts();
+            let (mut start, mut whole) = (Vec::new(), true);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| OutsideError(describe(&error)))?;
+                if let Ok(data) = frame.into_data() {
+                    let room = limit - start.len();
+                    start.extend_from_slice(&data[..data.len().min(room)]);
+                    if data.len() > room {
+                        whole = false;
+                        break;
+                    }
+                }
+            }
+            Ok((Response::from_parts(head, start.into()), whole))
+        };
+        tokio::time::timeout(within, answer).await.map_err(|_| OutsideError("no answer in time".into()))?
     }
 
     /// Sends a request and reads an answer of at most `limit` bytes, all within `within`.
@@ -98,6 +137,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 struct Connector {
     private: bool,
+    plain: bool,
     /// Made when it is first needed: most nodes ask nobody.
     tls: Arc<OnceLock<Arc<ClientConfig>>>,
 }
@@ -109,7 +149,7 @@ impl Connector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let tls = match uri.scheme_str() {
             Some("https") => true,
-            Some("http") if self.private => false,
+            Some("http") if self.plain => false,
             _ => return Err(wrong("only https is asked")),
         };
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -168,8 +208,10 @@ mod tests {
             format!("http://127.0.0.1:{port}/"),
         ] {
             let request = Request::get(&uri).body(Bytes::new()).unwrap();
-            let answer = Outside::new(false).send(request, 100, Duration::from_secs(5)).await;
-            assert!(answer.is_err(), "{uri}");
+            for outside in [Outside::new(false), Outside::for_pages(false)] {
+                let answer = outside.send(request.clone(), 100, Duration::from_secs(5)).await;
+                assert!(answer.is_err(), "{uri}");
+            }
         }
     }
 }

@@ -6,14 +6,18 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use ruma::{
-    ServerName, UInt,
-    api::client::{
-        authenticated_media as v1,
-        media::{self as v3, create_content, create_content_async, create_mxc_uri},
+    ServerName, UInt, UserId,
+    api::{
+        client::{
+            authenticated_media as v1,
+            media::{self as v3, create_content, create_content_async, create_mxc_uri},
+        },
+        error::ErrorKind,
     },
     http_headers::{ContentDisposition, ContentDispositionType},
     media::Method as WantedMethod,
 };
+use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 use crate::{
@@ -21,11 +25,11 @@ use crate::{
     error::Error,
     http::{
         args::{Args, Head, Streaming},
-        auth::require_user,
+        auth::{caller_of, require_user},
         limits::Class,
         reply::{Json, Made, Reply},
     },
-    media::{Method, Opened, Size},
+    media::{MediaError, Method, Opened, PreviewError, Size},
     server::Server,
 };
 
@@ -41,11 +45,13 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, old_download);
     table.add(Group::Client, old_download_as);
     table.add(Group::Client, old_thumbnail);
+    table.add(Group::Client, preview);
+    table.add(Group::Client, old_preview);
 }
 
 async fn upload(server: Arc<Server>, request: Streaming) -> Result<create_content::v3::Response, Error> {
     let head = &request.incoming.head;
-    let user = require_user(&server, &head.headers, head.uri.query()).await?.user;
+    let user = caller_of(&server, &request.incoming).await?.user;
     server.limits.take(Class::Write, user.as_str())?;
     refuse_large(&server, &head.headers)?;
     let (kind, name) = described(head);
@@ -53,9 +59,9 @@ async fn upload(server: Arc<Server>, request: Streaming) -> Result<create_conten
     Ok(create_content::v3::Response::new(uri))
 }
 
-async fn upload_announced(server: Arc<Server>, request: Streaming) -> Result<Json<serde_json::Value>, Error> {
+async fn upload_announced(server: Arc<Server>, request: Streaming) -> Result<Json<Value>, Error> {
     let head = &request.incoming.head;
-    let user = require_user(&server, &head.headers, head.uri.query()).await?.user;
+    let user = caller_of(&server, &request.incoming).await?.user;
     server.limits.take(Class::Write, user.as_str())?;
     refuse_large(&server, &head.headers)?;
     let [name, id] = &request.incoming.path[..] else {
@@ -114,9 +120,42 @@ async fn thumbnail(
     server: Arc<Server>,
     args: Args<v1::get_content_thumbnail::v1::Request>,
 ) -> Result<Made, Error> {
-    let size = size(args.width, args.height, args.method.as_ref());
+    let size = size(args.width, args.height, args.method.as_ref(), args.animated);
     let file = server.media.thumbnail(&args.server_name, &args.media_id, size, args.timeout_ms, true).await?;
     send(file, &args.head, None).await
+}
+
+async fn preview(
+    server: Arc<Server>,
+    args: Args<v1::get_media_preview::v1::Request>,
+) -> Result<Json<Map<String, Value>>, Error> {
+    look(&server, &args.caller.user, &args.url, &args.head).await
+}
+
+#[allow(deprecated, reason = "old clients use it")]
+async fn old_preview(
+    server: Arc<Server>,
+    args: Args<v3::get_media_preview::v3::Request>,
+) -> Result<Json<Map<String, Value>>, Error> {
+    look(&server, &args.caller.user, &args.url, &args.head).await
+}
+
+async fn look(
+    server: &Arc<Server>,
+    user: &UserId,
+    url: &str,
+    head: &Head,
+) -> Result<Json<Map<String, Value>>, Error> {
+    let previews = server.previews.as_ref().ok_or_else(|| {
+        Error::new(ErrorKind::Unrecognized, "this server makes no previews of links; see `url_previews`")
+    })?;
+    server.limits.take(Class::Write, user.as_str())?;
+    match previews.preview(url, head.header(header::ACCEPT_LANGUAGE)).await {
+        Ok(told) => Ok(Json((*told).clone())),
+        Err(PreviewError::BadAddress) => Err(Error::invalid_param(PreviewError::BadAddress.to_string())),
+        Err(PreviewError::Media(error)) => Err(error.into()),
+        Err(error) => Err(MediaError::Unreachable(error.to_string()).into()),
+    }
 }
 
 // The old paths carry no token, so they serve what this node has and fetch nothing for strangers; a client that shows
@@ -145,7 +184,7 @@ async fn old_thumbnail(
     args: Args<v3::get_content_thumbnail::v3::Request>,
 ) -> Result<Made, Error> {
     let fetch = args.allow_remote && known(&server, &args.head).await;
-    let size = size(args.width, args.height, args.method.as_ref());
+    let size = size(args.width, args.height, args.method.as_ref(), args.animated);
     let file =
         server.media.thumbnail(&args.server_name, &args.media_id, size, args.timeout_ms, fetch).await?;
     send(file, &args.head, None).await
@@ -155,7 +194,7 @@ async fn known(server: &Arc<Server>, head: &Head) -> bool {
     require_user(server, &head.headers, head.uri.query()).await.is_ok()
 }
 
-fn size(width: UInt, height: UInt, method: Option<&WantedMethod>) -> Size {
+fn size(width: UInt, height: UInt, method: Option<&WantedMethod>, animated: Option<bool>) -> Size {
     let pixels = |side: UInt| u32::try_from(u64::from(side)).unwrap_or(u32::MAX);
     Size {
         width: pixels(width).max(1),
@@ -164,6 +203,7 @@ fn size(width: UInt, height: UInt, method: Option<&WantedMethod>) -> Size {
             Some(WantedMethod::Crop) => Method::Crop,
             _ => Method::Scale,
         },
+        animated: animated == Some(true),
     }
 }
 
@@ -173,7 +213,7 @@ fn refuse_large(server: &Arc<Server>, headers: &HeaderMap) -> Result<(), Error> 
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > limit => Err(crate::media::MediaError::TooLarge { limit }.into()),
+        Some(length) if length > limit => Err(MediaError::TooLarge { limit }.into()),
         _ => Ok(()),
     }
 }
@@ -214,7 +254,7 @@ async fn send(opened: Opened, head: &Head, name: Option<String>) -> Result<Made,
     if head.method != http::Method::HEAD {
         let mut file = opened.file;
         if part.start > 0 {
-            file.seek(std::io::SeekFrom::Start(part.start)).await.map_err(crate::media::MediaError::from)?;
+            file.seek(std::io::SeekFrom::Start(part.start)).await.map_err(MediaError::from)?;
         }
         *reply.body_mut() = stream(file, part.end - part.start);
     }

@@ -42,7 +42,8 @@ async fn thumbnail(
         Some(WantedMethod::Crop) => Method::Crop,
         _ => Method::Scale,
     };
-    let size = Size { width: pixels(args.width), height: pixels(args.height), method };
+    let animated = args.animated == Some(true);
+    let size = Size { width: pixels(args.width), height: pixels(args.height), method, animated };
     let opened = server.media.thumbnail(&server.name, &args.media_id, size, args.timeout_ms, false).await?;
     Ok(get_content_thumbnail::v1::Response::new(ContentMetadata::new(), read(opened).await?))
 }
