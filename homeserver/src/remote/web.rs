@@ -36,6 +36,21 @@ impl Web {
         self.ask(url, request, encode_form(form).into()).await
     }
 
+    /// `POST` of JSON.
+    pub async fn post_json(
+        &self,
+        url: &str,
+        bearer: Option<&str>,
+        json: &serde_json::Value,
+    ) -> Result<Bytes, String> {
+        let mut request =
+            Request::builder().method(Method::POST).header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = bearer {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.ask(url, request, json.to_string().into()).await
+    }
+
     async fn ask(&self, url: &str, request: http::request::Builder, body: Bytes) -> Result<Bytes, String> {
         let request = request
             .uri(url)

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use ruma::api::{
-    client::discovery::discover_homeserver::{self, HomeserverInfo},
+    client::{
+        discovery::discover_homeserver::{self, HomeserverInfo},
+        rtc::RtcTransport,
+    },
     federation::discovery::discover_homeserver as discover_homeserver_of_servers,
 };
 
@@ -47,5 +50,8 @@ async fn client(
             format!("http://{host}")
         }
     };
-    Ok(discover_homeserver::Response::new(HomeserverInfo::new(url)))
+    let mut response = discover_homeserver::Response::new(HomeserverInfo::new(url));
+    let calls = crate::api::client::calls::service_url(&server, &args.head);
+    response.rtc_foci.extend(calls.map(RtcTransport::livekit));
+    Ok(response)
 }
