@@ -24,6 +24,7 @@ use super::{
 use crate::store::{
     Kind, Nid, Seq, StoreError, Touched, WriteTx,
     schema::{
+        dehydrated,
         e2ee::{self as table, RemoteDevice, Usage},
         events::{self, stream_kind},
         membership::{self, Membership},
@@ -51,6 +52,7 @@ pub fn device_deleted(tx: &mut WriteTx<'_>, user: &UserId, device: &DeviceId) ->
     let Some(nid) = tx.lookup(Kind::User, user.as_str())? else {
         return Ok(());
     };
+    dehydrated::remove(tx, nid, device.as_str())?;
     if table::delete_device(tx, nid, device.as_str())? {
         announce_device(tx, nid, user, device)?;
     }

@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod cross_signing;
+pub mod dehydrated;
 pub mod device_keys;
 pub mod device_lists;
 pub mod key_backup;
