@@ -307,7 +307,7 @@ fn status_of(kind: &ErrorKind) -> StatusCode {
         ErrorKind::NotFound | ErrorKind::Unrecognized => StatusCode::NOT_FOUND,
         ErrorKind::TooLarge | ErrorKind::KeyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::LimitExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::CannotOverwriteMedia => StatusCode::CONFLICT,
+        ErrorKind::CannotOverwriteMedia | ErrorKind::ConcurrentWrite => StatusCode::CONFLICT,
         ErrorKind::NotYetUploaded => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::ConnectionFailed | ErrorKind::BadStatus(_) => StatusCode::BAD_GATEWAY,
         ErrorKind::ConnectionTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -352,8 +352,11 @@ pub fn allow_any_page(reply: &mut Reply) {
 const CORS: [(&str, &str); 5] = [
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, POST, PUT, DELETE, OPTIONS, PATCH, HEAD"),
-    ("access-control-allow-headers", "X-Requested-With, Content-Type, Authorization, Range, Date"),
-    ("access-control-expose-headers", "Content-Disposition, Content-Range, Retry-After"),
+    (
+        "access-control-allow-headers",
+        "X-Requested-With, Content-Type, Authorization, Range, Date, If-Match, If-None-Match",
+    ),
+    ("access-control-expose-headers", "Content-Disposition, Content-Range, Retry-After, ETag"),
     ("access-control-max-age", "86400"),
 ];
 

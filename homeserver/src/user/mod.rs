@@ -22,6 +22,7 @@ mod profile;
 mod pushers;
 mod refresh;
 mod registration;
+mod rendezvous;
 mod search;
 mod sessions;
 mod settings;
@@ -43,6 +44,7 @@ pub use self::{
     neighbours::{Neighbours, NoNeighbours},
     profile::{PROFILE_BYTES_MAX, Person},
     registration::RegistrationToken,
+    rendezvous::{SLOT_BYTES_MAX, Slot, SlotError},
     sessions::{Access, NewDevice, Session},
     settings::{AccountSettings, Captcha, General, Terms},
     shared_secret::SharedSecretRequest,
@@ -68,6 +70,7 @@ pub struct Users {
     mailer: Option<Mailer>,
     resets: Arc<identity_reset::Resets>,
     oauth: Arc<oauth::State>,
+    slots: Arc<rendezvous::Slots>,
 }
 
 impl Users {
@@ -85,6 +88,7 @@ impl Users {
             mailer: None,
             resets: Arc::default(),
             oauth: Arc::default(),
+            slots: Arc::default(),
         }
     }
 
