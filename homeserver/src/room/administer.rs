@@ -1,9 +1,11 @@
 //! What administrators see of rooms and do to them, whether they are in them or not.
 
-use ruma::{OwnedUserId, RoomId, UserId};
+use std::collections::BTreeSet;
+
+use ruma::{OwnedMxcUri, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{Draft, RoomError, Rooms, ingest::load};
+use super::{Draft, RoomError, Rooms, ingest::load, project};
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
@@ -75,6 +77,51 @@ impl Rooms {
                     list.push(shown);
                 }
                 Ok(list)
+            })
+            .await
+    }
+
+    /// The aliases that a room has here.
+    pub async fn admin_aliases(&self, room: &RoomId) -> Result<Vec<String>, RoomError> {
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let nid = known(tx, &room)?;
+                Ok(rooms::aliases(tx, nid)?)
+            })
+            .await
+    }
+
+    /// The pictures of all rooms.
+    pub async fn pictures(&self) -> Result<Vec<OwnedMxcUri>, RoomError> {
+        self.inner.store.read(move |tx| Ok(rooms::pictures(tx)?.into_iter().map(Into::into).collect())).await
+    }
+
+    /// The media that a room's events name, as far as the server can read them: at most [`ROOM_MEDIA_MAX`].
+    pub async fn admin_media(&self, room: &RoomId) -> Result<Vec<OwnedMxcUri>, RoomError> {
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read_slowly(move |tx| {
+                let nid = known(tx, &room)?;
+                let mut found = BTreeSet::new();
+                let mut after = (i64::MIN, Nid(0));
+                loop {
+                    let page = events::of_room(tx, nid, after, MEDIA_PAGE)?;
+                    let Some(last) = page.last() else { break };
+                    after = *last;
+                    for (_, event) in page {
+                        if let Some(row) = events::event(tx, event)? {
+                            named_media(&project::content(&row.client), &mut found);
+                        }
+                    }
+                    if found.len() >= ROOM_MEDIA_MAX {
+                        break;
+                    }
+                    tx.breathe()?;
+                }
+                Ok::<_, RoomError>(found.into_iter().take(ROOM_MEDIA_MAX).collect())
             })
             .await
     }
@@ -209,6 +256,23 @@ impl Rooms {
         Ok(())
     }
 }
+
+/// What a message's content names: the file and its small picture, sealed or not.
+fn named_media(content: &Value, found: &mut BTreeSet<OwnedMxcUri>) {
+    let info = &content["info"];
+    for uri in
+        [&content["url"], &content["file"]["url"], &info["thumbnail_url"], &info["thumbnail_file"]["url"]]
+    {
+        if let Some(uri) = uri.as_str().filter(|uri| uri.starts_with("mxc://")) {
+            found.insert(uri.into());
+        }
+    }
+}
+
+/// Media told of one room.
+const ROOM_MEDIA_MAX: usize = 20_000;
+/// Events read between two rests.
+const MEDIA_PAGE: u32 = 256;
 
 /// Members shown of one room: the largest rooms of all have some 150 000.
 const MEMBERS_MAX: u32 = 300_000;

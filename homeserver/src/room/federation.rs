@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Draft, PduJson, RoomError, Rooms,
-    core::{check, pdu, pdu::FullEvent, version},
+    core::{check, pdu::FullEvent},
     ingest::{
         gaps::Known,
         load,
@@ -18,12 +18,12 @@ use super::{
         worker::{Job, Made, Taken},
     },
     project::membership::stripped,
-    read::{access::ServerAccess, json},
+    read::{access::ServerAccess, erase, json},
 };
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
-        events::{self, EventRow, NO_ROOM_ID, OUTLIER},
+        events::{self, EventRow, OUTLIER},
         membership,
         rooms::{self, RoomRow},
         state,
@@ -549,15 +549,7 @@ fn pdus(tx: &ReadTx<'_>, list: &[Nid]) -> Result<Vec<PduJson>, StoreError> {
 }
 
 /// The event as a server may see it.
-fn shown(tx: &ReadTx<'_>, access: &mut ServerAccess, mut row: EventRow) -> Result<PduJson, StoreError> {
-    if !access.may_see(tx, &row)? {
-        let room = load::room_id(tx, row.room)?;
-        let rules = rooms::room(tx, row.room)?.and_then(|row| version::rules(&row.version));
-        let rules = rules.ok_or(StoreError::Corrupt("a room without a version"))?;
-        let says_room = row.flags & NO_ROOM_ID == 0;
-        let (client, rest) = pdu::prune(&rules, &room, says_room, &row.client, &row.rest)
-            .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;
-        (row.client, row.rest) = (client, rest);
-    }
-    json::pdu(tx, &row)
+fn shown(tx: &ReadTx<'_>, access: &mut ServerAccess, row: EventRow) -> Result<PduJson, StoreError> {
+    let hidden = !access.may_see(tx, &row)? || erase::is_erased(tx, &row)? && !access.was_there(tx, &row)?;
+    if hidden { json::pdu(tx, &erase::pruned(tx, &row)?) } else { json::pdu(tx, &row) }
 }

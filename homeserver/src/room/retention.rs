@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use ruma::RoomId;
+use ruma::{OwnedEventId, RoomId, room_version_rules::RoomVersionRules};
 
 use super::{
     RoomError, Rooms,
@@ -17,9 +17,9 @@ use super::{
     project,
 };
 use crate::store::{
-    Nid, ReadTx, StoreError, WriteTx,
+    Kind, Nid, ReadTx, StoreError, WriteTx,
     schema::{
-        events::{self, NO_ROOM_ID},
+        events::{self, EventRow, NO_ROOM_ID},
         rooms, state,
     },
 };
@@ -109,12 +109,86 @@ fn expire_some(tx: &mut WriteTx<'_>, room: Nid, from: i64, before: i64) -> Resul
     let (mut count, mut upto) = (0, from);
     for (nid, ts) in events::aged(tx, room, from, before, BATCH)? {
         let Some(event) = events::event(tx, nid)? else { continue };
-        project::relations::remove(tx, &event, &project::content(&event.client))?;
-        let says_room = event.flags & NO_ROOM_ID == 0;
-        let (client, rest) = pdu::prune(&rules, room_id, says_room, &event.client, &event.rest)
-            .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;
-        events::expire(tx, &event, &client, &rest)?;
+        take_away(tx, &rules, room_id, &event)?;
         (count, upto) = (count + 1, ts);
     }
     Ok((count, upto))
+}
+
+/// Takes one message's content and place away.
+fn take_away(
+    tx: &mut WriteTx<'_>,
+    rules: &RoomVersionRules,
+    room_id: &RoomId,
+    event: &EventRow,
+) -> Result<(), StoreError> {
+    project::relations::remove(tx, event, &project::content(&event.client))?;
+    let says_room = event.flags & NO_ROOM_ID == 0;
+    let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)
+        .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;
+    events::expire(tx, event, &client, &rest)
+}
+
+/// Up to where an administrator takes a room's messages away.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// Before this event of its timeline.
+    Event(OwnedEventId),
+    /// Sent before this time, in milliseconds.
+    Time(u64),
+}
+
+impl Rooms {
+    /// Takes a room's old messages away, those of our own users only with `ours`: other servers may have theirs still.
+    /// State stays, and so do the ends of the graph. Gives the number of messages.
+    pub async fn purge_history(&self, room: &RoomId, until: Until, ours: bool) -> Result<u64, RoomError> {
+        let (room_id, server) = (room.to_owned(), self.server_name().to_owned());
+        let (nid, until) = self
+            .inner
+            .store
+            .read(move |tx| {
+                let unknown = || RoomError::NotFound("this server does not know that room".into());
+                let nid = tx.lookup(Kind::Room, room_id.as_str())?.ok_or_else(unknown)?;
+                rooms::room(tx, nid)?.ok_or_else(unknown)?;
+                let until = match until {
+                    Until::Time(ms) => events::History::Time(i64::try_from(ms).unwrap_or(i64::MAX)),
+                    Until::Event(id) => {
+                        let event = events::event_by_id(tx, &id)?.filter(|event| event.room == nid);
+                        let place = event.and_then(|event| Some((event.depth, event.seq?)));
+                        let (depth, seq) = place.ok_or_else(|| {
+                            RoomError::NotFound("that event is not in the room's timeline here".into())
+                        })?;
+                        events::History::Place(depth, seq)
+                    }
+                };
+                Ok::<_, RoomError>((nid, until))
+            })
+            .await?;
+        let (mut count, mut from) = (0, events::HISTORY_START);
+        loop {
+            let server = server.clone();
+            let step = move |tx: &mut WriteTx<'_>| -> Result<Option<(u64, _)>, StoreError> {
+                let Some(row) = rooms::room(tx, nid)? else { return Ok(None) };
+                let (Some(rules), room_id) = (version::rules(&row.version), load::room_id(tx, nid)?) else {
+                    return Ok(None);
+                };
+                let (mut count, mut last) = (0, None);
+                for (place, event) in events::history(tx, nid, from, until, BATCH)? {
+                    last = Some(place);
+                    let Some(event) = events::event(tx, event)? else { continue };
+                    let sender = tx.text(event.sender)?;
+                    let local = sender.split_once(':').is_some_and(|(_, name)| name == server);
+                    if !local || ours {
+                        take_away(tx, &rules, &room_id, &event)?;
+                        count += 1;
+                    }
+                }
+                Ok(last.map(|last| (count, last)))
+            };
+            match self.inner.store.write(step).await? {
+                Some((done, last)) => (count, from) = (count + done, last),
+                None => return Ok(count),
+            }
+        }
+    }
 }

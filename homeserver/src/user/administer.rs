@@ -1,6 +1,6 @@
 //! What administrators do to accounts: lists, details, registration tokens, reports.
 
-use ruma::UserId;
+use ruma::{OwnedMxcUri, UserId};
 use serde_json::{Value, json};
 
 use super::{UserError, Users, active};
@@ -32,6 +32,16 @@ impl Users {
                 let (nids, total) = moderation::users(tx, &page)?;
                 let users = nids.into_iter().map(|nid| described(tx, nid)).collect::<Result<_, _>>()?;
                 Ok((users, total))
+            })
+            .await
+    }
+
+    /// The pictures of our users.
+    pub async fn pictures(&self) -> Result<Vec<OwnedMxcUri>, UserError> {
+        self.store
+            .read(move |tx: &ReadTx<'_>| {
+                let pictures = schema::users::pictures(tx)?;
+                Ok(pictures.iter().filter_map(|json| serde_json::from_str(json).ok()).collect())
             })
             .await
     }

@@ -179,6 +179,18 @@ impl ServerAccess {
         if server_may_see(visibility, false, false) {
             return Ok(true);
         }
+        let (joined, invited) = self.members_at(tx, sid)?;
+        Ok(server_may_see(visibility, joined, invited))
+    }
+
+    /// Whether a user of the server was joined when an event was said.
+    pub(in crate::room) fn was_there(&self, tx: &ReadTx<'_>, event: &EventRow) -> Result<bool, StoreError> {
+        let Some(sid) = event.state_after else { return Ok(false) };
+        Ok(self.members_at(tx, sid)?.0)
+    }
+
+    /// Whether the server has users joined, and invited, in a snapshot.
+    fn members_at(&self, tx: &ReadTx<'_>, sid: i64) -> Result<(bool, bool), StoreError> {
         let (mut joined, mut invited) = (false, false);
         for (skey, nid) in state::full(tx, sid)? {
             let key = tx.text(skey)?;
@@ -193,6 +205,6 @@ impl ServerAccess {
                 }
             }
         }
-        Ok(server_may_see(visibility, joined, invited))
+        Ok((joined, invited))
     }
 }

@@ -3,6 +3,7 @@
 use ruma::DeviceId;
 use serde_json::{Value, value::RawValue};
 
+use super::erase;
 use crate::{
     room::{
         ClientEvent, PduJson,
@@ -49,6 +50,13 @@ fn with_relations(
     viewer: &Viewer<'_>,
     threads: bool,
 ) -> Result<ClientEvent, StoreError> {
+    let pruned;
+    let event = if erase::is_erased(tx, event)? && !erase::was_there(tx, event, viewer.user)? {
+        pruned = erase::pruned(tx, event)?;
+        &pruned
+    } else {
+        event
+    };
     let mut unsigned = Object::new();
     let age = i64::try_from(viewer.now_ms).unwrap_or(i64::MAX).saturating_sub(event.ts);
     unsigned.put("age", age.to_string().as_bytes());

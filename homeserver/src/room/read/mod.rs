@@ -1,6 +1,7 @@
 //! Answers, over a read snapshot. Methods of [`super::Rooms`] check who asks; the functions in the files below do not.
 
 pub(in crate::room) mod access;
+pub(in crate::room) mod erase;
 mod hierarchy;
 pub mod json;
 mod members;
