@@ -5,7 +5,9 @@
 //! `x = false`. Unknown keys are refused.
 
 mod accounts;
+mod calls;
 mod federation;
+mod media;
 mod storage;
 
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use crate::account::NameChoice;
 use crate::appservice::registration as appservice;
 
 pub use federation::{Federation, FederationFlags, Tls};
+pub use media::{MediaFlags, MediaSettings};
 pub use storage::{Storage, StorageFlags};
 
 /// What is wrong with a flag, a variable or the file, and what to do about it; one line.
@@ -144,6 +147,8 @@ pub struct Flags {
     pub federation: FederationFlags,
     #[command(flatten)]
     pub storage: StorageFlags,
+    #[command(flatten)]
+    pub media: MediaFlags,
     /// Log text for people or JSON for programs [default: text]
     #[arg(long, value_enum, env = "MANGROVE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -196,6 +201,10 @@ struct File {
     terms: Option<crate::user::Terms>,
     captcha: Option<crate::user::Captcha>,
     email: Option<crate::user::EmailSettings>,
+    #[serde(default)]
+    media: media::MediaFile,
+    turn: Option<crate::calls::Turn>,
+    livekit: Option<crate::calls::LiveKit>,
 }
 
 /// `multicast = false`, `true`, or a list of interfaces.
@@ -261,6 +270,10 @@ pub struct Config {
     pub public_url: Option<String>,
     /// The sections about accounts.
     pub accounts: crate::user::AccountSettings,
+    /// Uploads, copies of others' media, previews of links.
+    pub media: MediaSettings,
+    /// The sections about calls.
+    pub calls: crate::calls::CallSettings,
 }
 
 impl Config {
@@ -350,6 +363,10 @@ impl Config {
             email: file.email,
         })
         .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
+        let media = MediaSettings::load(&flags.media, &file.media)
+            .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
+        let calls = calls::load(file.turn, file.livekit)
+            .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let public_url =
             flags.public_url.clone().or(file.public_url).map(|url| parse_url(&url)).transpose()?;
         let federation = Federation::load(&flags.federation, file.federation)
@@ -382,6 +399,8 @@ impl Config {
             storage,
             public_url,
             accounts,
+            calls,
+            media,
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             metrics,
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "warn".into()),

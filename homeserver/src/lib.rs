@@ -2,12 +2,14 @@
 pub mod account;
 pub mod api;
 pub mod appservice;
+pub mod calls;
 pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod e2ee;
 pub mod error;
 pub mod http;
+pub mod jobs;
 pub mod media;
 pub mod memory;
 pub mod notices;

@@ -10,11 +10,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     appservice::{self, Appservices, registration::RegistrationError},
+    calls::CallSettings,
     clock::Clock,
     e2ee::{E2ee, device_lists},
     error::Error,
     http::{auth::VerifyXMatrix, limits::Limits, uia},
-    media::{self, Media, MediaError},
+    jobs::Jobs,
+    media::{self, Media, MediaError, Previews},
     push::{Push, gateway::Gateway},
     remote::{Remote, web::Web},
     room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
@@ -54,6 +56,8 @@ pub struct Server {
     pub gateway: Gateway,
     /// The content store.
     pub media: Media,
+    /// Previews of links, if the operator wants them.
+    pub previews: Option<Previews>,
     /// Rooms and their events.
     pub rooms: Rooms,
     /// Who is typing.
@@ -76,6 +80,8 @@ pub struct Server {
     pub uia: uia::Sessions,
     /// Asks services that the operator has configured.
     pub web: Web,
+    /// What administrators have begun and ask after.
+    pub jobs: Jobs,
 }
 
 /// What a [`Server`] is made of.
@@ -131,7 +137,8 @@ impl Server {
                 remote_bytes_max: settings.remote_media_bytes_max,
             },
             Arc::new(remote.clone()),
-        )?;
+        )?
+        .with_program(settings.picture_program.as_deref());
         let rooms = Rooms::new(room::Parts {
             store: store.clone(),
             notify: store.notify().clone(),
@@ -184,11 +191,15 @@ impl Server {
             }
             None => Arc::new(NoNeighbours),
         };
+        let previews = settings
+            .url_previews
+            .then(|| Previews::new(media.clone(), clock.clone(), settings.url_preview_private_addresses));
         Ok(Arc::new(Self {
             limits: Limits::new(settings.rate_limits, clock.clone()).but_for(exempt),
             appservices,
             uia: uia::Sessions::new(clock.clone()),
             web: Web::default(),
+            jobs: Jobs::default(),
             shutdown,
             tasks,
             push: Push::new(store.clone()),
@@ -201,6 +212,7 @@ impl Server {
             store,
             users,
             e2ee,
+            previews,
             media,
             rooms,
             typing,
@@ -305,6 +317,8 @@ pub struct Settings {
     pub registration_shared_secret: Option<Secret>,
     /// The sections about accounts.
     pub accounts: AccountSettings,
+    /// Servers for calls.
+    pub calls: CallSettings,
     /// Whether `/_synapse/admin` answers beyond loopback listeners.
     pub admin_everywhere: bool,
     /// Off only for benches.
@@ -336,6 +350,12 @@ pub struct Settings {
     pub upload_bytes_max: u64,
     /// What remote media may occupy on disk.
     pub remote_media_bytes_max: u64,
+    /// Whether links are fetched for previews.
+    pub url_previews: bool,
+    /// Whether previews reach into the own network, too.
+    pub url_preview_private_addresses: bool,
+    /// The program that looks at strangers' pictures in a process of its own; `None`: that is done here, as in tests.
+    pub picture_program: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -344,6 +364,7 @@ impl Default for Settings {
             registration: Registration::Token,
             registration_shared_secret: None,
             accounts: AccountSettings::default(),
+            calls: CallSettings::default(),
             admin_everywhere: false,
             rate_limits: true,
             retention: None,
@@ -359,6 +380,9 @@ impl Default for Settings {
             discoverable: true,
             upload_bytes_max: 50 << 20,
             remote_media_bytes_max: 1 << 30,
+            url_previews: false,
+            url_preview_private_addresses: false,
+            picture_program: None,
         }
     }
 }

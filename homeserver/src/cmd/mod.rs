@@ -12,6 +12,7 @@ mod log;
 mod node;
 mod relay;
 mod run;
+mod shrink;
 
 mod table;
 
@@ -59,6 +60,10 @@ enum Command {
     Admin(Box<admin::AdminArgs>),
     /// Ask the running node, or tell it
     Ctl(ctl::CtlArgs),
+    #[command(hide = true, name = "shrink-picture")]
+    Shrink(shrink::ShrinkArgs),
+    #[command(hide = true, name = "read-page")]
+    ReadPage(shrink::PageArgs),
     /// Simulate a network of many routers
     Sim(Box<sim::cli::Args>),
 }
@@ -115,6 +120,8 @@ pub fn main() -> ExitCode {
         Some(Command::Backup(args)) => backup::backup(&args),
         Some(Command::Restore(args)) => backup::restore(&args),
         Some(Command::Ctl(args)) => ctl::ctl(&args),
+        Some(Command::Shrink(args)) => shrink::shrink(&args),
+        Some(Command::ReadPage(args)) => shrink::read_page(&args),
         Some(Command::Sim(args)) => return sim::cli::run(*args),
     };
     match outcome {

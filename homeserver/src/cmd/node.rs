@@ -292,6 +292,12 @@ fn federation_listener(
     Ok(Some((listener, acceptor)))
 }
 
+/// This program, also when its file was replaced meanwhile.
+fn own_program() -> Option<std::path::PathBuf> {
+    let linux = std::path::Path::new("/proc/self/exe");
+    if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         registration: match config.registration {
@@ -305,7 +311,13 @@ fn settings(config: &Config) -> Settings {
         admin_everywhere: config.admin_everywhere,
         public_url: config.public_url.clone(),
         accounts: config.accounts.clone(),
+        calls: config.calls.clone(),
         rate_limits: config.rate_limits,
+        picture_program: own_program(),
+        upload_bytes_max: config.media.upload_bytes_max,
+        remote_media_bytes_max: config.media.cache_bytes_max,
+        url_previews: config.media.url_previews,
+        url_preview_private_addresses: config.media.url_preview_private_addresses,
         appservices: config.appservices.clone(),
         presence: config.presence,
         push_private_addresses: config.push_private_addresses,

@@ -254,6 +254,12 @@ pub async fn require_user(
     Ok(access.caller)
 }
 
+/// The user whose token an endpoint shows that ruma has no type for, or whose body is still to come; what the account may
+/// do is looked at.
+pub async fn caller_of(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
+    AccessToken::caller(server, request).await
+}
+
 /// The administrator a request's token belongs to.
 pub async fn require_admin(server: &Arc<Server>, request: &Incoming) -> Result<LocalUser, Error> {
     let token = token(&request.head.headers, request.head.uri.query())?.ok_or(RequestError::MissingToken)?;

@@ -74,6 +74,18 @@ impl Policy {
         }
     }
 
+    /// Whether guests may call it.
+    #[cfg(test)]
+    pub(crate) fn lets_guests_in(self) -> bool {
+        self.guests
+    }
+
+    /// Whether suspended accounts may call it, whatever it is about.
+    #[cfg(test)]
+    pub(crate) fn lets_suspended_in(self) -> bool {
+        self.suspended == Suspended::May
+    }
+
     /// Refuses (or answers in pretence) what an account of this standing must not do.
     pub async fn check(self, server: &Arc<Server>, access: &Access, path: &[String]) -> Result<(), Error> {
         let standing = access.standing;

@@ -63,6 +63,8 @@ async fn capabilities(
         capabilities.account_moderation = moderation;
     }
     let mut told = serde_json::to_value(&capabilities).map_err(|error| Error::internal(error.to_string()))?;
+    // spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4174: browsers subscribe with this key.
+    told["org.matrix.msc4174.webpush"] = json!({ "enabled": true, "vapid": server.gateway.vapid().await? });
     // What ruma leaves out for being the default is said all the same.
     for always in ["m.change_password", "m.set_displayname", "m.set_avatar_url", "m.profile_fields"] {
         if told.get(always).is_none() {
@@ -85,4 +87,7 @@ const FEATURES: &[&str] = &[
     "fi.mau.msc2246",
     "uk.tcpip.msc4133",
     "org.matrix.simplified_msc3575",
+    "org.matrix.msc3814",
+    "org.matrix.msc4108",
+    "io.element.msc4388",
 ];

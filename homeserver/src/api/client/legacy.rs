@@ -12,7 +12,7 @@ use crate::{
     error::{Error, RequestError},
     http::{
         args::{Args, Head, Incoming},
-        auth::{CallerKind as _, LocalUser},
+        auth::{LocalUser, caller_of},
         limits::Class,
         reply::Json,
     },
@@ -41,10 +41,6 @@ pub(super) fn routes(table: &mut Table) {
         table.plain(Group::Client, Method::GET, events, wait);
         table.plain(Group::Client, Method::GET, event, single);
     }
-}
-
-async fn caller(server: &Arc<Server>, incoming: &Incoming) -> Result<LocalUser, Error> {
-    ruma::api::auth_scheme::AccessToken::caller(server, incoming).await
 }
 
 async fn room(server: Arc<Server>, args: Args<get_current_state::v3::Request>) -> Result<Json<Value>, Error> {
@@ -96,7 +92,7 @@ async fn look(server: &Arc<Server>, caller: &LocalUser, room: &RoomId, limit: u3
 }
 
 async fn everything_at_once(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
-    let caller = caller(&server, &incoming).await?;
+    let caller = caller_of(&server, &incoming).await?;
     server.limits.take(Class::Membership, caller.user.as_str())?;
     let limit = limit(&incoming.head)?;
     let answer = sync(&server, &caller, None, Duration::ZERO).await?;
@@ -121,7 +117,7 @@ async fn everything_at_once(server: Arc<Server>, incoming: Incoming) -> Result<J
 
 /// Waits for something new in the user's rooms, or in one room.
 async fn wait(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
-    let caller = caller(&server, &incoming).await?;
+    let caller = caller_of(&server, &incoming).await?;
     let value = |name| incoming.head.query_values(name).next();
     let timeout = match value("timeout") {
         Some(text) => {
@@ -154,7 +150,7 @@ async fn wait(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
 }
 
 async fn single(server: Arc<Server>, incoming: Incoming) -> Result<Json<ClientEvent>, Error> {
-    let caller = caller(&server, &incoming).await?;
+    let caller = caller_of(&server, &incoming).await?;
     let id = incoming.path.first().ok_or(RequestError::UnknownPath)?;
     let id = EventId::parse(id).map_err(|_| Error::not_found("there is no such event"))?;
     let room = server.rooms.room_of(&id).await?.ok_or_else(|| Error::not_found("there is no such event"))?;

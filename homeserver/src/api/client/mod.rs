@@ -5,8 +5,10 @@ mod admin;
 mod alias;
 mod appservice;
 mod backup;
+pub(crate) mod calls;
 mod config;
 mod context;
+mod dehydrated_device;
 mod device;
 mod directory;
 mod discovery;
@@ -23,6 +25,7 @@ mod push_rules;
 mod read_marker;
 mod receipt;
 mod relations;
+mod rendezvous;
 mod room;
 mod search;
 mod session;
@@ -30,7 +33,7 @@ mod space;
 mod state;
 mod sync;
 mod tag;
-mod thirdparty;
+
 mod threepid;
 mod to_device;
 mod typing;
@@ -48,8 +51,10 @@ pub(crate) fn routes(table: &mut Table) {
     alias::routes(table);
     appservice::routes(table);
     backup::routes(table);
+    calls::routes(table);
     config::routes(table);
     context::routes(table);
+    dehydrated_device::routes(table);
     device::routes(table);
     directory::routes(table);
     discovery::routes(table);
@@ -66,6 +71,7 @@ pub(crate) fn routes(table: &mut Table) {
     read_marker::routes(table);
     receipt::routes(table);
     relations::routes(table);
+    rendezvous::routes(table);
     room::routes(table);
     search::routes(table);
     session::routes(table);
@@ -73,7 +79,7 @@ pub(crate) fn routes(table: &mut Table) {
     state::routes(table);
     sync::routes(table);
     tag::routes(table);
-    thirdparty::routes(table);
+
     threepid::routes(table);
     to_device::routes(table);
     typing::routes(table);

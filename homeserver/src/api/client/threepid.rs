@@ -29,7 +29,7 @@ use crate::{
     error::Error,
     http::{
         args::{Args, Head, Incoming},
-        auth::{Origin, require_user},
+        auth::{Origin, caller_of},
         limits::Class,
         page,
         reply::Json,
@@ -91,7 +91,7 @@ async fn add_old(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>,
         #[serde(alias = "threePidCreds")]
         three_pid_creds: Creds,
     }
-    let caller = require_user(&server, &incoming.head.headers, incoming.head.uri.query()).await?;
+    let caller = caller_of(&server, &incoming).await?;
     let creds = body::<Body>(&incoming)?.three_pid_creds;
     let proven = server.users.proven_address(&creds.sid, &creds.client_secret).await?;
     server.users.add_address(&caller.user, proven).await?;

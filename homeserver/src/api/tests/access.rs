@@ -2,7 +2,12 @@
 //! user's name.
 
 use super::*;
-use crate::api::routes::{Group, Table};
+use crate::{
+    api::routes::{Group, Table},
+    appservice::registration::Registration,
+    http::standing::Policy,
+    user::{AccountSettings, Flag, General},
+};
 
 /// Endpoints that answer without a token: logging in, discovery, and what a link in a mail or a browser opens.
 const OPEN: &[&str] = &[
@@ -83,6 +88,115 @@ async fn nothing_is_told_or_done_without_a_token() {
             if status != StatusCode::UNAUTHORIZED || said != errcode {
                 wrong.push(format!("{method} {path} with {token:?}: {status} {said}"));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Whether an answer says that this kind of account may not do this here.
+fn refused((status, said): &(StatusCode, String), errcode: &str) -> bool {
+    *status == StatusCode::FORBIDDEN && said == errcode
+}
+
+/// Endpoints that are no question of the caller's standing: they end its session, are for services alone, or open to all.
+fn asks_nothing(path: &str) -> bool {
+    path.ends_with("/logout")
+        || path.ends_with("/logout/all")
+        || path.contains("/appservice/{appservice_id}/ping")
+        || path.contains("/directory/list/room/")
+}
+
+#[tokio::test]
+async fn guests_are_refused_wherever_they_have_no_business() {
+    let accounts = AccountSettings {
+        general: General { guests: true, ..General::default() },
+        ..AccountSettings::default()
+    };
+    let home = Home::new(Settings { accounts, ..open() }).await;
+    let register = "/_matrix/client/v3/register?kind=guest";
+    let (_, made) = home.call(Method::POST, register, None, json!({})).await;
+    let guest = User::of(&made);
+    let mut wrong = Vec::new();
+    let (mut may, mut may_not) = (0, 0);
+    for (method, path) in closed() {
+        if asks_nothing(path) {
+            continue;
+        }
+        let uri = filled(path, &guest.id);
+        let answer = status_of(&home, method.clone(), &uri, Some(&guest.token)).await;
+        let let_in = Policy::of(&method, path).lets_guests_in();
+        if refused(&answer, "M_GUEST_ACCESS_FORBIDDEN") == let_in {
+            wrong.push(format!("{method} {path}, open to guests: {let_in}: {answer:?}"));
+        }
+        if let_in { may += 1 } else { may_not += 1 }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(may > 50 && may_not > 80, "{may} {may_not}");
+}
+
+#[tokio::test]
+async fn suspended_and_locked_accounts_are_refused_at_every_endpoint_that_is_not_theirs() {
+    let home = Home::new(open()).await;
+    let (alice, bob) = (home.user("alice").await, home.user("bob").await);
+    let name = |user: &User| ruma::UserId::parse(&*user.id).unwrap();
+    home.server.users.set_flag(&name(&alice), Flag::Suspended, true).await.unwrap();
+    home.server.users.set_flag(&name(&bob), Flag::Locked, true).await.unwrap();
+    let mut wrong = Vec::new();
+    let mut held = 0;
+    for (method, path) in closed() {
+        if asks_nothing(path) {
+            continue;
+        }
+        let answer = status_of(&home, method.clone(), &filled(path, &alice.id), Some(&alice.token)).await;
+        let may = Policy::of(&method, path).lets_suspended_in();
+        // A redaction is looked at: of nothing that is there, it is refused.
+        if refused(&answer, "M_USER_SUSPENDED") == may {
+            wrong.push(format!("{method} {path}, open to the suspended: {may}: {answer:?}"));
+        }
+        held += u32::from(!may);
+        let answer = status_of(&home, method.clone(), &filled(path, &bob.id), Some(&bob.token)).await;
+        if answer != (StatusCode::UNAUTHORIZED, "M_USER_LOCKED".to_owned()) {
+            wrong.push(format!("{method} {path}, locked: {answer:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(held > 25, "{held}");
+}
+
+const REGISTRATION: &str = "
+id: bridge
+url: null
+as_token: as_secret
+hs_token: hs_secret
+sender_localpart: bridgebot
+namespaces:
+  users: [{regex: '@_bridge_.*', exclusive: true}]
+";
+
+#[tokio::test]
+async fn an_application_service_acts_for_its_own_users_and_nobody_elses() {
+    let registration = Registration::parse(REGISTRATION).unwrap();
+    let home = Home::new(Settings { appservices: vec![Arc::new(registration)], ..open() }).await;
+    let alice = home.user("alice").await;
+    let mut wrong = Vec::new();
+    for (method, path) in closed() {
+        if asks_nothing(path) || path.starts_with("/_synapse/") {
+            continue;
+        }
+        // In the name of a user who is not the service's, and of one that it has not made.
+        for user in [alice.id.as_str(), "@_bridge_nobody:elsewhere.org", "@_bridge_unmade:mesh.alt"] {
+            let uri = format!("{}&user_id={user}", filled(path, user));
+            let (status, said) = status_of(&home, method.clone(), &uri, Some("as_secret")).await;
+            let open_to_services =
+                path.contains("/appservice/") || path.contains("/directory/list/appservice");
+            if !open_to_services && !(status == StatusCode::FORBIDDEN || said == "M_EXCLUSIVE") {
+                wrong.push(format!("{method} {path} as {user}: {status} {said}"));
+            }
+        }
+        let (status, said) =
+            status_of(&home, method.clone(), &filled(path, &alice.id), Some("hs_secret")).await;
+        if status != StatusCode::UNAUTHORIZED {
+            wrong.push(format!("{method} {path} with the token that we show: {status} {said}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
