@@ -6,6 +6,7 @@ pub(crate) mod admin;
 mod bad_input;
 mod calls;
 mod dehydrated;
+mod erasure;
 mod listener;
 mod mail;
 mod media;
