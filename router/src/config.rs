@@ -20,6 +20,8 @@ pub struct Config {
     pub checked: Option<Arc<dyn SignatureMemory>>,
     /// Packets of a session go by source routes, where such are known. Off, all go by the trees (experiments).
     pub source_routes: bool,
+    /// Where neither trees nor ways lead to a node, others are asked for their links. Off, they are not (experiments).
+    pub map: bool,
     /// Peers that drop what they should pass on are found out and passed over. Off, nobody is judged (experiments);
     /// others' audits are answered all the same.
     pub audit: bool,
@@ -38,6 +40,7 @@ impl Default for Config {
             verify_account: |_| false,
             checked: None,
             source_routes: true,
+            map: true,
             audit: true,
             queue_bytes_max: QUEUE_BYTES_MAX,
             arena_bytes: ARENA_BYTES,

@@ -7,9 +7,10 @@ use crate::crypto::{Entropy, SecretKey};
 use crate::error::Unreachable;
 use crate::id::{NodeId, Port, Target};
 use crate::lookup::{Locator, Lookup, LookupEvent, LookupStats, Position, Query};
+use crate::map::{Map, MapStats};
 use crate::route::choose::RouteInfo;
 use crate::router::{Channel, Command, Event, SessionInfo};
-use crate::session::{ProbeWay, Refused, SessionEvent, SessionStats, Sessions};
+use crate::session::{Doubt, ProbeWay, Refused, SessionEvent, SessionStats, Sessions};
 use crate::time::{Duration, Instant};
 use crate::wire::body::{self, sealed};
 pub use crate::wire::body::{Body, Destination, Inbound, List, Outbound};
@@ -30,10 +31,12 @@ pub struct Endpoint {
     own: Arc<Locator>,
     sessions: Sessions,
     lookup: Lookup,
+    map: Map,
     /// What waits for the outcome of a lookup.
     waiters: BTreeMap<Query, Vec<Waiter>>,
     events: VecDeque<Event>,
     probed: VecDeque<Probed>,
+    doubts: VecDeque<Doubt>,
     stats: EndpointStats,
 }
 
@@ -65,6 +68,8 @@ pub struct EndpointStats {
     pub sessions: SessionStats,
     /// Of the lookup.
     pub lookup: LookupStats,
+    /// Of the map.
+    pub map: MapStats,
     /// Packets of ours that waited in vain for a lookup.
     pub dropped_parked: u64,
     /// Packets of ours to addresses outside of fd00::/8, and larger than a packet may be.
@@ -99,9 +104,11 @@ impl Endpoint {
             own: Arc::default(),
             sessions: Sessions::new(&secret, config.source_routes, boot, entropy, now),
             lookup: Lookup::new(&secret, config, entropy, now),
+            map: Map::new(&secret, config.map && config.source_routes, boot, now),
             waiters: BTreeMap::new(),
             events: VecDeque::new(),
             probed: VecDeque::new(),
+            doubts: VecDeque::new(),
             stats: EndpointStats::default(),
         }
     }
@@ -117,6 +124,10 @@ impl Endpoint {
         let result = match body.first() {
             Some(&(body::DATA | body::INIT | body::INIT_ACK | body::COOKIE | body::HINT)) => {
                 self.sessions.handle_packet(&packet, entropy, now)
+            }
+            Some(&(body::MAP_GET | body::MAP)) => {
+                self.map.handle_packet(ingress, way, body, self.sessions.blame(), entropy, now);
+                Ok(())
             }
             Some(&(body::FIND | body::FOUND | body::STORE | body::REFRESH)) => {
                 // What is wrong with it is counted there.
@@ -178,6 +189,11 @@ impl Endpoint {
         self.probed.pop_front()
     }
 
+    /// What fell silent. O(1).
+    pub fn poll_doubt(&mut self) -> Option<Doubt> {
+        self.doubts.pop_front()
+    }
+
     /// When a node was heard last that packets can be sealed for. O(1).
     pub fn heard_at(&self, node: &NodeId) -> Option<Instant> {
         self.sessions.heard_at(node)
@@ -186,6 +202,7 @@ impl Endpoint {
     /// A peer's link is this one now: frames to it go out of that port.
     pub fn handle_link(&mut self, node: NodeId, port: Port, span: Span) {
         self.sessions.handle_link(node.sid(), port, span);
+        self.map.handle_link(node.sid(), port, span);
     }
 
     /// All commands but [`Command::CloseLink`].
@@ -239,6 +256,7 @@ impl Endpoint {
             return;
         }
         self.own = Arc::new(locator);
+        self.map.handle_own(self.own.clone());
         self.seq = self.seq.saturating_add(1);
         let own = Position { seq: self.seq, locator: self.own.clone() };
         self.sessions.handle_own(own.clone(), entropy, now);
@@ -271,6 +289,7 @@ impl Endpoint {
     pub fn handle_peer_lost(&mut self, node: NodeId, entropy: &mut dyn Entropy, now: Instant) {
         self.lookup.handle_peer_lost(&node);
         self.sessions.handle_link_lost(&node.sid());
+        self.map.handle_link_lost(&node.sid());
         self.settle(entropy, now);
     }
 
@@ -285,6 +304,7 @@ impl Endpoint {
         let known = match setback {
             Setback::Lost => {
                 self.lookup.handle_notice(&tail, entropy, now)
+                    || self.map.handle_notice(&tail, self.sessions.blame(), entropy, now)
                     || self.sessions.handle_notice(false, &tail, entropy, now)
             }
             Setback::NoSession => self.sessions.handle_notice(true, &tail, entropy, now),
@@ -298,12 +318,14 @@ impl Endpoint {
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.sessions.handle_timeout(entropy, now);
         self.lookup.handle_timeout(entropy, now);
+        self.map.handle_timeout(self.sessions.blame(), entropy, now);
         self.settle(entropy, now);
     }
 
     /// The next packet to send. O(1).
     pub fn poll_packet(&mut self) -> Option<Outbound> {
-        self.sessions.poll_packet().or_else(|| self.lookup.poll_packet())
+        let packet = self.sessions.poll_packet().or_else(|| self.lookup.poll_packet());
+        packet.or_else(|| self.map.poll_packet())
     }
 
     /// The next event. O(1).
@@ -313,7 +335,8 @@ impl Endpoint {
 
     /// When [`Self::handle_timeout`] wants to be called. O(1).
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.sessions.poll_timeout(), self.lookup.poll_timeout()].into_iter().flatten().min()
+        let parts = [self.sessions.poll_timeout(), self.lookup.poll_timeout(), self.map.poll_timeout()];
+        parts.into_iter().flatten().min()
     }
 
     /// Above all counters used so far; to be stored before the next start.
@@ -353,7 +376,8 @@ impl Endpoint {
 
     /// Counters since the start.
     pub fn stats(&self) -> EndpointStats {
-        EndpointStats { sessions: self.sessions.stats(), lookup: self.lookup.stats(), ..self.stats }
+        let (sessions, lookup, map) = (self.sessions.stats(), self.lookup.stats(), self.map.stats());
+        EndpointStats { sessions, lookup, map, ..self.stats }
     }
 
     fn send(
@@ -406,6 +430,8 @@ impl Endpoint {
                 self.on_session(event, entropy, now);
             } else if let Some(event) = self.lookup.poll_event() {
                 self.on_lookup(event, entropy, now);
+            } else if let Some((node, links)) = self.map.poll_found() {
+                self.sessions.handle_links(&node, &links, entropy, now);
             } else {
                 return;
             }
@@ -432,6 +458,16 @@ impl Endpoint {
             SessionEvent::Probed { from, token, beyond } => {
                 if self.probed.len() < PROBED_MAX {
                     self.probed.push_back((from, token, beyond));
+                }
+            }
+            SessionEvent::Cornered { node } => {
+                if let Some(locator) = self.locator(&node) {
+                    self.map.want(node, locator, self.sessions.blame(), entropy, now);
+                }
+            }
+            SessionEvent::Doubt(doubt) => {
+                if self.doubts.len() < DOUBTS_MAX && !self.doubts.contains(&doubt) {
+                    self.doubts.push_back(doubt);
                 }
             }
             SessionEvent::Moved { node } => self.events.push_back(Event::PathChanged { node }),
@@ -498,6 +534,8 @@ impl Endpoint {
 
 /// Answers that wait within one call of the router: one a packet.
 const PROBED_MAX: usize = 64;
+/// Doubts within one call of the router: a node has no more peers in use than that.
+const DOUBTS_MAX: usize = 64;
 /// What may wait for one lookup.
 const WAITERS_MAX: usize = 64;
 

@@ -193,14 +193,15 @@ pub enum Hop {
 /// Chooses the next hop of a packet that came `from` that port ([`Port::SELF`]: it is our own). O(peers x trees x
 /// depth), no allocation.
 pub fn next_hop(sid: Sid, from: Port, destination: &Destination, course: Course, table: &Table) -> Hop {
-    if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late) {
+    // (Only a packet of our own that shall go around a peer "comes" from its destination.)
+    if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late && peer.port != from) {
         return Hop::Send { index, course };
     }
     match descend(destination, from, course, table, false) {
         send @ Hop::Send { .. } => send,
         // With nobody else left, a late peer is better than none.
         hop if table.peers.iter().any(HopPeer::is_passed_over) => {
-            if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid) {
+            if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && peer.port != from) {
                 return Hop::Send { index, course };
             }
             match descend(destination, from, course, table, true) {

@@ -38,6 +38,7 @@ pub mod error;
 pub mod forward;
 pub mod id;
 pub mod lookup;
+pub mod map;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod peer;

@@ -200,7 +200,7 @@ impl Router {
         let ends = self.endpoint.stats();
         let audits = self.audit.stats();
         Stats {
-            dropped_body: ends.dropped_body + ends.sessions.dropped_body + ends.lookup.dropped_body,
+            dropped_body: ends.dropped_body + ends.sessions.dropped_body + ends.lookup.dropped_body + ends.map.dropped_body,
             dropped_parked: ends.dropped_parked + ends.sessions.dropped_parked,
             dropped_address: ends.dropped_address + ends.sessions.dropped_address,
             dropped_repeated: ends.sessions.repeated,
@@ -209,6 +209,10 @@ impl Router {
             audit_answers: audits.answered,
             audit_suspected: audits.suspected,
             audit_places_void: audits.places_void,
+            map_searches: ends.map.searches,
+            map_found: ends.map.found,
+            map_questions: ends.map.questions,
+            map_answers: ends.map.answers,
             session_handshakes: ends.sessions.handshakes,
             session_cookies: ends.sessions.cookies,
             lookups: ends.lookup.lookups,

@@ -78,6 +78,14 @@ pub struct Stats {
     pub audit_suspected: u64,
     /// Places in trees that a peer claimed and could not prove.
     pub audit_places_void: u64,
+    /// Nodes that were looked for by the map.
+    pub map_searches: u64,
+    /// Of these, such that a link to them was found.
+    pub map_found: u64,
+    /// Questions of the map sent.
+    pub map_questions: u64,
+    /// Questions of others' maps answered.
+    pub map_answers: u64,
     /// Signatures checked.
     pub signatures_checked: u64,
 }

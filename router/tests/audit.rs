@@ -86,6 +86,33 @@ fn who_begins_to_drop_under_traffic_is_suspect_soon() {
 }
 
 #[test]
+fn a_sender_that_gets_no_answer_has_the_neighbour_audited_at_once() {
+    // After a long quiet time nobody has a purse for probes: what the sender misses brings them.
+    let mut net = Net::new(16, 3);
+    grid(&mut net, 4);
+    net.run(5 * MINUTE);
+    for _ in 0..10 {
+        net.send(4, 7, b"word");
+        net.run(SECOND / 2);
+    }
+    let to = net.ids[7];
+    let used = net.node(4).routes(&to).into_iter().find(|route| route.used).expect("there is a way");
+    let first = net.ids.iter().position(|id| Some(&id.sid()) == used.hops.first()).expect("with known hops");
+    drop_all(&mut net, &[first]);
+    let probes = net.node(4).stats().audit_probes;
+    let mut seconds = 0;
+    while !suspects(&mut net).contains(&(4, first)) {
+        assert!(seconds < 60, "{seconds} s: {:?}", suspects(&mut net));
+        net.send(4, 7, b"word");
+        net.run(SECOND);
+        seconds += 1;
+    }
+    let probes = net.node(4).stats().audit_probes - probes;
+    println!("suspect after {seconds} s and {probes} probes");
+    assert!(probes <= 24);
+}
+
+#[test]
 fn honest_nodes_are_never_suspect() {
     let mut net = Net::new(25, 4);
     grid(&mut net, 5);

@@ -362,3 +362,54 @@ fn without_source_routes_all_goes_by_the_trees() {
     assert_eq!(net.received(5).len(), 6);
     assert_eq!(count(&tape, kind::DATA_S), 0);
 }
+
+#[test]
+fn a_peer_is_reached_around_its_link_when_that_falls_silent() {
+    let mut net = Net::new(16, 12);
+    grid(&mut net, 4);
+    net.run(3 * SECOND);
+    for _ in 0..5 {
+        say(&mut net, 5, 6);
+    }
+    let known = live(&mut net, 5, 6);
+    assert!(known.iter().any(|route| route.length == Some(1) && route.used), "{known:?}");
+    assert!(known.iter().any(|route| route.length > Some(1) && !route.used), "one stands by: {known:?}");
+    let (to, mtu) = (net.ids[6], 16 * 1024);
+    assert_eq!(net.node(5).mtu(&to), mtu, "what stands by does not make packets smaller");
+    net.silence(5, 6);
+    let (before, start) = (net.received(6).len(), net.now);
+    let mut sent = 0;
+    let arrived = net.run_until(4 * SECOND, |net| {
+        if (net.now - start).as_millis() as usize / 20 >= sent {
+            sent += 1;
+            net.send(5, 6, b"probe");
+        }
+        net.received(6).len() > before
+    });
+    println!("arrived after {arrived:?}, {sent} sent");
+    assert!(arrived.is_some_and(|took| took < 250 * MILLI), "{arrived:?}");
+    // And nothing more is lost, not even when the link is given up.
+    let before = net.received(6).len();
+    for _ in 0..20 {
+        say(&mut net, 5, 6);
+    }
+    assert!(net.received(6).len() >= before + 20);
+    let used = live(&mut net, 5, 6).into_iter().find(|route| route.used);
+    assert!(used.is_some_and(|route| route.length > Some(1)), "a source route carries it");
+}
+
+#[test]
+fn a_node_with_one_link_looks_for_no_way_around_it() {
+    let mut net = Net::new(2, 13);
+    line(&mut net);
+    net.run(10 * SECOND);
+    for _ in 0..3 {
+        say(&mut net, 0, 1);
+    }
+    let tape = tape(&mut net);
+    for _ in 0..10 {
+        say(&mut net, 0, 1);
+    }
+    assert_eq!(net.received(1).len(), 13);
+    assert_eq!(count(&tape, kind::DATA_T), 0);
+}

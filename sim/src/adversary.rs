@@ -1,14 +1,19 @@
 //! Nodes that do what an honest one does not. Their routers are honest ones; the world takes away what they should have
 //! passed on, or answers in their place.
 
-use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasherDefault,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use router::{
     NodeId,
+    lookup::LocatorRecord,
     wire::{
         DataS, Notice, body,
-        body::find::{Contact, Find, Found, Values},
+        body::find::{Contact, Find, Found, Record, Store, Values},
         kind,
     },
 };
@@ -51,6 +56,8 @@ pub struct Malice {
     /// It lies in the lookup: these are the only nodes that it knows.
     fellows: Arc<[Contact]>,
     lies: bool,
+    /// Records that it was given to keep, as they were the first time, by the address of who they are of.
+    old: BTreeMap<[u8; 15], LocatorRecord>,
     /// Packets of others that came, and whether it passes them on.
     transit: HashMap<u64, bool, BuildHasherDefault<Itself>>,
     me: router::Sid,
@@ -68,16 +75,20 @@ pub(crate) enum Verdict {
 
 /// Packets that are remembered between coming and going: they wait for milliseconds.
 const TRANSIT_MAX: usize = 4096;
+/// Records that one liar remembers: more than the largest share of a network's that come to one node.
+const OLD_MAX: usize = 4096;
 /// Contacts of a lying answer: as many as an honest one has.
 const CONTACTS: usize = 8;
 
 impl Malice {
     /// A dropper of that kind.
     pub fn new(kind: DropperKind, me: NodeId) -> Self {
-        Self { kind, fellows: Arc::default(), lies: false, transit: HashMap::default(), me: me.sid() }
+        let (old, transit) = (BTreeMap::new(), HashMap::default());
+        Self { kind, fellows: Arc::default(), lies: false, old, transit, me: me.sid() }
     }
 
-    /// It also answers every question of the lookup with fellows only, and keeps no record for others.
+    /// It also answers questions of the lookup with fellows only, forged or old records, or not at all, and keeps no record
+    /// for others.
     #[must_use]
     pub fn lying(mut self, fellows: Arc<[Contact]>) -> Self {
         self.fellows = fellows;
@@ -114,9 +125,16 @@ impl Malice {
         !(passes || self.kind == DropperKind::Colluding && fellow)
     }
 
-    fn asked(&self, seen: &Seen<'_>) -> Verdict {
+    fn asked(&mut self, seen: &Seen<'_>) -> Verdict {
         match seen.body.first() {
-            Some(&(body::STORE | body::REFRESH)) if self.lies => Verdict::Drop,
+            Some(&(body::STORE | body::REFRESH)) if self.lies => {
+                if let Ok(Store { record: Record::Locator(record), .. }) = Store::decode(seen.body)
+                    && self.old.len() < OLD_MAX
+                {
+                    self.old.entry(address(&record.node.hash())).or_insert(record);
+                }
+                Verdict::Drop
+            }
             Some(&body::FIND) if self.lies => {
                 let Ok(find) = Find::decode(seen.body) else { return Verdict::Drop };
                 self.lie(&find, seen.rev).map_or(Verdict::Drop, Verdict::Answer)
@@ -125,8 +143,16 @@ impl Malice {
         }
     }
 
-    /// An answer that leads to fellows, the nearest first.
+    /// An answer that leads to fellows, the nearest first; some have a forged record with them, or one that is old, and some
+    /// are none.
     fn lie(&self, find: &Find, back: &[u8]) -> Option<Bytes> {
+        let old = self.old.get(&address(&find.place)).cloned();
+        let values = match find.nonce % 4 {
+            0 => return None,
+            1 => old.map(|old| LocatorRecord { seq: old.seq + 1000, ..old }),
+            2 => old,
+            _ => None,
+        };
         let mut nearest: Vec<&Contact> = self.fellows.iter().collect();
         nearest.sort_by_cached_key(|fellow| {
             let mut distance = fellow.node.hash();
@@ -139,7 +165,7 @@ impl Malice {
             stored: false,
             more: false,
             own: None,
-            values: Values::Locators(Vec::new()),
+            values: Values::Locators(values.into_iter().collect()),
             contacts: nearest.into_iter().take(CONTACTS).cloned().collect(),
         };
         let mut body = Vec::new();
@@ -156,4 +182,11 @@ fn flow(seen: &Seen<'_>) -> u64 {
     let dst = seen.dst.map_or(0, |dst| u64::from_be_bytes(*dst.as_bytes()));
     let index = if seen.index == 0 { dst } else { u64::from(seen.index) };
     index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33
+}
+
+/// What the address of who is at that place is made of.
+fn address(place: &[u8; 32]) -> [u8; 15] {
+    let mut address = [0; 15];
+    address.copy_from_slice(&place[..15]);
+    address
 }

@@ -112,6 +112,9 @@ pub struct Args {
     /// Nobody audits neighbours.
     #[arg(long)]
     pub no_audit: bool,
+    /// Nobody asks others for their links where packets do not arrive (the verified map).
+    #[arg(long)]
+    pub no_map: bool,
     /// Packets between random pairs that never talked before. [default: two a node, at most 2000]
     #[arg(long)]
     pub probes: Option<usize>,
@@ -350,6 +353,9 @@ impl Args {
         if self.no_source_routes || self.no_audit {
             scenario.switch(!self.no_source_routes, !self.no_audit);
         }
+        if self.no_map {
+            scenario.config.map = false;
+        }
         if let Some(share) = self.droppers {
             scenario.droppers = Some(Droppers {
                 share: within(share, 0.0, 0.9, "--droppers")?,
@@ -435,6 +441,7 @@ impl Args {
             ("datagrams", self.datagrams),
             ("no-source-routes", self.no_source_routes),
             ("no-audit", self.no_audit),
+            ("no-map", self.no_map),
             ("dropper-lies", self.dropper_lies),
         ] {
             if given {

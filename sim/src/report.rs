@@ -224,6 +224,8 @@ pub struct LookupShare {
 pub struct Busiest {
     /// Its share of them, in the second half of the traffic.
     pub busiest_share: f64,
+    /// What it would be if each flow took the way of the least latency.
+    pub shortest_share: Option<f64>,
     /// Which.
     pub node: usize,
 }
@@ -320,7 +322,8 @@ impl fmt::Display for Report {
             writeln!(f, "lookups             {} of {}", lookup.success, lookup.lookups)?;
         }
         if let Some(busiest) = self.load {
-            writeln!(f, "busiest node        {} of the flows", busiest.busiest_share)?;
+            let shortest = busiest.shortest_share.map_or_else(String::new, |share| format!(" ({share} by the shortest ways)"));
+            writeln!(f, "busiest node        {} of the flows{shortest}", busiest.busiest_share)?;
         }
         for event in &self.events {
             writeln!(f, "{event}")?;

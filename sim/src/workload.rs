@@ -160,9 +160,8 @@ pub struct Workload {
     pub missing: Vec<(usize, usize)>,
     /// Packets that never arrived though a way led there.
     pub lost: u64,
-    /// By node: flows (by number, each once) that it passed on lately.
-    passing: BTreeMap<u32, BTreeMap<u32, ()>>,
-    carried: BTreeMap<u32, ()>,
+    /// By flow: the way of its latest packet.
+    carried: BTreeMap<u32, Vec<u32>>,
     /// Ways of flows are counted into `busiest`.
     pub watch_load: bool,
     wrong: Option<String>,
@@ -420,23 +419,20 @@ impl Workload {
             });
         }
         if self.watch_load && flight.flow != u32::MAX {
-            self.carried.insert(flight.flow, ());
-            for &node in &way.nodes[1..way.nodes.len().saturating_sub(1).max(1)] {
-                self.passing.entry(node).or_default().insert(flight.flow, ());
-            }
+            self.carried.insert(flight.flow, way.nodes.clone());
         }
     }
 
-    /// The node that passes most flows on, and its share of them.
+    /// The node that passes most flows on by their latest ways, and its share of them.
     pub fn busiest(&self) -> Option<(u32, f64)> {
-        let (&node, flows) = self.passing.iter().max_by_key(|(_, flows)| flows.len())?;
-        Some((node, flows.len() as f64 / self.carried.len().max(1) as f64))
+        busiest(self.carried.values().map(Vec::as_slice))
     }
 
-    /// Forgets who passed what on.
-    pub fn forget_load(&mut self) {
-        self.passing.clear();
-        self.carried.clear();
+    /// The same if each flow took the way of the least latency: what there is to be spread.
+    pub fn busiest_by_shortest(&self, graph: &Graph) -> Option<f64> {
+        let ends = self.carried.values().filter_map(|way| Some((*way.first()?, *way.last()?)));
+        let ways: Vec<Vec<u32>> = ends.filter_map(|(from, to)| graph.shortest(from, to)).collect();
+        Some(busiest(ways.iter().map(Vec::as_slice))?.1)
     }
 
     /// Something that must never happen, if it did.
@@ -461,6 +457,19 @@ impl Workload {
     pub fn is_settled(&self) -> bool {
         self.flights.is_empty() && self.lookups.values().all(|lookup| lookup.found.is_some())
     }
+}
+
+/// The node that most of these ways lead over, their ends left out, and its share of them.
+fn busiest<'a>(ways: impl Iterator<Item = &'a [u32]>) -> Option<(u32, f64)> {
+    let (mut passing, mut count) = (BTreeMap::<u32, u32>::new(), 0);
+    for way in ways {
+        count += 1;
+        for &node in way.get(1..way.len().saturating_sub(1)).unwrap_or_default() {
+            *passing.entry(node).or_default() += 1;
+        }
+    }
+    let (&node, &flows) = passing.iter().max_by_key(|&(_, flows)| flows)?;
+    Some((node, f64::from(flows) / f64::from(count.max(1))))
 }
 
 /// Latencies of ways over the least possible, sorted: `(from, to, latency)` in, at most so many looked at.

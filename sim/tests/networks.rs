@@ -149,6 +149,36 @@ fn droppers_drop() {
 }
 
 #[test]
+fn one_tree_stays_whole_under_droppers() {
+    // The oracle of the run itself: at its end the last tree has one root in each component, droppers and whoever is
+    // behind them included, and every tree one where honest nodes lead.
+    for (seed, topology) in [(1, Topology::UnitDisk), (2, Topology::ScaleFree), (3, Topology::UnitDisk)] {
+        let mut scenario = scenario(topology, 40, seed);
+        scenario.duration = Duration::from_secs(180);
+        scenario.probes = 0;
+        scenario.lookups = 0;
+        scenario.droppers =
+            Some(Droppers { share: 0.2, kind: DropperKind::Silent, place: DropperPlace::Random, lie: false });
+        run(&scenario);
+    }
+}
+
+#[test]
+fn lookups_succeed_though_every_fifth_node_lies() {
+    for (seed, topology) in [(1, Topology::ScaleFree), (2, Topology::UnitDisk), (3, Topology::Mixed)] {
+        let mut scenario = scenario(topology, 60, seed);
+        scenario.duration = Duration::from_secs(210);
+        scenario.traffic_at = Some(Duration::from_secs(170));
+        scenario.probes = 0;
+        scenario.lookups = 200;
+        scenario.droppers =
+            Some(Droppers { share: 0.2, kind: DropperKind::Silent, place: DropperPlace::Random, lie: true });
+        let report = run(&scenario);
+        assert!(report.lookup.expect("there were lookups").success >= 0.99, "{report}");
+    }
+}
+
+#[test]
 fn two_nodes_and_one() {
     assert_delivered(&run(&scenario(Topology::Line, 2, 7)), 1.0);
     let alone = run(&scenario(Topology::Line, 1, 8));

@@ -158,7 +158,7 @@ impl Audit {
     /// A packet that this node sent through the peer was not answered by whoever it was for: the audit is hurried.
     pub fn on_doubt(&mut self, port: Port, now: Instant) {
         if let Some(watch) = self.watches.get_mut(&port) {
-            watch.hurry(now);
+            watch.doubt(now);
         }
     }
 

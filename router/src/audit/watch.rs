@@ -33,6 +33,7 @@ pub(super) struct Watch {
     /// Probes that are owed at once, after one that was not answered.
     hurried: u32,
     hurried_at: Option<Instant>,
+    doubted_at: Option<Instant>,
     next: Instant,
     under_way: Vec<UnderWay>,
     outcomes: VecDeque<Outcome>,
@@ -88,6 +89,7 @@ impl Watch {
             sent: 0,
             hurried: 0,
             hurried_at: None,
+            doubted_at: None,
             next: first,
             under_way: Vec::new(),
             outcomes: VecDeque::new(),
@@ -137,6 +139,16 @@ impl Watch {
         if self.hurried == 0 && self.hurried_at.is_none_or(|last| now - last >= HURRY_REST) {
             self.hurried = HURRIED;
             self.hurried_at = Some(now);
+            self.next = self.next.min(now + HURRY);
+        }
+    }
+
+    /// A packet given to the peer went unanswered, as its sender says: one probe through each witness. A miss brings more.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        let rested = self.doubted_at.is_none_or(|last| now - last >= HURRY_REST);
+        if rested && self.hurried == 0 && !self.suspect {
+            self.hurried = WITNESSES_WANTED as u32;
+            self.doubted_at = Some(now);
             self.next = self.next.min(now + HURRY);
         }
     }

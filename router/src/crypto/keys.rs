@@ -169,6 +169,8 @@ pub mod domain {
     pub const BEACON: &str = "beacon";
     /// A link, signed by both ends.
     pub const PEERS: &str = "peers";
+    /// A node's links, told to whoever asks.
+    pub const MAP: &str = "map";
     /// Locator record.
     pub const LOCATOR: &str = "locator";
     /// Account record.

@@ -134,7 +134,15 @@ impl Lookup {
         goal: Goal,
         now: Instant,
     ) -> Option<u64> {
-        let nearest = self.contacts.nearest(&query.place, PATHS * 2);
+        // What found nothing begins elsewhere the next time: whoever led it astray would do so again.
+        let tries = match purpose {
+            Purpose::Answer(query) => self.pending.get(&query).map_or(0, |pending| pending.tries as usize),
+            _ => 0,
+        };
+        let mut nearest = self.contacts.nearest(&query.place, if tries > 0 { usize::MAX } else { START });
+        let passed = START * tries % nearest.len().max(1);
+        nearest.rotate_left(passed);
+        nearest.truncate(START);
         let mut start: Vec<(NodeId, Position)> =
             nearest.iter().map(|contact| (contact.node, contact.position.clone())).collect();
         // Where a peer is we know for sure, of the others only where they were.
@@ -160,8 +168,12 @@ impl Lookup {
                 search.ask_first(node, position);
             }
         }
-        // Whom a joining search misses the next one meets.
-        let search = if purpose == Purpose::Join { search.narrow() } else { search };
+        let search = match purpose {
+            // Whom a joining search misses the next one meets.
+            Purpose::Join => search.narrow(),
+            _ if tries > 0 => search.broad(),
+            _ => search,
+        };
         self.searches.insert(id, Running { purpose, search });
         Some(id)
     }
@@ -254,6 +266,8 @@ impl Lookup {
     }
 }
 
+/// Contacts that a search begins with.
+const START: usize = PATHS * 2;
 /// Peers among those that a search begins with.
 const START_PEERS: usize = 2;
 /// Things looked for at once.

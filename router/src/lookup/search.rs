@@ -7,6 +7,7 @@ use crate::id::NodeId;
 use crate::time::{Duration, Instant};
 use crate::wire::body::find::{Contact, What};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What a search is after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct Search {
 #[derive(Default)]
 struct Path {
     queries: usize,
+    /// Nodes that were dealt to it, or that its answers brought.
+    candidates: usize,
 }
 
 struct Candidate {
@@ -114,6 +117,12 @@ impl Search {
         }
     }
 
+    /// The same, but patient from the start: it follows an earlier one that found nothing.
+    pub(super) fn broad(mut self) -> Self {
+        self.width = self.width_max;
+        self
+    }
+
     /// The same, but content with less.
     pub(super) fn narrow(mut self) -> Self {
         self.width_max = self.width;
@@ -155,7 +164,7 @@ impl Search {
         candidate.state = State::Answered { token };
         let path = candidate.path;
         for Contact { node, locator } in contacts {
-            if node != *me && !locator.is_empty() && self.candidates.len() < CANDIDATES_MAX {
+            if node != *me && !locator.is_empty() && self.paths[path].candidates < CANDIDATES_MAX {
                 self.add(node, Position { seq: 0, locator: locator.into() }, path);
             }
         }
@@ -247,7 +256,8 @@ impl Search {
     }
 
     fn add(&mut self, node: NodeId, position: Position, path: usize) {
-        self.candidates.entry(distance(&self.place, &node.hash())).or_insert(Candidate {
+        let Entry::Vacant(vacant) = self.candidates.entry(distance(&self.place, &node.hash())) else { return };
+        vacant.insert(Candidate {
             node,
             position,
             path,
@@ -257,6 +267,9 @@ impl Search {
             tries: 0,
             skip: 0,
         });
+        if let Some(path) = self.paths.get_mut(path) {
+            path.candidates += 1;
+        }
     }
 
     fn next_free(&self) -> Option<(Place, usize)> {
@@ -326,8 +339,9 @@ pub(super) fn prefix(position: &Position) -> Option<Vec<u8>> {
 pub(super) const PATHS: usize = 4;
 /// Questions on one path; a search that needs more is led astray.
 const QUERIES_MAX: usize = 40;
-/// Nodes that one search remembers: what all its questions could bring, in a network that does not lie.
-const CANDIDATES_MAX: usize = PATHS * QUERIES_MAX * 2;
+/// Nodes that one path remembers: what all its questions could bring, in a network that does not lie. Counted apart, so that
+/// who makes nodes up on one path takes no room from the others.
+const CANDIDATES_MAX: usize = QUERIES_MAX * 2;
 /// Of each path's nearest so many are asked before a search ends without what it is after.
 const WIDTH_MAX: usize = BUCKET;
 /// Patience with one question; four times as long for the second try: the other end of a large wireless mesh is a second away.
@@ -404,7 +418,7 @@ mod tests {
             }
         }
         assert!(asked.len() <= PATHS * QUERIES_MAX);
-        assert!(search.candidates.len() <= CANDIDATES_MAX + 8);
+        assert!(search.candidates.len() <= PATHS * (CANDIDATES_MAX + 8));
     }
 
     #[test]

@@ -49,6 +49,19 @@ pub struct Path {
     pub frame_max: usize,
 }
 
+/// A link as the verified map has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenLink {
+    /// Whose port it is.
+    pub from: Sid,
+    /// Who is there.
+    pub to: Sid,
+    /// The port.
+    pub port: Port,
+    /// The link.
+    pub span: Span,
+}
+
 /// This node, in [`View::nodes`].
 const ME: u16 = 0;
 /// The destination.
@@ -88,6 +101,18 @@ impl View {
         let Some(hops) = self.check(way, record, true) else { return false };
         self.take_in(&hops, record, true, now);
         true
+    }
+
+    /// Links that both their ends told of. No packet has taken them yet.
+    pub fn learn_links(&mut self, links: &[SeenLink], now: Instant) {
+        if self.nodes.len() + links.len() / 2 > NODES_MAX {
+            self.prune(now);
+        }
+        for link in links {
+            if let (Some(from), Some(to)) = (self.place(link.from), self.place(link.to)) {
+                self.connect(from, to, link.port, link.span, false, now);
+            }
+        }
     }
 
     /// The hops of a record, if it agrees with the ports: those out of which we go, or those that lead back.
@@ -201,8 +226,11 @@ impl View {
     ) -> Vec<Path> {
         let mut found: Vec<Path> = Vec::with_capacity(count);
         let mut surcharge = vec![0u32; self.nodes.len()];
+        let mut direct = true;
         while found.len() < count {
-            let Some((path, steps)) = self.cheapest(neighbours, &surcharge, &dear, now) else { break };
+            let Some((path, steps)) = self.cheapest(neighbours, direct, &surcharge, &dear, now) else { break };
+            // A peer's own link has no nodes to avoid: the others do without it.
+            direct &= steps.len() > 1;
             if found.iter().any(|known| known.ports == path.ports) {
                 break;
             }
@@ -219,6 +247,7 @@ impl View {
     fn cheapest(
         &self,
         neighbours: &Neighbours,
+        direct: bool,
         surcharge: &[u32],
         dear: &impl Fn(&Sid, &Sid, u8) -> f32,
         now: Instant,
@@ -248,7 +277,7 @@ impl View {
             }
         };
         for (peer, &(port, span)) in neighbours {
-            if let Some(&to) = self.index.get(peer).filter(|&&to| to != ME) {
+            if let Some(&to) = self.index.get(peer).filter(|&&to| to != ME && (direct || to != THERE)) {
                 let step = Step { from: ME, to, port, span, weight: weigh(ME, to, span), total: 0 };
                 reach(&mut best, &mut queue, step, 1, 0);
             }

@@ -7,7 +7,7 @@ use crate::forward;
 use crate::id::{LinkId, NodeId, Port};
 use crate::peer::PeerTable;
 use crate::peer::link::Link;
-use crate::session::ProbeWay;
+use crate::session::{Doubt, ProbeWay};
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::tree::Trees;
@@ -97,6 +97,21 @@ impl Router {
             self.trees_touched = true;
         }
         self.timers.set(Timer::Audit, self.audit.deadline());
+    }
+
+    /// Packets went unanswered: the peer that they were given to is audited sooner.
+    pub(super) fn on_doubt(&mut self, doubt: &Doubt, now: Instant) {
+        let port = match *doubt {
+            Doubt::Peer(port) => Some(port),
+            Doubt::Trees(node, mask) => {
+                let locator = self.endpoint.locator(&node);
+                locator.and_then(|locator| self.first_hop(node.sid(), &locator, mask))
+            }
+        };
+        if let Some(port) = port {
+            self.audit.on_doubt(port, now);
+            self.audit_touched = true;
+        }
     }
 
     /// What a packet of this node seems to have come by before: a port that leads to another peer, and such as most

@@ -271,8 +271,8 @@ impl Router {
                 Destination::Node { sid, locator, mask, record } => {
                     self.send_to(sid, &locator, Port::SELF, mask, record, index, body, now);
                 }
-                Destination::Around { sid, locator, avoid } => {
-                    self.send_to(sid, &locator, avoid, u8::MAX, false, index, body, now);
+                Destination::Around { sid, locator, avoid, mask, record } => {
+                    self.send_to(sid, &locator, avoid, mask, record, index, body, now);
                 }
                 Destination::Back(ports) => self.send_back(&ports, &[], false, index, body, now),
                 Destination::Veiled(ports) => self.send_back(&ports, &[], true, index, body, now),
@@ -284,6 +284,9 @@ impl Router {
         while let Some((from, token, beyond)) = self.endpoint.poll_probed() {
             self.audit.on_answer(&token, &from, &beyond, now);
             self.audit_touched = true;
+        }
+        while let Some(doubt) = self.endpoint.poll_doubt() {
+            self.on_doubt(&doubt, now);
         }
         self.timers.set(Timer::Endpoint, self.endpoint.poll_timeout());
     }
@@ -333,6 +336,21 @@ impl Router {
         }
         self.send_own(id, &head, body, now);
         self.head = head;
+    }
+
+    /// The peer that a packet of ours is given to first; `None` if the node itself is that peer.
+    pub(super) fn first_hop(&mut self, dst: Sid, locator: &Arc<Locator>, mask: u8) -> Option<Port> {
+        if !self.aim.at(locator) {
+            return None;
+        }
+        let fresh = Course { mask, phi_min: PHI_NONE, budget: BUDGET };
+        match next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table) {
+            Hop::Send { index, .. } => {
+                let peer = &self.table.peers[index];
+                (peer.sid != dst).then_some(peer.port)
+            }
+            _ => None,
+        }
     }
 
     /// Sends along a list of ports; with a record, that goes along as the list of a reply. `veiled`: as if it came from farther.

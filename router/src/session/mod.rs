@@ -19,7 +19,7 @@ use crate::error::Unreachable;
 use crate::id::{NodeId, Port, Sid};
 use crate::lookup::Position;
 use crate::route::choose::RouteInfo;
-use crate::route::view::Neighbours;
+use crate::route::view::{Neighbours, SeenLink};
 use crate::router::SessionInfo;
 use crate::time::{Duration, Instant};
 use crate::wire::FrameError;
@@ -84,6 +84,13 @@ pub enum SessionEvent {
         /// The node.
         node: NodeId,
     },
+    /// Neither trees nor ways lead to the node, so it seems: the map is asked for others.
+    Cornered {
+        /// The node.
+        node: NodeId,
+    },
+    /// Packets went out there and nothing came back: whoever is next on that way may have dropped them.
+    Doubt(Doubt),
     /// The ways to the node take larger or smaller packets than before.
     Mtu {
         /// The node.
@@ -138,6 +145,15 @@ pub enum SessionEvent {
         /// The way there and back.
         result: Result<Duration, Unreachable>,
     },
+}
+
+/// What fell silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A way that begins at that port.
+    Peer(Port),
+    /// Packets to the node by these trees, one bit each.
+    Trees(NodeId, u8),
 }
 
 /// How an audit's probe goes.
@@ -372,6 +388,24 @@ impl Sessions {
         if self.neighbours.remove(sid).is_some() {
             self.epoch += 1;
         }
+    }
+
+    /// The map has found links that may lead to the node.
+    pub fn handle_links(
+        &mut self,
+        node: &NodeId,
+        links: &[SeenLink],
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        if let Some(slot) = self.table.find(node) {
+            self.at(slot, entropy, now, |session, ctx| session.handle_links(links, ctx));
+        }
+    }
+
+    /// What is suspected of links.
+    pub fn blame(&self) -> &Blame {
+        &self.blame
     }
 
     /// Is that the receiver index of a session? O(1).

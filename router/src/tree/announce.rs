@@ -182,13 +182,20 @@ impl Trees {
     /// Walks anew from every peer without choosing (the caller does).
     pub(super) fn rewalk_peers(&mut self, tree: usize, now: Instant) {
         let mut chain = std::mem::take(&mut self.scratch);
+        let last = self.is_last(tree);
         for (&port, peer) in &mut self.peers {
             let mut new = super::walk(&self.known, tree, peer.slot, self.me_slot, &mut chain);
-            // A place that the peer could not prove is none.
+            // A place that the peer could not prove is none; in the last tree it still leads to the common root.
             let parent =
                 self.known.info(tree, peer.slot).filter(|info| !info.is_root()).map(|info| info.parent);
-            if new.is_ok() && parent.is_some_and(|parent| peer.claimed.contains(&parent)) {
-                new = Err(Void::Loop);
+            if let Ok(way) = &mut new
+                && parent.is_some_and(|parent| peer.claimed.contains(&parent))
+            {
+                if last {
+                    way.void = true;
+                } else {
+                    new = Err(Void::Loop);
+                }
             }
             match &new {
                 Ok(_) => {
@@ -201,7 +208,7 @@ impl Trees {
             }
             if new != peer.ways[tree] {
                 let moved = match (&new, &peer.ways[tree]) {
-                    (Ok(new), Ok(old)) => new.coords != old.coords,
+                    (Ok(new), Ok(old)) => new.coords != old.coords || new.void != old.void,
                     _ => true,
                 };
                 peer.ways[tree] = new;

@@ -123,6 +123,8 @@ struct Way {
     coords: Coords,
     /// It goes through this node, so it is no way for it.
     through_me: bool,
+    /// Its first node does not hang where it says, as far as audits tell.
+    void: bool,
 }
 
 impl Trees {
@@ -167,6 +169,7 @@ impl Trees {
                 cost: 0,
                 coords: Coords { root: me.sid(), hops: Vec::new() },
                 through_me: false,
+                void: false,
             };
             this.known.insert(info, now);
             this.changes.insert((Port::SELF, tree));
@@ -346,9 +349,16 @@ impl Trees {
         &self.own[tree].way.coords
     }
 
-    /// A peer's coordinates in a tree, if its chain is valid.
+    /// A peer's coordinates in a tree, if its chain is valid. A place that it could not prove draws no packets but those of
+    /// who has nothing else.
     pub fn peer_coords(&self, port: Port, tree: usize) -> Option<&Coords> {
-        Some(&self.peers.get(&port)?.ways[tree].as_ref().ok()?.coords)
+        let way = self.peers.get(&port)?.ways[tree].as_ref().ok()?;
+        (!way.void || self.own[tree].parent == Some(port)).then_some(&way.coords)
+    }
+
+    /// The tree in which nobody is without the common root: neither suspicion nor a place that could not be proved parts it.
+    const fn is_last(&self, tree: usize) -> bool {
+        self.trees > 1 && tree + 1 == self.trees
     }
 
     /// This node's coordinates in all trees.
@@ -587,7 +597,7 @@ fn walk(known: &Ancestry, tree: usize, start: Slot, me: Slot, chain: &mut Vec<Sl
     let rank = known.walk(tree, start, chain)?;
     let (coords, cost) = known.coords(tree, chain);
     let root = *chain.last().expect("a walk that ends has its start");
-    Ok(Way { root, rank, cost, coords, through_me: start != me && chain.contains(&me) })
+    Ok(Way { root, rank, cost, coords, through_me: start != me && chain.contains(&me), void: false })
 }
 
 fn resync_after(asked: u32) -> Duration {

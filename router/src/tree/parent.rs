@@ -86,11 +86,11 @@ impl Trees {
         peer.port_there?;
         let way = peer.ways[tree].as_ref().ok().filter(|way| !way.through_me)?;
         let link = u32::from(peer.cost) * if peer.class == Class::Mobile { MOBILE_FACTOR } else { 1 };
-        let link = if peer.suspect { SUSPECT_COST } else { link };
+        let link = if peer.suspect || way.void { SUSPECT_COST } else { link };
         let elsewhere =
             (0..self.trees).filter(|&other| other != tree && self.own[other].parent == Some(port)).count();
         Some(Candidate {
-            shunned: peer.suspect && (self.trees == 1 || tree + 1 < self.trees),
+            shunned: peer.suspect && !self.is_last(tree),
             rank: way.rank,
             cost: way.cost + link,
             elsewhere,
@@ -302,27 +302,39 @@ impl Trees {
             own.cost_published = None;
             stats.parent_changes += 1;
         }
-        own.parent = Some(port);
+        let former = own.parent.replace(port);
         self.to_prove.insert(port);
         own.gain_since = None;
         own.gaining = None;
         own.cost_off_since = None;
         self.known.insert(info, now);
         self.sweep_soon(now);
+        self.show_void(tree, [former, Some(port)]);
         self.recompute_own(tree, now);
         self.recompute(tree, now);
+    }
+
+    /// A void place is shown to whoever forwards as long as it is the parent's.
+    fn show_void(&mut self, tree: usize, ports: [Option<Port>; 2]) {
+        for port in ports.into_iter().flatten() {
+            let way = self.peers.get(&port).and_then(|peer| peer.ways[tree].as_ref().ok());
+            if way.is_some_and(|way| way.void) {
+                self.changes.insert((port, tree));
+            }
+        }
     }
 
     pub(super) fn become_root(&mut self, tree: usize, now: Instant) {
         let info = self.root_info(tree);
         let own = &mut self.own[tree];
-        own.parent = None;
+        let former = own.parent.take();
         own.request = None;
         own.gain_since = None;
         own.gaining = None;
         own.cost_off_since = None;
         self.known.insert(info, now);
         self.sweep_soon(now);
+        self.show_void(tree, [former, None]);
         self.recompute_own(tree, now);
         // Peers that hang on me hang elsewhere now.
         self.rewalk_peers(tree, now);
@@ -340,7 +352,7 @@ impl Trees {
 const MOBILE_FACTOR: u32 = 4;
 /// A gain that has been held for long enough and is not proved yet is looked at again.
 const GAIN_AGAIN: Duration = Duration::from_secs(1);
-/// With only suspects left, one of them at that cost.
+/// With only suspects left, or places that could not be proved, one of them at that cost.
 const SUSPECT_COST: u32 = 1000;
 /// A way to the same root must be better by a quarter for that long.
 const GAIN_HOLD: Duration = Duration::from_secs(5);

@@ -41,17 +41,10 @@ pub fn unsettled(world: &World) -> Option<String> {
 
 /// Why there is not one root for each tree and component, or `None` if there is.
 pub fn one_root(world: &World, components: &[Option<usize>]) -> Option<String> {
-    let mut roots: BTreeMap<(usize, usize), NodeId> = BTreeMap::new();
-    for (node, router) in world.routers() {
-        let Some(component) = components[node] else { continue };
-        for tree in 0..router.tree_count() {
-            let seen = router.root(tree)?;
-            let root = *roots.entry((component, tree)).or_insert(seen);
-            if root != seen {
-                return Some(format!("tree {tree}: node {node} sees root {seen:?}, another one {root:?}"));
-            }
-        }
-    }
+    let roots = match roots(world, components, 0) {
+        Ok(roots) => roots,
+        Err(what) => return Some(what),
+    };
     for (&(component, tree), root) in &roots {
         let at = world.node(root).filter(|&at| world.router(at).is_some());
         match at {
@@ -63,4 +56,32 @@ pub fn one_root(world: &World, components: &[Option<usize>]) -> Option<String> {
         }
     }
     None
+}
+
+/// Why a network with droppers that audits have parted is not as whole as it can be: in the last tree all have one root,
+/// droppers and those behind them included; in each tree those have one between whom honest nodes lead.
+pub fn parted(world: &World) -> Option<String> {
+    let trees = world.routers().map(|(_, router)| router.tree_count()).max().unwrap_or_default();
+    let last = roots(world, &world.components(), trees.saturating_sub(1));
+    last.and_then(|_| roots(world, &world.honest_components(), 0)).err()
+}
+
+/// The root of each component in each tree from that one on.
+fn roots(
+    world: &World,
+    components: &[Option<usize>],
+    first: usize,
+) -> Result<BTreeMap<(usize, usize), NodeId>, String> {
+    let mut roots: BTreeMap<(usize, usize), NodeId> = BTreeMap::new();
+    for (node, router) in world.routers() {
+        let Some(component) = components[node] else { continue };
+        for tree in first..router.tree_count() {
+            let Some(seen) = router.root(tree) else { continue };
+            let root = *roots.entry((component, tree)).or_insert(seen);
+            if root != seen {
+                return Err(format!("tree {tree}: node {node} sees root {seen:?}, another one {root:?}"));
+            }
+        }
+    }
+    Ok(roots)
 }

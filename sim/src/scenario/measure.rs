@@ -216,6 +216,7 @@ pub(super) fn report(
         }),
         load: workload.busiest().map(|(node, busiest_share)| Busiest {
             busiest_share: round(busiest_share),
+            shortest_share: workload.busiest_by_shortest(&graph).map(round),
             node: node as usize,
         }),
         loops: Loops {

@@ -282,6 +282,16 @@ impl<'a> Run<'a> {
             })
     }
 
+    /// Why the trees are not what they should be by now.
+    fn unsettled(&self) -> Option<String> {
+        if self.scenario.droppers.is_none() || !self.scenario.config.audit {
+            return convergence::unsettled(&self.world);
+        }
+        // Droppers are no parents and prove no place, so what hangs on them alone parts: but not in the last tree, and
+        // not where honest nodes lead.
+        convergence::parted(&self.world)
+    }
+
     /// Where nothing went wrong everything arrives, and no packet runs out of hops.
     fn unreached(&self) -> Option<String> {
         let scenario = self.scenario;
@@ -298,13 +308,9 @@ impl<'a> Run<'a> {
     }
 
     fn finish(self) -> Result<Report, Violation> {
-        // Droppers prove no place, so what hangs on them alone is void and parts for a while, in the last tree too: open,
-        // see docs/routing-results.md. Delivery is what is asked of such a network.
-        let parted = self.scenario.droppers.is_some() && self.scenario.config.audit;
         if self.settled.is_some()
-            && !parted
             && self.is_quiet()
-            && let Some(what) = convergence::unsettled(&self.world)
+            && let Some(what) = self.unsettled()
         {
             return Err(self.violation(format!("no longer settled: {what}")));
         }

@@ -73,6 +73,22 @@ impl Graph {
         distances
     }
 
+    /// The nodes on a way of the least latency, both ends included; `None` where no way leads.
+    pub fn shortest(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        let left = self.least(to as usize);
+        (left[from as usize] != u64::MAX).then_some(())?;
+        let mut way = vec![from];
+        let mut at = from;
+        while at != to {
+            let on = |&&(next, latency): &&(u32, u32)| {
+                left[next as usize].saturating_add(latency.into()) == left[at as usize] && latency > 0
+            };
+            at = self.neighbours(at as usize).iter().find(on)?.0;
+            way.push(at);
+        }
+        Some(way)
+    }
+
     /// The component of each node of `alive`, as the least number in it.
     pub fn components(&self, alive: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
         let mut component = vec![None; self.len()];
@@ -106,6 +122,8 @@ mod tests {
         let ms = Duration::from_millis;
         let graph = Graph::new(4, [(0, 1, ms(5)), (1, 2, ms(5)), (0, 2, ms(20))]);
         assert_eq!(graph.distances(0), [Some(ms(0)), Some(ms(5)), Some(ms(10)), None]);
+        assert_eq!(graph.shortest(0, 2), Some(vec![0, 1, 2]));
+        assert_eq!(graph.shortest(0, 3), None);
         assert_eq!(graph.components(|node| node != 1), [Some(0), None, Some(0), Some(3)]);
     }
 }

@@ -225,8 +225,7 @@ impl World {
             let body = out.body.as_slice().to_vec();
             *self.sent.entry(body[0]).or_default() += 1;
             let to = match &out.to {
-                Destination::Around { .. } => unreachable!("no audits here"),
-                Destination::Node { sid, locator, .. } => {
+                Destination::Around { sid, locator, .. } | Destination::Node { sid, locator, .. } => {
                     let to = (0..self.nodes.len()).find(|&at| self.id(at).sid() == *sid);
                     match to {
                         Some(to) if self.nodes[to].locator == **locator => to,

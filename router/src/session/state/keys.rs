@@ -196,6 +196,9 @@ impl Session {
             None => ctx.now.since(attempt.began_at) < GIVE_UP,
         };
         if goes_on {
+            if attempt.tries >= MAP_AFTER && self.via.is_none() && ctx.neighbours.is_some() {
+                ctx.events.push_back(SessionEvent::Cornered { node: self.node });
+            }
             if attempt.tries >= DOUBT_AFTER && self.via.is_none() {
                 ctx.events.push_back(SessionEvent::Unanswered { node: self.node });
             }
@@ -291,6 +294,9 @@ impl Session {
             None => Outbound::node(self.sid, place, 0, body),
         };
         ctx.out.push_back(out);
+        if self.mapped {
+            self.send_init_by_ways(ctx);
+        }
     }
 
     pub(super) fn end_attempt(&mut self, ctx: &mut Context<'_>) {
@@ -303,6 +309,7 @@ impl Session {
     /// New keys, known to both ends. Of two handshakes that crossed, the lesser initiator's keys are sent with.
     pub(super) fn install(&mut self, keys: Keys, ctx: &mut Context<'_>) {
         self.hints = 0;
+        self.mapped = false;
         self.meeting = false;
         let initiator = |keys: &Keys| if keys.initiator { ctx.me.id() } else { self.node };
         let keep = self.current.as_ref().is_some_and(|current| {
@@ -344,6 +351,9 @@ impl Session {
         }
     }
 }
+
+/// INITs without an answer before the map is asked for other ways.
+const MAP_AFTER: u32 = 2;
 
 /// All trees for the first try; then each that is in the mask alone, then all again.
 fn tree_in_turn(trees: u8, tries: u32) -> u8 {

@@ -102,6 +102,8 @@ pub(in crate::session) struct Session {
     setback_after: Instant,
     /// The attempt under way goes along these ports (an audit's).
     via: Option<Bytes>,
+    /// The map has found ways: INIT goes by them too.
+    mapped: bool,
     /// An audit wants keys, wherever the node is found.
     meeting: bool,
     heard_at: Option<Instant>,
@@ -218,6 +220,7 @@ impl Session {
             attempt_after: Instant::ZERO,
             setback_after: Instant::ZERO,
             via: None,
+            mapped: false,
             meeting: false,
             heard_at: None,
             kept_until: Instant::ZERO,

@@ -50,7 +50,13 @@ impl Session {
     /// Where the session's packets go by the trees, past a peer.
     pub(in crate::session) fn around(&self, avoid: Port) -> Option<Destination> {
         let place = self.place.as_ref()?;
-        Some(Destination::Around { sid: self.sid, locator: place.locator.clone(), avoid })
+        Some(Destination::Around {
+            sid: self.sid,
+            locator: place.locator.clone(),
+            avoid,
+            mask: u8::MAX,
+            record: false,
+        })
     }
 
     pub(super) fn on_probe(

@@ -1,10 +1,11 @@
 //! Owns what a session has to do with source routes: which way each packet takes, and what is told back of the peer's.
-use super::super::SessionEvent;
+use super::super::{Doubt, SessionEvent};
 use super::super::cipher::OVERHEAD;
 use super::{Context, KEPT_MAX, Kept, Session};
 use crate::crypto::{Entropy, random};
 use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
 use crate::route::feedback::Echo;
+use crate::route::view::SeenLink;
 use crate::time::Duration;
 use crate::wire::Writer;
 use crate::wire::body::sealed::{ROUTE_BACK, SealedHeader, channel};
@@ -150,8 +151,13 @@ impl Session {
         self.bytes_out += payload.len() as u64;
         let tail = tail(body.as_slice());
         self.routes.on_sent(route, tail, asks, ctx.now);
+        // Ways to a peer are those around its link.
+        let around = ctx.neighbours.filter(|_| record).and_then(|all| all.get(&self.sid));
         let to = match pick {
             Pick::Way(_, ports) => Destination::Back(ports),
+            Pick::Trees(mask) if let Some(&(avoid, _)) = around => {
+                Destination::Around { sid: self.sid, locator: place.locator.clone(), avoid, mask, record }
+            }
             Pick::Trees(mask) => {
                 Destination::Node { sid: self.sid, locator: place.locator.clone(), mask, record }
             }
@@ -209,6 +215,31 @@ impl Session {
 
     // What the ways want.
 
+    /// The map has found links that may lead to the node.
+    pub(in crate::session) fn handle_links(&mut self, links: &[SeenLink], ctx: &mut Context<'_>) {
+        if ctx.neighbours.is_none() {
+            return;
+        }
+        self.routes.on_links(links, ctx.now);
+        if self.attempt.is_some() && self.via.is_none() {
+            self.mapped = true;
+            self.send_init_by_ways(ctx);
+        }
+        if self.can_send() {
+            self.tend_ways(ctx);
+        }
+    }
+
+    /// INIT by the ways that the map gave, two of them each time. It is the same INIT: whichever comes first is answered.
+    pub(super) fn send_init_by_ways(&mut self, ctx: &mut Context<'_>) {
+        let ways = self.with_ways(ctx, |routes, env| routes.untried(env));
+        let Some(attempt) = self.attempt.as_ref().filter(|_| !ways.is_empty()) else { return };
+        for at in 0..ways.len().min(INITS_BY_WAYS) {
+            let way = &ways[(attempt.tries as usize * INITS_BY_WAYS + at) % ways.len()];
+            ctx.out.push_back(Outbound::back(way, 0, &attempt.body));
+        }
+    }
+
     /// Does what is due for the ways.
     pub(super) fn tend_ways(&mut self, ctx: &mut Context<'_>) {
         if ctx.neighbours.is_none() {
@@ -231,6 +262,11 @@ impl Session {
                 }
                 Todo::Record(mask) => self.ask(Pick::Trees(mask), 0, true, ctx),
                 Todo::Probe(ports) => self.probe(ports, ctx),
+                Todo::Map => ctx.events.push_back(SessionEvent::Cornered { node: self.node }),
+                Todo::Doubt(port) => ctx.events.push_back(SessionEvent::Doubt(Doubt::Peer(port))),
+                Todo::DoubtTrees(mask) => {
+                    ctx.events.push_back(SessionEvent::Doubt(Doubt::Trees(self.node, mask)));
+                }
                 Todo::Moved => ctx.events.push_back(SessionEvent::Moved { node: self.node }),
                 Todo::Mtu => ctx.events.push_back(SessionEvent::Mtu { node: self.node }),
             }
@@ -314,5 +350,7 @@ fn flow_of(channel: u8, payload: &[u8]) -> usize {
 
 /// Length of a probe: that of a question with a little to say.
 const PROBE_BYTES: usize = 9 + 12 + 16 + 48;
+/// Ways that one repetition of INIT takes beside the trees.
+const INITS_BY_WAYS: usize = 2;
 /// Questions, records and news that one call may bring.
 const TODO_MAX: usize = 64;

@@ -4,6 +4,7 @@
 //! the way they came.
 pub mod find;
 pub mod init;
+pub mod map;
 pub mod sealed;
 
 use crate::config::H_MAX;
@@ -31,9 +32,9 @@ pub const FOUND: u8 = 0x09;
 pub const STORE: u8 = 0x0a;
 /// Please keep the record that you have for longer.
 pub const REFRESH: u8 = 0x0b;
-/// Reserved: asks for a map of the neighbourhood.
+/// Who are your peers?
 pub const MAP_GET: u8 = 0x0c;
-/// Reserved: answer to it.
+/// These; the answer to MAP_GET.
 pub const MAP: u8 = 0x0d;
 
 /// The last 8 bytes of a body: what a NOTICE names the refused packet by. Zero-filled if it is shorter.
@@ -126,6 +127,10 @@ pub enum Destination {
         locator: Arc<Locator>,
         /// The peer that is passed by.
         avoid: Port,
+        /// The trees that may be used, one bit each.
+        mask: u8,
+        /// The hops shall write themselves down.
+        record: bool,
     },
     /// The same as `Back`, as if it came from farther away: the router makes the beginning of its way up.
     Veiled(Bytes),
