@@ -100,7 +100,7 @@ impl Roster {
                 row.half = Some(half);
                 let parent = row.parent;
                 for (_, other) in self.rows.iter_mut().filter(|(other, _)| **other != port) {
-                    if other.told.len() < TOLD_MAX {
+                    if parent || other.told.len() < TOLD_MAX {
                         let rest = if parent || other.told.len() < TOLD_FIRST { SOON } else { REST };
                         let rested = (now + SOON).max(other.last + rest);
                         other.due = Some(other.due.map_or(rested, |due| due.min(rested)));
@@ -158,11 +158,19 @@ impl Roster {
                 .collect();
             fresh.sort_by_key(|(ordinary, _)| *ordinary);
             let parents = fresh.iter().filter(|(ordinary, _)| !ordinary).count();
-            let room =
-                TOLD_MAX.saturating_sub(told.len()).max(parents.min(HERE_MAX.saturating_sub(told.len())));
+            // Parents change: a new one takes the place of somebody who is none any more, or our place could not be proved.
+            let short = (told.len() + parents).saturating_sub(HERE_MAX);
+            let leaving: Vec<Port> =
+                told.iter().rev().filter(|port| !is_parent(**port)).take(short).copied().collect();
+            let told = told.len() - leaving.len();
+            let room = TOLD_MAX.saturating_sub(told).max(parents.min(HERE_MAX.saturating_sub(told)));
             fresh.truncate(room);
 
             let Some(row) = self.rows.get_mut(&port) else { continue };
+            for port in leaving {
+                row.told.remove(&port);
+                row.gone.insert(port);
+            }
             row.due = None;
             let mut half = (!row.half_sent).then(|| self.secret.sign(domain::PEERS, row.node.as_bytes()));
             row.half_sent = true;
@@ -188,7 +196,7 @@ impl Roster {
             return;
         }
         for (port, row) in &mut self.rows {
-            if *port != parent && !row.told.contains(&parent) && row.told.len() < HERE_MAX {
+            if *port != parent && !row.told.contains(&parent) {
                 row.due = Some(row.due.map_or(now + SOON, |due| due.min(now + SOON)));
             }
         }
@@ -262,6 +270,30 @@ mod tests {
         assert_eq!((half, &gone[..], here.len()), (None, &[Port(2)][..], 0));
         told.on_peers(Port(5), None, &gone, vec![], at(4));
         assert!(told.told_by(Port(5)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_parent_is_told_of_however_many_were_told_before() {
+        let mut roster = Roster::new(secret(9), None);
+        for n in 10..60 {
+            roster.on_peer_up(Port(n.into()), secret(n).id(), at(0));
+            let half = secret(n).sign(domain::PEERS, secret(9).id().as_bytes());
+            roster.on_peers(Port(n.into()), Some(half), &[], vec![], at(0));
+        }
+        let mut told = Roster::new(secret(10), None);
+        told.on_peer_up(Port(5), secret(9).id(), at(0));
+        for parent in 20..60 {
+            roster.on_parent(Port(parent), at(10 * u64::from(parent)));
+            roster.handle_timeout(|port| port == Port(parent), at(10 * u64::from(parent) + 5));
+            while let Some((port, Control::Peers { half, gone, here })) = roster.poll_frame() {
+                if port == Port(10) {
+                    told.on_peers(Port(5), half, &gone, here, at(10 * u64::from(parent) + 5));
+                }
+            }
+            let here = told.told_by(Port(5)).unwrap();
+            assert!(here.len() <= HERE_MAX);
+            assert!(here.iter().any(|entry| entry.port == Port(parent)), "parent {parent}");
+        }
     }
 
     #[test]
