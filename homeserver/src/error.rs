@@ -12,7 +12,7 @@ use crate::{
     media::MediaError,
     push::PushError,
     remote::RemoteError,
-    room::RoomError,
+    room::{RoomError, delayed::DelayedError, thread::ThreadError},
     store::StoreError,
     sync::{FilterError, SyncError},
     user::UserError,
@@ -34,6 +34,12 @@ pub enum Error {
     /// A verb on rooms failed.
     #[error(transparent)]
     Room(#[from] RoomError),
+    /// A verb on delayed events failed.
+    #[error(transparent)]
+    Delayed(#[from] DelayedError),
+    /// A verb on thread subscriptions failed.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
     /// Another server was asked in vain.
     #[error(transparent)]
     Remote(#[from] RemoteError),

@@ -19,7 +19,7 @@ use crate::{
     media::{self, Media, MediaError, Previews},
     push::{Push, gateway::Gateway},
     remote::{Remote, web::Web},
-    room::{self, Rooms, Signer, core::version, receipt::Receipts, typing::Typing},
+    room::{self, Rooms, Signer, core::version, delayed::Delayed, receipt::Receipts, typing::Typing},
     store::Store,
     sync::{self, Filters, Sync},
     user::{AccountSettings, DeviceHooks, Mailer, Neighbours, NoNeighbours, Users, next_door::NextDoor},
@@ -27,6 +27,9 @@ use crate::{
 
 /// How often old messages are looked for.
 const RETENTION_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// How often it is looked who is gone.
+const PRESENCE_EVERY: Duration = Duration::from_secs(20);
 
 /// All areas, shared by every handler.
 pub struct Server {
@@ -60,6 +63,8 @@ pub struct Server {
     pub previews: Option<Previews>,
     /// Rooms and their events.
     pub rooms: Rooms,
+    /// Events that are sent later.
+    pub delayed: Delayed,
     /// Who is typing.
     pub typing: Typing,
     /// Read receipts.
@@ -124,8 +129,9 @@ impl Server {
         let name = signer.name.clone();
         let mailer =
             settings.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
-        let users =
-            Users::new(store.clone(), clock.clone(), name.clone(), device_hooks()).with_mailer(mailer);
+        let users = Users::new(store.clone(), clock.clone(), name.clone(), device_hooks())
+            .with_mailer(mailer)
+            .with_password_min(settings.accounts.general.password_chars_min);
         let e2ee = E2ee::new(store.clone(), Arc::new(remote.clone()), clock.clone(), name.clone());
         let media = Media::open(
             store.clone(),
@@ -162,10 +168,18 @@ impl Server {
             node: u64::from_be_bytes(node.as_bytes()[..8].try_into().unwrap_or_default()),
         });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        if settings.presence {
+            let (users, ended) = (users.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                let _ = ended.run_until_cancelled(announce_gone(users)).await;
+            });
+        }
         let (tidied, ended, retention) = (rooms.clone(), shutdown.clone(), settings.retention);
         tasks.spawn(async move {
             let _ = ended.run_until_cancelled(tidy(tidied, retention)).await;
         });
+        let delayed = Delayed::new(store.clone(), rooms.clone(), clock.clone());
+        tasks.spawn(delayed.clone().run(shutdown.clone()));
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
         let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
         let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);
@@ -215,6 +229,7 @@ impl Server {
             previews,
             media,
             rooms,
+            delayed,
             typing,
             sync,
             neighbours,
@@ -268,6 +283,16 @@ impl Server {
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// Tells who is gone.
+async fn announce_gone(users: Users) {
+    loop {
+        tokio::time::sleep(PRESENCE_EVERY).await;
+        if let Err(error) = users.announce_gone().await {
+            tracing::debug!(%error, "who is gone could not be told; tried again soon");
+        }
     }
 }
 

@@ -179,7 +179,7 @@ pub(super) async fn handle(server: &Server, order: Admin) -> Result<Value, Strin
         Admin::Notice { name, text: said } => {
             let user = server.users.named(&name).map_err(text)?;
             let content = json!({ "msgtype": "m.text", "body": said });
-            server.send_notice(&user, content).await.map(|event| json!(event)).map_err(text)
+            server.send_notice(&user, content, None).await.map(|event| json!(event)).map_err(text)
         }
     }
 }

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use ruma::{
     DeviceId, OwnedServerName, OwnedTransactionId, OwnedUserId, ServerName, TransactionId, UserId,
     api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages, Edu},
-    events::ToDeviceEventType,
     to_device::DeviceIdOrAllDevices,
 };
 use serde::Serialize;
@@ -42,7 +41,7 @@ impl E2ee {
         &self,
         sender: &UserId,
         device: &DeviceId,
-        event_type: &ToDeviceEventType,
+        event_type: &str,
         txn: &TransactionId,
         messages: DirectDeviceMessages,
     ) -> Result<(), E2eeError> {
@@ -59,13 +58,13 @@ impl E2ee {
         }
         let mut edus = Vec::with_capacity(remote.len());
         for (server, messages) in remote {
-            let mut content = DirectDeviceContent::new(sender.to_owned(), event_type.clone(), message_id()?);
+            let mut content = DirectDeviceContent::new(sender.to_owned(), event_type.into(), message_id()?);
             content.messages = messages;
             edus.push((server, Edu::DirectToDevice(content)));
         }
         let (sender, device) = (sender.to_owned(), device.to_owned());
         let txn = format!("{event_type} {txn}");
-        let event_type = event_type.to_string();
+        let event_type = event_type.to_owned();
         let now_ms = self.clock.now_ms();
         self.store
             .write(move |tx| {
@@ -93,7 +92,7 @@ impl E2ee {
         if content.sender.server_name() != origin {
             return Err(E2eeError::ForeignUser(content.sender));
         }
-        check(&content.ev_type, content.message_id.as_str(), &content.messages)?;
+        check(&content.ev_type.to_string(), content.message_id.as_str(), &content.messages)?;
         let name = self.name.clone();
         let origin = origin.to_owned();
         let now_ms = self.clock.now_ms();
@@ -147,9 +146,9 @@ pub fn has_acknowledged(
     table::has_to_device(tx, user, device.as_str(), until)
 }
 
-fn check(event_type: &ToDeviceEventType, id: &str, messages: &DirectDeviceMessages) -> Result<(), E2eeError> {
+fn check(event_type: &str, id: &str, messages: &DirectDeviceMessages) -> Result<(), E2eeError> {
     let long = |what: &'static str, max: usize| Err(E2eeError::TooMany { what, max });
-    if event_type.to_string().len() > ID_BYTES_MAX || id.len() > ID_BYTES_MAX {
+    if event_type.len() > ID_BYTES_MAX || id.len() > ID_BYTES_MAX {
         return long("bytes in a type or id", ID_BYTES_MAX);
     }
     let contents = messages.values().flat_map(BTreeMap::values);

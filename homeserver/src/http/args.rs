@@ -41,6 +41,8 @@ where
     pub body: Bytes,
     /// The request's method, path and headers.
     pub head: Head,
+    /// The path's variables as the client wrote them, decoded, in order. See [`Args::segment`].
+    pub path: Vec<String>,
 }
 
 impl<R: IncomingRequest> Deref for Args<R>
@@ -58,6 +60,12 @@ impl<R: IncomingRequest> Args<R>
 where
     R::Authentication: CallerKind,
 {
+    /// The path's variable number `index` as the client wrote it; empty if there is none. Types of events are taken from
+    /// here: ruma gives those that it knows by several names back under one of them.
+    pub fn segment(&self, index: usize) -> &str {
+        self.path.get(index).map_or("", String::as_str)
+    }
+
     /// Makes a request of whatever came in, or says what is wrong with it.
     pub(crate) async fn from_incoming(server: &Arc<Server>, incoming: Incoming) -> Result<Self, Error> {
         let caller = R::Authentication::caller(server, &incoming).await?;
@@ -76,7 +84,14 @@ where
         *request.headers_mut() = incoming.head.headers.clone();
         let path: Vec<&str> = incoming.path.iter().map(String::as_str).collect();
         let typed = R::try_from_http_request_inner(request, &path).map_err(not_understood)?;
-        Ok(Self { request: typed, caller, origin: incoming.origin, body: incoming.body, head: incoming.head })
+        Ok(Self {
+            request: typed,
+            caller,
+            origin: incoming.origin,
+            body: incoming.body,
+            head: incoming.head,
+            path: incoming.path,
+        })
     }
 }
 

@@ -24,7 +24,11 @@ use crate::{
     media::MediaError,
     push::PushError,
     remote::RemoteError,
-    room::RoomError,
+    room::{
+        RoomError,
+        delayed::{DELAY_MAX_MS, DelayedError},
+        thread::ThreadError,
+    },
     store::{StoreError, Trouble},
     sync::FilterError,
     user::UserError,
@@ -92,6 +96,8 @@ impl IntoReply for Error {
             Self::User(error) => user_error(&error, text),
             Self::Media(error) => media_error(&error, text),
             Self::Room(error) => room_error(&error, text),
+            Self::Delayed(error) => delayed_error(error, text),
+            Self::Thread(error) => thread_error(error, text),
             Self::Remote(error) => remote_error(&error, text),
             Self::E2ee(error) => e2ee_error(&error, text),
             Self::Push(error) => push_error(&error, text),
@@ -136,7 +142,7 @@ fn user_error(error: &UserError, text: String) -> Reply {
     let kind = match error {
         UserError::InvalidName => ErrorKind::InvalidUsername,
         UserError::NameTaken => ErrorKind::UserInUse,
-        UserError::WeakPassword => ErrorKind::WeakPassword,
+        UserError::WeakPassword { .. } => ErrorKind::WeakPassword,
         UserError::WrongPassword | UserError::BadRegistrationToken | UserError::BadSharedSecret => {
             ErrorKind::Forbidden
         }
@@ -208,6 +214,38 @@ fn room_error(error: &RoomError, text: String) -> Reply {
         RoomError::Store(error) => return store_error(error, &text),
     };
     refuse(status_of(&kind), kind, text)
+}
+
+fn delayed_error(error: DelayedError, text: String) -> Reply {
+    match error {
+        DelayedError::Unknown => refuse(StatusCode::NOT_FOUND, ErrorKind::NotFound, text),
+        DelayedError::NoDelay => refuse(StatusCode::BAD_REQUEST, ErrorKind::InvalidParam, text),
+        // By the names that clients know while the proposal is none of the specification's.
+        DelayedError::TooLong => {
+            let body = serde_json::json!({
+                "errcode": "M_UNKNOWN", "error": text, "max_delay": DELAY_MAX_MS,
+                "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED", "org.matrix.msc4140.max_delay": DELAY_MAX_MS,
+            });
+            json(StatusCode::BAD_REQUEST, body.to_string())
+        }
+        DelayedError::TooMany { retry_after_ms } => {
+            request_error(RequestError::RateLimited { retry_after_ms }, text)
+        }
+        DelayedError::Over(_) => refuse(StatusCode::CONFLICT, ErrorKind::Unknown, text),
+        DelayedError::Room(error) => room_error(&error, text),
+        DelayedError::Store(error) => store_error(&error, &text),
+    }
+}
+
+fn thread_error(error: ThreadError, text: String) -> Reply {
+    let (status, errcode) = match error {
+        ThreadError::NotInThread => (StatusCode::BAD_REQUEST, "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
+        ThreadError::Conflict => (StatusCode::CONFLICT, "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION"),
+        ThreadError::TooMany => return refuse(StatusCode::BAD_REQUEST, ErrorKind::TooLarge, text),
+        ThreadError::Room(error) => return room_error(&error, text),
+        ThreadError::Store(error) => return store_error(&error, &text),
+    };
+    json(status, serde_json::json!({ "errcode": errcode, "error": text }).to_string())
 }
 
 fn e2ee_error(error: &E2eeError, text: String) -> Reply {
@@ -296,6 +334,7 @@ fn status_of(kind: &ErrorKind) -> StatusCode {
         ErrorKind::Forbidden
         | ErrorKind::GuestAccessForbidden
         | ErrorKind::InviteBlocked
+        | ErrorKind::CannotLeaveServerNoticeRoom
         | ErrorKind::UserDeactivated
         | ErrorKind::UserSuspended
         | ErrorKind::UnableToAuthorizeJoin

@@ -165,6 +165,8 @@ const LOCKED: &[&str] = &["POST logout", "POST logout/all"];
 const GUESTS: &[&str] = &[
     "GET account/whoami",
     "GET capabilities",
+    "GET delayed_events",
+    "GET delayed_events/{}",
     "GET devices",
     "GET devices/{}",
     "GET directory/room/{}",
@@ -223,6 +225,7 @@ const GUESTS: &[&str] = &[
     "PUT presence/{}/status",
     "PUT profile/{}/displayname",
     "PUT profile/{}/{}",
+    "PUT rooms/{}/delayed_event/{}/{}",
     "PUT rooms/{}/redact/{}/{}",
     "PUT rooms/{}/send/{}/{}",
     "PUT rooms/{}/state/{}",
@@ -249,6 +252,7 @@ const NOT_SUSPENDED: &[&str] = &[
     "PUT profile/{}/avatar_url",
     "PUT profile/{}/displayname",
     "PUT profile/{}/{}",
+    "PUT rooms/{}/delayed_event/{}/{}",
     "PUT rooms/{}/send/{}/{}",
     "PUT rooms/{}/state/{}",
     "PUT rooms/{}/state/{}/{}",
@@ -263,6 +267,7 @@ const SHADOW_DONE: &[&str] = &[
     "POST rooms/{}/invite",
     "POST rooms/{}/kick",
     "POST rooms/{}/unban",
+    "PUT rooms/{}/delayed_event/{}/{}",
     "PUT rooms/{}/typing/{}",
 ];
 

@@ -49,6 +49,7 @@ pub fn unread(tx: &ReadTx<'_>, user: Nid, room: Nid, joined: Seq) -> Result<Unre
     let own = table::own_after(tx, user, room, all, OWN_MAX)?;
     let count = |thread: Nid, read: Seq| -> Result<Count, StoreError> {
         let sum = table::total(tx, room, thread, Seq(i64::MAX))? - table::total(tx, room, thread, read)?;
+        let sum = sum - table::uncounted(tx, room, thread, read)?;
         let mine = own.iter().filter(|row| row.thread == thread && row.seq > read);
         let (delta, highlight) = mine.fold((0, 0), |(delta, highlight), row| {
             (delta + row.delta, highlight + i64::from(row.highlight))

@@ -15,7 +15,7 @@ use crate::store::{
         events,
         membership::{self, Membership},
         push::{self as table, ALL, MAIN, Own},
-        rooms, state,
+        rooms, state, thread_subs,
     },
 };
 
@@ -62,7 +62,20 @@ pub fn on_event(tx: &mut WriteTx<'_>, appended: &Appended<'_>) -> Result<(), Sto
         table::add_notify(tx, room, thread, seq)?;
     }
     let mut done = vec![sender];
-    for (user, rules) in table::members_with_rules(tx, room)? {
+    let rules = table::members_with_rules(tx, room)?;
+    if let Some(root) = appended.thread {
+        // Whoever follows threads is told of those alone.
+        for (user, follows) in thread_subs::members(tx, room, root)? {
+            if !done.contains(&user) {
+                done.push(user);
+                let own = rules.iter().find(|(of, _)| *of == user).map(|(_, rules)| rules.as_str());
+                judge.with_subscription(Some(follows));
+                one(tx, appended, &mut judge, usual, user, own)?;
+            }
+        }
+        judge.with_subscription(None);
+    }
+    for (user, rules) in rules {
         if !done.contains(&user) {
             done.push(user);
             one(tx, appended, &mut judge, usual, user, Some(&rules))?;
@@ -91,6 +104,11 @@ pub fn on_event(tx: &mut WriteTx<'_>, appended: &Appended<'_>) -> Result<(), Sto
         }
     }
     Ok(())
+}
+
+/// An event was redacted: who has not read it has nothing to read. `thread`: the root of the thread that it was in.
+pub fn on_redacted(tx: &mut WriteTx<'_>, room: Nid, thread: Option<Nid>, seq: Seq) -> Result<(), StoreError> {
+    table::uncount(tx, room, thread.unwrap_or(ALL), seq)
 }
 
 /// Judges the event by the rules of one user and notes by what the outcome differs from everybody's.
@@ -166,7 +184,9 @@ pub(crate) fn power_levels(
         additional_creators: Vec<OwnedUserId>,
     }
     let Some(row) = rooms::room(tx, room)? else { return Ok(None) };
-    let version = RoomVersionId::try_from(&*row.version).ok();
+    // Versions with owned state (MSC3757) are those that they name, but for who may write what.
+    let version = row.version.strip_prefix("org.matrix.msc3757.").unwrap_or(&row.version);
+    let version = RoomVersionId::try_from(version).ok();
     let Some(rules) = version.and_then(|version| version.rules()) else { return Ok(None) };
     let mut creators: Vec<OwnedUserId> = Vec::new();
     if let Some(creator) = row.creator {

@@ -7,7 +7,11 @@
 use futures_util::FutureExt as _;
 use ruma::{
     OwnedUserId, RoomId, UInt, UserId,
-    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    push::{
+        Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData, FlattenedJson,
+        PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, RoomMemberCountConditionData,
+        RoomMemberCountIs, Ruleset, SoundTweakValue, Tweak,
+    },
     serde::Raw,
 };
 use serde::Deserialize;
@@ -33,6 +37,8 @@ pub struct Verdict {
 pub struct Judge {
     event: FlattenedJson,
     context: PushConditionRoomCtx,
+    /// The context without a word about subscriptions, while [`Judge::with_subscription`] has said one.
+    plain: Option<PushConditionRoomCtx>,
     mentions: Vec<OwnedUserId>,
     says_mentions: bool,
 }
@@ -54,13 +60,30 @@ impl Judge {
         );
         context.power_levels = power_levels;
         let says_mentions = event.get().contains("\"m.mentions\"");
-        Self { event: FlattenedJson::from_raw(&raw), context, mentions: mentions(event), says_mentions }
+        let event_json = FlattenedJson::from_raw(&raw);
+        Self { event: event_json, context, plain: None, mentions: mentions(event), says_mentions }
+    }
+
+    /// From now on rules are asked for a user who follows the event's thread, or does not; `None`: for one whose clients
+    /// know nothing of following, so that no rule about it applies.
+    // spec: MSC4306
+    pub fn with_subscription(&mut self, follows: Option<bool>) {
+        if let Some(plain) = self.plain.take() {
+            self.context = plain;
+        }
+        if let Some(follows) = follows {
+            let said = self
+                .context
+                .clone()
+                .with_has_thread_subscription_fn(move |_| Box::pin(std::future::ready(follows)));
+            self.plain = Some(std::mem::replace(&mut self.context, said));
+        }
     }
 
     /// What the unchanged rules make of it for a member whom it does not name.
     pub fn by_default_rules(&mut self) -> Verdict {
         thread_local! {
-            static DEFAULT: Ruleset = Ruleset::server_default(&nobody());
+            static DEFAULT: Ruleset = server_default(&nobody());
         }
         self.context.user_id = nobody();
         self.context.user_display_name = String::new();
@@ -174,9 +197,41 @@ fn mentions(event: &RawValue) -> Vec<OwnedUserId> {
     )
 }
 
+/// The rules that every user begins with: the specification's, and those for polls.
+// spec: https://spec.matrix.org/v1.19/client-server-api/#predefined-rules, MSC3930
+pub fn server_default(user: &UserId) -> Ruleset {
+    let mut rules = Ruleset::server_default(user);
+    rules.override_.insert(poll("poll_response", "poll.response", false, Vec::new()));
+    let sound = || vec![Action::Notify, Action::SetTweak(Tweak::Sound(SoundTweakValue::Default))];
+    for (alone, all, kind) in [
+        ("poll_start_one_to_one", "poll_start", "poll.start"),
+        ("poll_end_one_to_one", "poll_end", "poll.end"),
+    ] {
+        rules.underride.insert(poll(alone, kind, true, sound()));
+        rules.underride.insert(poll(all, kind, false, vec![Action::Notify]));
+    }
+    rules
+}
+
+/// A rule about one type of polls' events, in any room or in those of two people.
+fn poll(name: &str, kind: &str, one_to_one: bool, actions: Vec<Action>) -> ConditionalPushRule {
+    let mut conditions = Vec::new();
+    if one_to_one {
+        conditions.push(PushCondition::RoomMemberCount(RoomMemberCountConditionData::new(
+            RoomMemberCountIs::from(UInt::from(2_u32)),
+        )));
+    }
+    conditions.push(PushCondition::EventMatch(EventMatchConditionData::new(
+        "type".to_owned(),
+        format!("org.matrix.msc3381.{kind}"),
+    )));
+    let rule_id = format!(".org.matrix.msc3930.rule.{name}");
+    ConditionalPushRuleInit { actions, default: true, enabled: true, rule_id, conditions }.into()
+}
+
 /// The rules that `stored` (a user's changed ruleset, if there is one) amounts to, brought up to today's defaults.
 pub fn effective(user: &UserId, stored: Option<&str>) -> Ruleset {
-    let default = Ruleset::server_default(user);
+    let default = server_default(user);
     match stored.and_then(|json| serde_json::from_str::<Ruleset>(json).ok()) {
         Some(mut rules) => {
             rules.update_with_server_default(default);

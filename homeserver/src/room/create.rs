@@ -1,6 +1,6 @@
 //! The verb that makes a room: all of its first events in one write, so that there is a whole room or none.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
@@ -157,6 +157,7 @@ impl Rooms {
                 power: false,
                 forward: Forward::All,
                 txn: None,
+                now_ms: now,
             });
             head.advance(&event);
         }
@@ -244,7 +245,7 @@ fn drafts(
         if kind == "m.room.create" || kind == "m.room.member" {
             return Err(RoomError::Invalid(format!("{kind} cannot be initial state")));
         }
-        initial.push(state(&StateEventType::from(kind), key, content)?);
+        initial.push(state(kind, key, content)?);
     }
     // What the request says itself takes the place of what the preset would say.
     preset_state.retain(|preset| {
@@ -314,7 +315,7 @@ fn object(json: &str) -> Result<Map<String, Value>, RoomError> {
     serde_json::from_str(json).map_err(|error| RoomError::BadJson(error.to_string()))
 }
 
-fn state(kind: &StateEventType, key: &str, content: &Value) -> Result<Draft, RoomError> {
+fn state(kind: impl fmt::Display, key: &str, content: &Value) -> Result<Draft, RoomError> {
     let content = to_raw_value(content).map_err(|error| RoomError::BadJson(error.to_string()))?;
     Ok(Draft::state(kind.to_string(), key, content))
 }

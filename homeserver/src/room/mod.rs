@@ -21,6 +21,7 @@ pub mod answer;
 pub mod bench;
 pub mod core;
 pub mod create;
+pub mod delayed;
 pub mod federation;
 mod fetch;
 mod handshake;
@@ -37,6 +38,7 @@ mod remote_leave;
 pub mod retention;
 pub mod search;
 pub mod send;
+pub mod thread;
 pub mod typing;
 mod upgrade;
 
@@ -75,12 +77,21 @@ pub struct Draft {
     pub redacts: Option<OwnedEventId>,
     /// `origin_server_ts`; now if none.
     pub ts_ms: Option<u64>,
+    /// For how many milliseconds the event sticks (MSC4354).
+    pub sticky_ms: Option<u32>,
 }
 
 impl Draft {
     /// A message.
     pub fn message(event_type: impl Into<String>, content: Box<RawValue>) -> Self {
-        Self { event_type: event_type.into(), state_key: None, content, redacts: None, ts_ms: None }
+        Self {
+            event_type: event_type.into(),
+            state_key: None,
+            content,
+            redacts: None,
+            ts_ms: None,
+            sticky_ms: None,
+        }
     }
 
     /// A state event.

@@ -8,6 +8,7 @@ use super::{
     Draft, RoomError, Rooms, Txn,
     core::{
         auth::{self, Action},
+        owned,
         pdu::{MEMBER, REDACTION},
         version,
     },
@@ -58,6 +59,7 @@ impl Rooms {
         if draft.event_type == "m.room.canonical_alias" {
             self.check_aliases(room, &draft).await?;
         }
+        self.check_owner(room, &draft).await?;
         if let Some(same) = self.same_state(room, &draft).await? {
             return Ok(same);
         }
@@ -216,6 +218,32 @@ impl Rooms {
             })
             .await?;
         refuse_creators(draft.content.get(), &creators)
+    }
+
+    /// A state key that says whose it is says so in the right form, where that matters.
+    async fn check_owner(&self, room: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+        let Some(key) = draft.state_key.as_deref().filter(|key| owned::concerns(&draft.event_type, key))
+        else {
+            return Ok(());
+        };
+        if owned::owner(key).is_some() {
+            return Ok(());
+        }
+        let room = room.to_owned();
+        let version = self
+            .inner
+            .store
+            .read(move |tx| -> Result<_, StoreError> {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(None) };
+                Ok(rooms::room(tx, room)?.map(|row| row.version))
+            })
+            .await?;
+        match version.and_then(|version| version::shared(&version)) {
+            Some(rules) if owned::is_in(&rules) => Err(RoomError::BadJson(format!(
+                "the state key {key:?} is neither a user id, nor one with `_` and more after it"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Hands a draft to the room's worker and waits for its commit.

@@ -39,12 +39,14 @@ impl Users {
                     return Ok(Vec::new());
                 };
                 let entries = schema::account_data::of_room(tx, user, room)?;
-                Ok(entries.into_iter().map(|entry| (entry.kind, entry.content)).collect())
+                let present = entries.into_iter().filter(|entry| !entry.is_removed());
+                Ok(present.map(|entry| (entry.kind, entry.content)).collect())
             })
             .await
     }
 
-    /// Sets an entry. Its content is a JSON object, as text.
+    /// Sets an entry. Its content is a JSON object, as text; an empty one removes the entry.
+    // spec: MSC3391
     pub async fn set_account_data(
         &self,
         user: &UserId,
@@ -79,17 +81,27 @@ impl Users {
                 };
                 let old = schema::account_data::get(tx, user, room, &kind)?;
                 if old.is_none() && schema::account_data::count(tx, user)? >= ENTRIES_MAX {
+                    schema::account_data::drop_removed(tx, user)?;
+                }
+                if old.is_none() && schema::account_data::count(tx, user)? >= ENTRIES_MAX {
                     return Err(UserError::TooLarge("this account has too many account data entries".into()));
                 }
                 let new = change(old)?;
                 if new.len() > CONTENT_BYTES_MAX {
                     return Err(UserError::TooLarge("an account data entry has at most 512 KiB".into()));
                 }
-                schema::account_data::set(tx, user, room, &kind, &new)?;
+                let new = if is_empty(&new) { schema::account_data::REMOVED } else { &new };
+                schema::account_data::set(tx, user, room, &kind, new)?;
                 Ok(())
             })
             .await
     }
+}
+
+/// Whether a JSON object has no members.
+fn is_empty(object: &str) -> bool {
+    let inner = object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
 fn room_nid(tx: &ReadTx<'_>, room: Option<&RoomId>) -> Result<Option<Nid>, StoreError> {

@@ -3,7 +3,10 @@
 use ruma::{DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt, UserId};
 
 use super::{DeviceHooks, UserError, Users, active};
-use crate::store::{Kind, Nid, ReadTx, StoreError, WriteTx, schema, schema::users::DeviceRow};
+use crate::store::{
+    Kind, Nid, ReadTx, StoreError, WriteTx, schema,
+    schema::{account_data, users::DeviceRow},
+};
 
 /// A device as its user sees it.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl Users {
                     if let Some(nid) = tx.lookup(Kind::Device, id.as_str())?
                         && schema::users::remove_device(tx, user_nid, nid)?
                     {
-                        (hooks.deleted)(tx, &name, id)?;
+                        forget(tx, hooks, &name, user_nid, id)?;
                         removed = true;
                     }
                 }
@@ -113,7 +116,26 @@ pub(super) fn remove_all(
     for row in schema::users::devices(tx, user_nid)? {
         let id = OwnedDeviceId::from(&*tx.text(row.device)?);
         if Some(&*id) != keep && schema::users::remove_device(tx, user_nid, row.device)? {
-            (hooks.deleted)(tx, user, &id)?;
+            forget(tx, hooks, user, user_nid, &id)?;
+        }
+    }
+    Ok(())
+}
+
+/// What else goes with a device: its keys and waiting messages, and its own settings among the user's account data.
+// spec: MSC3890
+fn forget(
+    tx: &mut WriteTx<'_>,
+    hooks: DeviceHooks,
+    user: &UserId,
+    nid: Nid,
+    device: &DeviceId,
+) -> Result<(), StoreError> {
+    (hooks.deleted)(tx, user, device)?;
+    for prefix in ["m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."] {
+        let kind = format!("{prefix}{device}");
+        if account_data::get(tx, nid, account_data::GLOBAL, &kind)?.is_some() {
+            account_data::set(tx, nid, account_data::GLOBAL, &kind, account_data::REMOVED)?;
         }
     }
     Ok(())

@@ -81,7 +81,7 @@ impl Users {
             clock,
             name,
             hooks,
-            passwords: password::Pool::new(),
+            passwords: password::Pool::new(password::CHARS_MIN),
             tokens: Arc::default(),
             presence: Arc::default(),
             nonces: Arc::default(),
@@ -96,6 +96,13 @@ impl Users {
     #[must_use]
     pub fn with_mailer(self, mailer: Option<Mailer>) -> Self {
         Self { mailer, ..self }
+    }
+
+    /// With another length of the shortest password.
+    #[must_use]
+    pub fn with_password_min(self, chars: Option<usize>) -> Self {
+        let chars = chars.unwrap_or(password::CHARS_MIN);
+        Self { passwords: password::Pool::new(chars), ..self }
     }
 
     /// The user id that goes with a local part.
@@ -164,8 +171,13 @@ pub enum UserError {
     #[error("that user name is taken")]
     NameTaken,
     /// Too short, or longer than anybody types.
-    #[error("the password must have {} to {} characters", password::CHARS_MIN, password::CHARS_MAX)]
-    WeakPassword,
+    #[error("the password must have {min} to {max} characters")]
+    WeakPassword {
+        /// The fewest characters.
+        min: usize,
+        /// The most.
+        max: usize,
+    },
     /// No such user, or not its password: the two are not told apart.
     #[error("the user name or password is wrong")]
     WrongPassword,

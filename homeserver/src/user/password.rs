@@ -17,7 +17,7 @@ use super::UserError;
 const AT_ONCE_MAX: usize = 2;
 /// Callers that may wait for their turn: about two seconds' worth.
 const WAITING_MAX: usize = 64;
-/// The shortest password taken.
+/// The shortest password taken, if the operator does not say.
 pub(super) const CHARS_MIN: usize = 8;
 /// The longest: nobody types more, and hashing is not free.
 pub(super) const CHARS_MAX: usize = 512;
@@ -25,20 +25,22 @@ pub(super) const CHARS_MAX: usize = 512;
 /// Where passwords are hashed.
 #[derive(Clone)]
 pub(super) struct Pool {
+    chars_min: usize,
     places: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Pool {
-    pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE_MAX)), waiting: Arc::default() }
+    /// `chars_min`: the shortest password taken.
+    pub(super) fn new(chars_min: usize) -> Self {
+        Self { chars_min, places: Arc::new(Semaphore::new(AT_ONCE_MAX)), waiting: Arc::default() }
     }
 
     /// A PHC string to store. Refuses passwords that are too short or too long.
     pub(super) async fn hash(&self, password: &str) -> Result<String, UserError> {
         let chars = password.chars().count();
-        if !(CHARS_MIN..=CHARS_MAX).contains(&chars) {
-            return Err(UserError::WeakPassword);
+        if !(self.chars_min..=CHARS_MAX).contains(&chars) {
+            return Err(UserError::WeakPassword { min: self.chars_min, max: CHARS_MAX });
         }
         self.hash_any(password).await
     }
@@ -139,21 +141,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_right_password_and_no_other() {
-        let pool = Pool::new();
+        let pool = Pool::new(CHARS_MIN);
         let stored = pool.hash("correct horse").await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         assert!(pool.verify("correct horse", Some(stored.clone())).await.is_ok());
         assert!(pool.verify("battery staple", Some(stored)).await.is_err());
         assert!(pool.verify("battery staple", None).await.is_err());
         assert!(PasswordHash::new(DECOY).is_ok());
-        assert!(matches!(pool.hash("short").await, Err(UserError::WeakPassword)));
+        assert!(matches!(pool.hash("short").await, Err(UserError::WeakPassword { .. })));
         let long = "x".repeat(CHARS_MAX + 1);
-        assert!(matches!(pool.hash(&long).await, Err(UserError::WeakPassword)));
+        assert!(matches!(pool.hash(&long).await, Err(UserError::WeakPassword { .. })));
     }
 
     #[tokio::test]
     async fn synapse_hashes_are_understood() {
-        let pool = Pool::new();
+        let pool = Pool::new(CHARS_MIN);
         let stored = bcrypt::hash("correct horse", 4).unwrap();
         assert!(is_hash(&stored) && is_imported(&stored));
         assert!(pool.verify("correct horse", Some(stored.clone())).await.is_ok());
@@ -163,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_wait() {
-        let pool = Pool::new();
+        let pool = Pool::new(CHARS_MIN);
         pool.waiting.store(WAITING_MAX, Ordering::Relaxed);
         assert!(matches!(pool.hash("correct horse").await, Err(UserError::Busy)));
         assert_eq!(pool.waiting.load(Ordering::Relaxed), WAITING_MAX);

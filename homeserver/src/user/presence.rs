@@ -83,13 +83,44 @@ impl Users {
             }
             new
         };
-        let (table, user) = (self.presence.clone(), user.to_owned());
+        self.announce(user.to_owned(), new).await
+    }
+
+    /// Tells of those whose clients have not said anything for [`AWAY_AFTER_MS`] that they are gone. To be called now and
+    /// then; the answer is how many they are.
+    pub async fn announce_gone(&self) -> Result<usize, UserError> {
+        let now = self.clock.now_ms();
+        let gone: Vec<(OwnedUserId, Presence)> = self
+            .presence
+            .known()
+            .iter()
+            .filter(|(_, known)| {
+                known.state != PresenceState::Offline && now.saturating_sub(known.active_ms) > AWAY_AFTER_MS
+            })
+            .map(|(user, known)| (user.clone(), Presence { state: PresenceState::Offline, ..known.clone() }))
+            .collect();
+        let count = gone.len();
+        for (user, presence) in gone {
+            self.announce(user, presence).await?;
+        }
+        Ok(count)
+    }
+
+    async fn announce(&self, user: OwnedUserId, new: Presence) -> Result<(), UserError> {
+        let table = self.presence.clone();
         self.store
             .write(move |tx: &mut WriteTx<'_>| {
                 let nid = tx.intern(Kind::User, user.as_str())?;
                 let seq = tx.next_seq()?;
                 // In the table before the write is published: whoever reads at that position sees it.
-                table.known().insert(user, Presence { seq, ..new });
+                {
+                    let mut known = table.known();
+                    // Whoever was heard of since is not gone.
+                    if known.get(&user).is_some_and(|now| now.active_ms > new.active_ms) {
+                        return Ok(());
+                    }
+                    known.insert(user, Presence { seq, ..new });
+                }
                 tx.touch(Touched::User(nid));
                 for room in membership::rooms_of(tx, nid, Membership::Join)?.into_iter().take(ROOMS_MAX) {
                     tx.touch(Touched::Room(room));

@@ -57,6 +57,7 @@ impl Users {
                 let nid = active(tx, &user)?;
                 let text = value.as_ref().map(Value::to_string);
                 schema::users::set_profile(tx, nid, &field, text.as_deref())?;
+                schema::profiles::changed_now(tx, nid, &field)?;
                 let profile = read(tx, nid)?;
                 let size: usize =
                     profile.iter().map(|(field, value)| field.len() + value.to_string().len() + 4).sum();

@@ -24,6 +24,10 @@ pub struct General {
     pub guests: bool,
     /// Whether whoever registers has to prove an e-mail address (needs `[email]`).
     pub require_email: bool,
+    /// The shortest password that is taken, in characters; 8 if not said.
+    pub password_chars_min: Option<usize>,
+    /// The local part of the user who speaks for the server; `server` if not said.
+    pub notices_localpart: Option<String>,
 }
 
 /// `[terms]`: one document.

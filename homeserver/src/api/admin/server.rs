@@ -32,6 +32,7 @@ pub(super) fn routes(table: &mut Table) {
         background_enabled,
     );
     table.plain(Group::Admin, Method::POST, "/_synapse/admin/v1/send_server_notice", notice);
+    table.plain(Group::Admin, Method::PUT, "/_synapse/admin/v1/send_server_notice/{txn_id}", notice);
 }
 
 /// Asked for without a token by some tools, and no secret.
@@ -141,6 +142,7 @@ async fn notice(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, 
     require_admin(&server, &incoming).await?;
     let body: Body = body(&incoming)?;
     let user = UserId::parse(body.user_id).map_err(|_| Error::invalid_param("not a user id"))?;
-    let event = server.send_notice(&user, body.content.into()).await?;
+    let txn = incoming.path.first().map(String::as_str);
+    let event = server.send_notice(&user, body.content.into(), txn).await?;
     Ok(Json(json!({ "event_id": event })))
 }

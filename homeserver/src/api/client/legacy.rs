@@ -60,6 +60,7 @@ async fn look(server: &Arc<Server>, caller: &LocalUser, room: &RoomId, limit: u3
         limit,
         lazy_members: false,
         filter: None,
+        relations: Default::default(),
         device: Some(caller.device.clone()),
     };
     let page = server.rooms.messages(user, room, query).await?;

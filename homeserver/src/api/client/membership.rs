@@ -106,6 +106,7 @@ async fn leave(
     args: Args<leave_room::v3::Request>,
 ) -> Result<leave_room::v3::Response, Error> {
     server.limits.take(Class::Write, args.caller.user.as_str())?;
+    server.check_leave(&args.caller.user, &args.room_id).await?;
     server.rooms.leave(&args.caller.user, &args.room_id, args.reason.clone()).await?;
     Ok(leave_room::v3::Response::new())
 }

@@ -12,11 +12,19 @@ use ruma::api::{
 };
 use serde::Serialize;
 
+use super::delayed_events;
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, limits::Class, reply::Json},
-    room::{ClientEvent, Draft, Txn, read::MessagesQuery},
+    http::{
+        args::Args,
+        limits::Class,
+        reply::{IntoReply as _, Json, Made},
+    },
+    room::{
+        ClientEvent, Draft, Txn,
+        read::{MessagesQuery, RelationFilter},
+    },
     server::Server,
 };
 
@@ -27,17 +35,21 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, messages).query_default("dir", "f");
 }
 
-async fn send(
-    server: Arc<Server>,
-    args: Args<send_message_event::v3::Request>,
-) -> Result<send_message_event::v3::Response, Error> {
+async fn send(server: Arc<Server>, args: Args<send_message_event::v3::Request>) -> Result<Made, Error> {
+    if let Some(delay) = delayed_events::delay(&args.head)? {
+        return Ok(Made(delayed_events::message(&server, args, delay).await?.into_reply()));
+    }
+    let kind = args.segment(1).to_owned();
     let Args { request, caller, .. } = args;
     server.limits.take(Class::Message, caller.user.as_str())?;
     let txn = Txn { device: caller.device, id: request.txn_id };
     // The content's bytes go on as they came: they were checked to be a JSON object, nothing more.
-    let draft = Draft::message(request.event_type.to_string(), request.body.into_json());
+    let draft = Draft {
+        sticky_ms: request.sticky_duration_ms.map(u32::from),
+        ..Draft::message(kind, request.body.into_json())
+    };
     let event_id = server.rooms.send(&caller.user, &request.room_id, draft, Some(txn)).await?;
-    Ok(send_message_event::v3::Response::new(event_id))
+    Ok(Made(send_message_event::v3::Response::new(event_id).into_reply()))
 }
 
 async fn redact(
@@ -83,6 +95,12 @@ async fn messages(
         limit: u64::from(args.limit).min(PAGE_MAX) as u32,
         lazy_members: lazy(&args.filter),
         filter: (!args.filter.is_empty()).then(|| args.filter.clone()),
+        relations: args
+            .head
+            .query_values("filter")
+            .next()
+            .map(|text| RelationFilter::of(&text))
+            .unwrap_or_default(),
         device: Some(args.caller.device.clone()),
     };
     let page = server.rooms.messages(&args.caller.user, &args.room_id, query).await?;

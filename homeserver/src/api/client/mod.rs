@@ -9,6 +9,7 @@ pub(crate) mod calls;
 mod config;
 mod context;
 mod dehydrated_device;
+mod delayed_events;
 mod device;
 mod directory;
 mod discovery;
@@ -33,7 +34,7 @@ mod space;
 mod state;
 mod sync;
 mod tag;
-
+mod thread_subscriptions;
 mod threepid;
 mod to_device;
 mod typing;
@@ -55,6 +56,7 @@ pub(crate) fn routes(table: &mut Table) {
     config::routes(table);
     context::routes(table);
     dehydrated_device::routes(table);
+    delayed_events::routes(table);
     device::routes(table);
     directory::routes(table);
     discovery::routes(table);
@@ -79,7 +81,7 @@ pub(crate) fn routes(table: &mut Table) {
     state::routes(table);
     sync::routes(table);
     tag::routes(table);
-
+    thread_subscriptions::routes(table);
     threepid::routes(table);
     to_device::routes(table);
     typing::routes(table);
@@ -89,6 +91,15 @@ pub(crate) fn routes(table: &mut Table) {
 /// Endpoints under `/user/{user_id}` and `/profile/{user_id}` are for that user alone.
 fn own(caller: &LocalUser, user: &ruma::UserId) -> Result<(), Error> {
     if caller.user == user { Ok(()) } else { Err(Error::forbidden("that belongs to another user")) }
+}
+
+/// The position of a sync's token, or of a `pos` of sliding sync, which ends with one.
+fn position(server: &Server, text: &str) -> Result<Seq, Error> {
+    let text = text.rsplit_once('/').map_or(text, |(_, token)| token);
+    server
+        .sync
+        .position(text)
+        .ok_or_else(|| Error::invalid_param("that is not a token of this server; sync anew"))
 }
 
 /// A place in a room's timeline, as clients hold it: a token of `/messages` or `/context`, or one of `/sync`.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::push::{
-    delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
-    get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
+use ruma::{
+    api::client::push::{
+        delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
+        get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
+    },
+    push::RuleKind,
 };
 
 use crate::{
@@ -27,6 +30,14 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, set_actions);
 }
 
+/// The kind that a path names: that of rules about threads (MSC4306) goes in rulesets by another name than ruma wants here.
+fn kind(kind: &RuleKind) -> RuleKind {
+    match kind.as_str() {
+        "postcontent" => RuleKind::PostContent,
+        _ => kind.clone(),
+    }
+}
+
 async fn all(
     server: Arc<Server>,
     args: Args<get_pushrules_all::v3::Request>,
@@ -46,7 +57,7 @@ async fn get(
     args: Args<get_pushrule::v3::Request>,
 ) -> Result<get_pushrule::v3::Response, Error> {
     let rules = server.push.rules(&args.caller.user).await?;
-    let rule = rules.get(args.kind.clone(), &args.rule_id).ok_or(PushError::NoRule)?;
+    let rule = rules.get(kind(&args.kind), &args.rule_id).ok_or(PushError::NoRule)?;
     Ok(get_pushrule::v3::Response::new(rule.to_owned().into()))
 }
 
@@ -64,7 +75,7 @@ async fn delete(
     server: Arc<Server>,
     args: Args<delete_pushrule::v3::Request>,
 ) -> Result<delete_pushrule::v3::Response, Error> {
-    server.push.delete_rule(&args.caller.user, args.kind.clone(), args.rule_id.clone()).await?;
+    server.push.delete_rule(&args.caller.user, kind(&args.kind), args.rule_id.clone()).await?;
     Ok(delete_pushrule::v3::Response::new())
 }
 
@@ -73,7 +84,7 @@ async fn enabled(
     args: Args<get_pushrule_enabled::v3::Request>,
 ) -> Result<get_pushrule_enabled::v3::Response, Error> {
     let rules = server.push.rules(&args.caller.user).await?;
-    let rule = rules.get(args.kind.clone(), &args.rule_id).ok_or(PushError::NoRule)?;
+    let rule = rules.get(kind(&args.kind), &args.rule_id).ok_or(PushError::NoRule)?;
     Ok(get_pushrule_enabled::v3::Response::new(rule.enabled()))
 }
 
@@ -81,7 +92,7 @@ async fn enable(
     server: Arc<Server>,
     args: Args<set_pushrule_enabled::v3::Request>,
 ) -> Result<set_pushrule_enabled::v3::Response, Error> {
-    let (kind, id) = (args.kind.clone(), args.rule_id.clone());
+    let (kind, id) = (kind(&args.kind), args.rule_id.clone());
     server.push.enable_rule(&args.caller.user, kind, id, args.enabled).await?;
     Ok(set_pushrule_enabled::v3::Response::new())
 }
@@ -91,7 +102,7 @@ async fn actions(
     args: Args<get_pushrule_actions::v3::Request>,
 ) -> Result<get_pushrule_actions::v3::Response, Error> {
     let rules = server.push.rules(&args.caller.user).await?;
-    let rule = rules.get(args.kind.clone(), &args.rule_id).ok_or(PushError::NoRule)?;
+    let rule = rules.get(kind(&args.kind), &args.rule_id).ok_or(PushError::NoRule)?;
     Ok(get_pushrule_actions::v3::Response::new(rule.actions().to_vec()))
 }
 
@@ -101,6 +112,6 @@ async fn set_actions(
 ) -> Result<set_pushrule_actions::v3::Response, Error> {
     let user = args.caller.user.clone();
     let request = args.request;
-    server.push.set_rule_actions(&user, request.kind, request.rule_id, request.actions).await?;
+    server.push.set_rule_actions(&user, kind(&request.kind), request.rule_id, request.actions).await?;
     Ok(set_pushrule_actions::v3::Response::new())
 }

@@ -97,7 +97,7 @@ async fn by_relation_and_type(
         room: &args.room_id,
         parent: &args.event_id,
         relation: Some(args.rel_type.to_string()),
-        kind: Some(args.event_type.to_string()),
+        kind: Some(args.segment(3).to_owned()),
         from: args.from.as_deref(),
         to: args.to.as_deref(),
         direction: args.dir,

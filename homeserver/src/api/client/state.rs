@@ -8,10 +8,15 @@ use ruma::api::client::state::{
 };
 use serde_json::value::RawValue;
 
+use super::delayed_events;
 use crate::{
     api::routes::{Group, Table},
     error::Error,
-    http::{args::Args, limits::Class, reply::Json},
+    http::{
+        args::Args,
+        limits::Class,
+        reply::{IntoReply as _, Json, Made},
+    },
     room::{ClientEvent, Draft},
     server::Server,
 };
@@ -46,22 +51,23 @@ async fn one(
     args: Args<get_state_event_for_key::v3::Request>,
 ) -> Result<Json<Box<RawValue>>, Error> {
     let user = &args.caller.user;
-    let kind = args.event_type.to_string();
+    let kind = args.segment(1);
     let json = if args.format == StateEventFormat::Event {
-        server.rooms.state_one(user, &args.room_id, &kind, &args.state_key).await?
+        server.rooms.state_one(user, &args.room_id, kind, &args.state_key).await?
     } else {
-        server.rooms.state_content(user, &args.room_id, &kind, &args.state_key).await?
+        server.rooms.state_content(user, &args.room_id, kind, &args.state_key).await?
     };
     Ok(Json(json))
 }
 
-async fn set(
-    server: Arc<Server>,
-    args: Args<send_state_event::v3::Request>,
-) -> Result<send_state_event::v3::Response, Error> {
+async fn set(server: Arc<Server>, args: Args<send_state_event::v3::Request>) -> Result<Made, Error> {
+    if let Some(delay) = delayed_events::delay(&args.head)? {
+        return Ok(Made(delayed_events::state(&server, args, delay).await?.into_reply()));
+    }
+    let kind = args.segment(1).to_owned();
     let Args { request, caller, .. } = args;
     server.limits.take(Class::Message, caller.user.as_str())?;
-    let draft = Draft::state(request.event_type.to_string(), request.state_key, request.body.into_json());
+    let draft = Draft::state(kind, request.state_key, request.body.into_json());
     let event_id = server.rooms.send(&caller.user, &request.room_id, draft, None).await?;
-    Ok(send_state_event::v3::Response::new(event_id))
+    Ok(Made(send_state_event::v3::Response::new(event_id).into_reply()))
 }

@@ -17,10 +17,8 @@ pub(super) fn routes(table: &mut Table) {
 
 async fn send(server: Arc<Server>, args: Args<Request>) -> Result<Response, Error> {
     let (user, device) = (args.caller.user.clone(), args.caller.device.clone());
+    let event_type = args.segment(0).to_owned();
     let request = args.request;
-    server
-        .e2ee
-        .send_to_device(&user, &device, &request.event_type, &request.txn_id, request.messages)
-        .await?;
+    server.e2ee.send_to_device(&user, &device, &event_type, &request.txn_id, request.messages).await?;
     Ok(Response::new())
 }

@@ -127,7 +127,7 @@ async fn change(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> 
         Ok(Some(told)) => told,
         Ok(None) => return Ok(Made(redirect(LOGIN_PATH))),
         Err(Error::User(
-            error @ (UserError::WrongPassword | UserError::WeakPassword | UserError::TooLarge(_)),
+            error @ (UserError::WrongPassword | UserError::WeakPassword { .. } | UserError::TooLarge(_)),
         )) => error.to_string(),
         Err(error) => return Err(error),
     };

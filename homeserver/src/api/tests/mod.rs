@@ -12,6 +12,7 @@ mod mail;
 mod media;
 mod oauth;
 mod preview;
+mod proposals;
 mod purge;
 mod rendezvous;
 mod rooms;

@@ -2,7 +2,6 @@
 
 use ruma::{
     api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
-    events::ToDeviceEventType,
     to_device::DeviceIdOrAllDevices,
     user_id,
 };
@@ -44,10 +43,9 @@ async fn a_message_reaches_the_devices_it_is_for_once() {
     let world = World::new();
     let alice = world.user("alice", &["A", "B"]).await;
     let bob = world.user("bob", &["C"]).await;
-    let kind = ToDeviceEventType::from("m.test");
     let send = |txn: &'static str, messages| {
-        let (e2ee, bob, kind) = (world.e2ee.clone(), bob.clone(), kind.clone());
-        async move { e2ee.send_to_device(&bob, device("C"), &kind, txn.into(), messages).await }
+        let (e2ee, bob) = (world.e2ee.clone(), bob.clone());
+        async move { e2ee.send_to_device(&bob, device("C"), "m.test", txn.into(), messages).await }
     };
     send("1", messages(&alice, to("A"), "one")).await.unwrap();
     send("1", messages(&alice, to("A"), "one")).await.unwrap();

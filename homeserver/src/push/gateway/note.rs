@@ -1,7 +1,7 @@
 //! What a pusher is told: the next events that notify its user, read from the store.
 
 use ruma::{
-    RoomId, UserId,
+    EventId, RoomId, UserId,
     push::{Action, Tweak},
 };
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use crate::{
         schema::{
             events,
             membership::{self, Membership},
-            push as table, pushers, rooms,
+            push as table, pushers, rooms, thread_subs,
         },
     },
 };
@@ -94,6 +94,9 @@ fn note(
     let members = row.as_ref().map_or(0, |row| row.joined.unsigned_abs());
     let mut judge = Judge::new(room_id, client, members, power_levels(tx, room)?);
     let name = display_name(tx, room, user)?;
+    if let Some(root) = thread_of(tx, client)? {
+        judge.with_subscription(thread_subs::follows(tx, user, room, root)?);
+    }
     let (verdict, actions) = judge.actions(user_id, &name, rules);
     if !verdict.notify {
         return Ok(None);
@@ -142,6 +145,19 @@ fn note(
     put("user_is_target", parsed.state_key.map(|key| Value::from(key == user_id.as_str())));
     put("content", serde_json::from_str(parsed.content.get()).ok());
     Ok(Some(Note { seq, ts: event.ts, whole, short, tweaks: tweaks.into() }))
+}
+
+/// The root of the thread that an event is a reply in.
+fn thread_of(tx: &ReadTx<'_>, event: &RawValue) -> Result<Option<Nid>, StoreError> {
+    if !event.get().contains("m.thread") {
+        return Ok(None);
+    }
+    let event: Value = serde_json::from_str(event.get()).unwrap_or_default();
+    let relation = &event["content"]["m.relates_to"];
+    match (relation["rel_type"].as_str(), relation["event_id"].as_str().map(EventId::parse)) {
+        (Some("m.thread"), Some(Ok(root))) => events::nid(tx, &root),
+        _ => Ok(None),
+    }
 }
 
 fn is_read(tx: &ReadTx<'_>, user: Nid, room: Nid, seq: Seq) -> Result<bool, StoreError> {

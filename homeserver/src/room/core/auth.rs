@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::pdu::Pdu;
+use super::{owned, pdu::Pdu};
 
 /// The state entries that authorize an event of this kind; its `auth_events` are those of them that exist. The create
 /// event is always among them here, whether or not the version wants it named.
@@ -56,6 +56,8 @@ pub fn check_state(
     event: &Pdu,
     fetch: impl Fn(&str, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), String> {
+    let hidden = owned::checked(rules, event, &fetch)?;
+    let event = hidden.as_ref().unwrap_or(event);
     check_state_dependent_auth_rules(&rules.authorization, event, |kind: &StateEventType, key: &str| {
         fetch(&kind.to_string(), key)
     })

@@ -11,7 +11,7 @@ use ruma::{
 
 use super::{
     check,
-    pdu::{FullEvent, REDACTION},
+    pdu::{FullEvent, REDACTION, STICKY, STICKY_MAX_MS},
 };
 use crate::room::{Draft, RoomError};
 
@@ -77,6 +77,11 @@ pub fn unsigned(
     put("auth_events", list(&position.auth));
     if let Some(key) = &draft.state_key {
         put("state_key", text(key));
+    }
+    if let Some(duration) = draft.sticky_ms {
+        let duration = integer(i64::from(duration).min(STICKY_MAX_MS));
+        let object = CanonicalJsonObject::from([("duration_ms".to_owned(), duration)]);
+        put(STICKY, CanonicalJsonValue::Object(object));
     }
     if let Some(room) = room {
         put("room_id", text(room.as_str()));

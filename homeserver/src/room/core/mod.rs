@@ -4,6 +4,7 @@ pub mod auth;
 pub mod build;
 pub mod chains;
 pub mod check;
+pub mod owned;
 pub mod pdu;
 pub mod resolve;
 pub mod version;

@@ -15,7 +15,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Keys of a PDU that clients may see.
-pub const CLIENT_KEYS: [&str; 6] = ["content", "origin_server_ts", "redacts", "sender", "state_key", "type"];
+pub const CLIENT_KEYS: [&str; 7] =
+    ["content", STICKY, "origin_server_ts", "redacts", "sender", "state_key", "type"];
+
+/// Says for how long an event sticks (MSC4354), by the name that it has while that is a proposal.
+pub const STICKY: &str = "msc4354_sticky";
+/// The longest that an event sticks, in milliseconds.
+pub const STICKY_MAX_MS: i64 = 3_600_000;
 
 /// The type of create events.
 pub const CREATE: &str = "m.room.create";
@@ -37,8 +43,10 @@ pub struct Pdu {
     pub sender: OwnedUserId,
     /// `origin_server_ts` in milliseconds.
     pub ts: u64,
-    /// Type.
+    /// Type as ruma's rules want it.
     pub kind: TimelineEventType,
+    /// Type as the event says it: ruma knows some under several names, and gives back one.
+    pub type_name: String,
     /// State key.
     pub state_key: Option<String>,
     /// Content.
@@ -86,6 +94,7 @@ impl Pdu {
                 .try_into()
                 .map_err(|_| Malformed("`origin_server_ts` is negative".into()))?,
             kind: kind.into(),
+            type_name: kind.to_owned(),
             state_key: match object.get("state_key") {
                 Some(CanonicalJsonValue::String(key)) => Some(key.clone()),
                 None => None,
@@ -138,7 +147,8 @@ impl Pdu {
             says_room,
             sender: client.sender,
             ts: client.origin_server_ts,
-            kind: client.r#type.into(),
+            kind: client.r#type.as_str().into(),
+            type_name: client.r#type,
             state_key: client.state_key,
             content: client.content.to_owned(),
             prev: lists.0,
@@ -154,12 +164,12 @@ impl Pdu {
 
     /// Type and state key, for a state event.
     pub fn key(&self) -> Option<(String, String)> {
-        self.state_key.as_ref().map(|key| (self.kind.to_string(), key.clone()))
+        self.state_key.as_ref().map(|key| (self.type_name.clone(), key.clone()))
     }
 
     /// Whether it is this kind of state event.
     pub fn is_state(&self, kind: &str, state_key: &str) -> bool {
-        self.state_key.as_deref() == Some(state_key) && self.kind.to_string() == kind
+        self.state_key.as_deref() == Some(state_key) && self.type_name == kind
     }
 
     /// A string inside `content`, if it is there and is one.

@@ -18,7 +18,7 @@ use ruma::{
     state_res::{self, utils::event_id_set::EventIdSet},
 };
 
-use super::{auth, chains, pdu::Pdu};
+use super::{auth, chains, owned, pdu::Pdu};
 use crate::store::schema::chain::{Link, Place};
 
 /// A state: number of a (type, state key) to number of an event.
@@ -79,6 +79,7 @@ pub fn resolve(
         .filter(|skey| !conflicted.contains_key(skey))
         .filter_map(|skey| unconflicted.get(skey).map(|event| (*skey, *event)))
         .collect();
+    let owned = owned::is_in(rules);
     let mut small: Vec<state_res::StateMap<OwnedEventId>> = Vec::with_capacity(maps.len());
     for map in maps {
         let mut reduced = state_res::StateMap::new();
@@ -86,6 +87,7 @@ pub fn resolve(
         for (skey, event) in own.chain(unconflicted_part.iter().copied()) {
             let Some((kind, key)) = graph.key(skey) else { continue };
             let Some(pdu) = graph.pdu(event) else { continue };
+            let key = if owned { owned::hidden_key(&kind, key) } else { key };
             reduced.insert((StateEventType::from(kind), key), pdu.event_id.clone());
         }
         small.push(reduced);
@@ -99,16 +101,20 @@ pub fn resolve(
     };
     // Of the chains only the difference is used; against an empty chain everything differs.
     let chains = vec![ids(&difference), EventIdSet::new()];
-    let fetch = |id: &EventId| graph.number(id).and_then(|number| graph.pdu(number));
+    let fetch = |id: &EventId| {
+        let pdu = graph.number(id).and_then(|number| graph.pdu(number))?;
+        Some(if owned { Arc::new(owned::hide(&pdu)) } else { pdu })
+    };
     let resolved = state_res::resolve(&rules.authorization, state_rules, small.iter(), chains, fetch, |_| {
         Some(ids(&subgraph))
     })
     .map_err(|error| ResolveError(error.to_string()))?;
     let mut result = unconflicted;
     for ((kind, key), id) in resolved {
-        let (Some(skey), Some(event)) = (graph.skey(&kind.to_string(), &key), graph.number(&id)) else {
-            continue;
-        };
+        let Some(event) = graph.number(&id) else { continue };
+        // By the name that the event itself has: ruma gives types with several names back under one.
+        let own = graph.pdu(event).and_then(|pdu| pdu.key()).unwrap_or_else(|| (kind.to_string(), key));
+        let Some(skey) = graph.skey(&own.0, &own.1) else { continue };
         result.entry(skey).or_insert(event);
     }
     Ok(result)

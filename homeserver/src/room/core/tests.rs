@@ -79,6 +79,7 @@ impl Room {
             sender: UserId::parse(sender).unwrap(),
             ts,
             kind: kind.into(),
+            type_name: kind.to_owned(),
             state_key: Some(key.to_owned()),
             content: to_raw_value(content).unwrap(),
             prev: Vec::new(),
@@ -303,11 +304,17 @@ proptest! {
     }
 }
 
+/// The number that a version goes by, and whether state belongs to users in it.
+fn number(version: &str) -> (u32, bool) {
+    let owned = version.strip_prefix("org.matrix.msc3757.");
+    (owned.unwrap_or(version).parse().unwrap(), owned.is_some())
+}
+
 #[test]
 fn rules_by_version() {
     // (from version, who, type, key, content): refused before it, allowed from it.
     for version in version::SUPPORTED {
-        let number: u32 = version.id.parse().unwrap();
+        let (number, owned) = number(version.id);
         let (mut room, state) = Room::new(version.id);
         let mut closed = state.clone();
         room.must(&mut closed, BOB, "m.room.join_rules", "", json!({ "join_rule": "invite" }));
@@ -323,6 +330,12 @@ fn rules_by_version() {
         assert!(!ask(&state, DAVE, "m.room.topic", "", json!({})), "state needs 50");
         assert!(ask(&state, CAROL, "m.room.topic", "", json!({})));
         assert!(!ask(&state, CAROL, "x.own", BOB, json!({})), "another's key");
+        assert_eq!(ask(&state, BOB, "x.own", CAROL, json!({})), owned, "of one who stands below");
+        assert_eq!(
+            ask(&state, CAROL, "x.own", &format!("{CAROL}_a"), json!({})),
+            owned,
+            "one's own and more"
+        );
         assert!(
             !ask(&state, CAROL, "m.room.member", BOB, json!({"membership": "ban"})),
             "bob stands above carol"
@@ -363,7 +376,7 @@ fn rules_by_version() {
 #[test]
 fn join_rules_by_version() {
     for version in version::SUPPORTED {
-        let number: u32 = version.id.parse().unwrap();
+        let (number, _) = number(version.id);
         let (mut room, state) = Room::new(version.id);
         let eve = "@eve:e.test";
         let mut knock = state.clone();

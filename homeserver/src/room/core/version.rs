@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use super::owned;
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
 /// The version of a new room.
@@ -26,11 +27,19 @@ pub const SUPPORTED: &[Entry] = &[
     Entry { id: "10", stability: "stable" },
     Entry { id: "11", stability: "stable" },
     Entry { id: "12", stability: "stable" },
+    Entry { id: "org.matrix.msc3757.10", stability: "unstable" },
+    Entry { id: "org.matrix.msc3757.11", stability: "unstable" },
 ];
+
+/// Versions with state that belongs to users begin so, and go on with the version that they are based on.
+const OWNED: &str = "org.matrix.msc3757.";
 
 /// The rules of a version, if we speak it.
 pub fn rules(version: &str) -> Option<RoomVersionRules> {
     SUPPORTED.iter().find(|entry| entry.id == version)?;
+    if let Some(base) = version.strip_prefix(OWNED) {
+        return RoomVersionId::try_from(base).ok()?.rules().map(owned::based_on);
+    }
     RoomVersionId::try_from(version).ok()?.rules()
 }
 

@@ -116,6 +116,8 @@ pub(in crate::room) struct Append {
     pub(in crate::room) power: bool,
     pub(in crate::room) forward: Forward,
     pub(in crate::room) txn: Option<TxnKey>,
+    /// When it came to be here, in milliseconds since the Unix epoch.
+    pub(in crate::room) now_ms: u64,
 }
 
 /// What became of an [`Append`].
@@ -210,7 +212,7 @@ pub(in crate::room) fn row_of(
     event: &FullEvent,
 ) -> Result<EventRow, StoreError> {
     let pdu = &event.pdu;
-    let kind = pdu.kind.to_string();
+    let kind = pdu.type_name.as_str();
     let mut numbers = |ids: &[OwnedEventId]| -> Result<Vec<Nid>, StoreError> {
         ids.iter().map(|id| events::intern(tx, id)).collect()
     };
@@ -219,9 +221,9 @@ pub(in crate::room) fn row_of(
     Ok(EventRow {
         nid,
         room,
-        kind: tx.intern(Kind::Type, &kind)?,
+        kind: tx.intern(Kind::Type, kind)?,
         skey: match &pdu.state_key {
-            Some(key) => Some(tx.intern_skey(&kind, key)?),
+            Some(key) => Some(tx.intern_skey(kind, key)?),
             None => None,
         },
         sender: tx.intern(Kind::User, pdu.sender.as_str())?,
@@ -293,6 +295,7 @@ fn accept(
     if event.redacted_by.is_some() {
         content = project::content(&event.client);
     }
+    project::sticky::apply(tx, event, seq, append.now_ms)?;
     events::put(tx, event)?;
     events::put_timeline(tx, event.room, event.depth, seq, event.nid)?;
     link(tx, row, event)?;
@@ -337,12 +340,12 @@ fn accept(
     };
     tell_devices(tx, event.room, seq, &append.own, &moved)?;
     row.depth = row.depth.max(event.depth);
-    let counts = event.redacted_by.is_none() && counts(&pdu.kind.to_string(), &content);
+    let counts = event.redacted_by.is_none() && counts(&pdu.type_name, &content);
     row.last = seq;
     if counts {
         row.msgs += 1;
     }
-    if row.bump.0 == 0 || BUMP_TYPES.contains(&&*pdu.kind.to_string()) {
+    if row.bump.0 == 0 || BUMP_TYPES.contains(&&*pdu.type_name) {
         (row.bump, row.bump_ts) = (seq, event.ts);
     }
     if !waits {

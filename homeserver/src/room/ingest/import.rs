@@ -134,6 +134,7 @@ impl Rooms {
                 .await?;
         }
         let version: Arc<str> = version.into();
+        let now_ms = self.inner.clock.now_ms();
         self.inner
             .store
             .write(move |tx| -> Result<(), RoomError> {
@@ -152,6 +153,7 @@ impl Rooms {
                     power: false,
                     forward: Forward::No,
                     txn: None,
+                    now_ms,
                 };
                 append(tx, &last)?;
                 Ok(())

@@ -243,7 +243,7 @@ fn after(
         Before::Map(map) => map.iter().map(|(skey, nid)| (skey.0, nid.0)).collect(),
     };
     if let Some(key) = &event.state_key {
-        let skey = graph.skey(&event.kind.to_string(), key).unwrap_or(SELF_SKEY.0);
+        let skey = graph.skey(&event.type_name, key).unwrap_or(SELF_SKEY.0);
         own.insert(skey, SELF.0);
     }
     let mut maps = vec![own];

@@ -380,6 +380,7 @@ impl Worker {
             // Others meet a merging event when the next one builds on it.
             forward: if job.draft.event_type == DUMMY { Forward::No } else { Forward::All },
             txn: job.txn.clone(),
+            now_ms: now,
         })
     }
 
@@ -580,7 +581,7 @@ impl Worker {
             authorize::needed(&head.rules, &pdu)
         };
         self.tell(&keys).await?;
-        let own = self.tools.signer.name.clone();
+        let (own, now_ms) = (self.tools.signer.name.clone(), self.tools.clock.now_ms());
         let auth: Vec<Arc<Pdu>> = pdu.auth.iter().filter_map(|id| self.known_auth(id)).collect();
         let head = self.head().await?;
         let create = head.entry("m.room.create", "");
@@ -603,6 +604,7 @@ impl Worker {
             power: head.may_redact(&pdu.sender),
             forward: forward(job),
             txn: None,
+            now_ms,
         };
         Ok(Step::Append { decided: Box::new(decided), reason, linear: true })
     }
@@ -642,6 +644,7 @@ impl Worker {
             power,
             forward: forward(job),
             txn: None,
+            now_ms: self.tools.clock.now_ms(),
         };
         Ok(Step::Append { decided: Box::new(decided), reason, linear: false })
     }

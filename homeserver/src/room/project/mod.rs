@@ -8,6 +8,7 @@ pub(in crate::room) mod outbox;
 pub(in crate::room) mod redaction;
 pub(in crate::room) mod relations;
 pub(in crate::room) mod rooms;
+pub(in crate::room) mod sticky;
 pub(in crate::room) mod successor;
 
 use serde::Deserialize;

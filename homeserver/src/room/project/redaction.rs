@@ -10,12 +10,13 @@ use ruma::{EventId, RoomId, UserId, room_version_rules::RoomVersionRules};
 
 use super::{content, relations};
 use crate::{
+    push::project::on_redacted,
     room::core::pdu,
     store::{
         Nid, ReadTx, StoreError, WriteTx,
         schema::{
-            events::{self, EventRow, NO_ROOM_ID, REDACTED},
-            search,
+            events::{self, EventRow, NO_ROOM_ID, REDACTED, STICKY},
+            search, sticky,
         },
     },
 };
@@ -49,7 +50,18 @@ pub(in crate::room) fn apply(
         Some(event) if event.flags & REDACTED != 0 => Ok(Effect::Done),
         Some(event) => {
             search::remove(tx, event.nid)?;
-            relations::remove(tx, &event, &content(&event.client))?;
+            if let Some(seq) = event.seq.filter(|_| event.flags & STICKY != 0) {
+                sticky::remove(tx, event.room, seq)?;
+            }
+            let content = content(&event.client);
+            relations::remove(tx, &event, &content)?;
+            if let Some(seq) = event.seq {
+                let thread = match relations::thread(&content) {
+                    Some(root) => events::nid(tx, &root)?,
+                    None => None,
+                };
+                on_redacted(tx, event.room, thread, seq)?;
+            }
             let says_room = event.flags & NO_ROOM_ID == 0;
             let (client, rest) = pdu::prune(rules, room_id, says_room, &event.client, &event.rest)
                 .map_err(|_| StoreError::Corrupt("a stored event cannot be pruned"))?;

@@ -52,6 +52,11 @@ pub(in crate::room) fn remove(
     Ok(())
 }
 
+/// The root of the thread that an event with this content is a reply in.
+pub(in crate::room) fn thread(content: &Value) -> Option<ruma::OwnedEventId> {
+    relates_to(content).filter(|(name, _)| *name == THREAD).map(|(_, root)| root)
+}
+
 /// `m.relates_to` with `rel_type` and `event_id`.
 fn relates_to(content: &Value) -> Option<(&str, ruma::OwnedEventId)> {
     let relation = content.get("m.relates_to")?;

@@ -7,13 +7,14 @@ use super::erase;
 use crate::{
     room::{
         ClientEvent, PduJson,
+        delayed::TXN_PREFIX,
         project::{content, text},
     },
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
         schema::{
-            events::{self, EventRow, NO_LISTS, NO_ROOM_ID, REDACTED},
-            state,
+            events::{self, EventRow, NO_LISTS, NO_ROOM_ID, REDACTED, STICKY},
+            state, sticky,
         },
     },
 };
@@ -65,7 +66,23 @@ fn with_relations(
     } else if let Some(membership) = membership_at(tx, event, viewer.user)? {
         unsigned.put("membership", text_json(&membership).as_bytes());
     }
-    if let Some(device) = viewer.device
+    if event.flags & STICKY != 0
+        && let Some(seq) = event.seq
+        && let Some(until) = sticky::until(tx, event.room, seq)?
+        && let left = until.saturating_sub(i64::try_from(viewer.now_ms).unwrap_or(i64::MAX))
+        && left > 0
+    {
+        // As clients read it, and as the proposal calls it by now.
+        for key in ["msc4354_sticky_duration_ttl_ms", "sticky_duration_remaining_ms"] {
+            unsigned.put(key, left.to_string().as_bytes());
+        }
+    }
+    if viewer.user == event.sender
+        && let Some((_, txn)) = &event.sent
+        && let Some(delayed) = txn.strip_prefix(TXN_PREFIX)
+    {
+        unsigned.put("org.matrix.msc4140.delay_id", text_json(delayed).as_bytes());
+    } else if let Some(device) = viewer.device
         && viewer.user == event.sender
         && let Some((sent_by, txn)) = &event.sent
         && tx.lookup(Kind::Device, device.as_str())? == Some(*sent_by)

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use ruma::{DeviceId, EventId, OwnedDeviceId, RoomId, UserId, api::client::filter::RoomEventFilter};
+use serde::Deserialize;
 
 use super::{
     access::{Access, access},
@@ -53,8 +54,45 @@ pub struct MessagesQuery {
     pub lazy_members: bool,
     /// What the filter lets through, by type, sender and content; none lets all through.
     pub filter: Option<RoomEventFilter>,
+    /// What it lets through by relation.
+    pub relations: RelationFilter,
     /// The device that asks: what it sent itself has its transaction id.
     pub device: Option<OwnedDeviceId>,
+}
+
+/// Lets events through by how they relate to others.
+// spec: MSC3874
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RelationFilter {
+    /// Only these kinds of relations.
+    #[serde(rename = "org.matrix.msc3874.rel_types", alias = "rel_types")]
+    only: Option<Vec<String>>,
+    /// None of these.
+    #[serde(rename = "org.matrix.msc3874.not_rel_types", alias = "not_rel_types")]
+    not: Option<Vec<String>>,
+}
+
+impl RelationFilter {
+    /// Reads the part of a filter that is about relations; anything else says nothing about them.
+    pub fn of(filter: &str) -> Self {
+        if filter.trim_start().starts_with('{') {
+            serde_json::from_str(filter).unwrap_or_default()
+        } else {
+            Self::default()
+        }
+    }
+
+    fn passes(&self, event: &EventRow) -> bool {
+        if self.only.is_none() && self.not.is_none() {
+            return true;
+        }
+        let content = content(&event.client);
+        let relation = content.get("m.relates_to").and_then(|relation| relation.get("rel_type"));
+        let relation = relation.and_then(serde_json::Value::as_str);
+        let among = |list: &[String]| relation.is_some_and(|relation| list.iter().any(|one| one == relation));
+        self.only.as_deref().is_none_or(among) && !self.not.as_deref().is_some_and(among)
+    }
 }
 
 /// What surrounds an event.
@@ -194,7 +232,7 @@ pub(in crate::room) fn viewer(access: &Access, now_ms: u64) -> Viewer<'static> {
 }
 
 /// The event, if the user may see it.
-pub(super) fn visible(
+pub(in crate::room) fn visible(
     tx: &ReadTx<'_>,
     user: &UserId,
     room: &RoomId,
@@ -218,7 +256,7 @@ fn messages(
     let limit = query.limit.clamp(1, LIMIT_MAX) as usize;
     let Page { events, next, ended } =
         timeline::page(tx, &mut access, start, query.to, query.backwards, limit, |event| {
-            wanted(tx, event, query.filter.as_ref())
+            Ok(query.relations.passes(event) && wanted(tx, event, query.filter.as_ref())?)
         })?;
     let viewer = Viewer { device: query.device.as_deref(), ..viewer(&access, now_ms) };
     let state = if query.lazy_members { senders(tx, &access, &events, &viewer)? } else { Vec::new() };

@@ -10,6 +10,7 @@ pub mod notifications;
 mod relations;
 mod state;
 mod summary;
+pub mod thread_updates;
 pub mod timeline;
 mod timestamp;
 
@@ -18,7 +19,7 @@ pub use self::{
     hierarchy::{Hierarchy, Walk},
     json::{client_event, pdu},
     members::JoinedMember,
-    messages::{Context, Messages, MessagesQuery},
+    messages::{Context, Messages, MessagesQuery, RelationFilter},
     relations::{Relations, RelationsQuery},
     summary::Told,
     timeline::Token,

@@ -254,6 +254,7 @@ async fn bodies(node: &Node, user: &UserId, room: &RoomId) -> Vec<String> {
         limit: 500,
         lazy_members: false,
         filter: None,
+        relations: Default::default(),
         device: None,
     };
     let page = node.rooms.messages(user, room, query).await.unwrap();

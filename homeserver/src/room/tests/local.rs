@@ -17,6 +17,7 @@ fn back(limit: u32) -> MessagesQuery {
         limit,
         lazy_members: true,
         filter: None,
+        relations: Default::default(),
         device: None,
     }
 }

@@ -37,6 +37,7 @@ async fn a_database_of_the_first_schema_has_everything_it_had() {
                 lazy_members: false,
                 device: None,
                 filter: None,
+                relations: Default::default(),
             };
             let page = node.rooms.messages(&alice, room, query).await.unwrap();
             let events: Vec<serde_json::Value> =

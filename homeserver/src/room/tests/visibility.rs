@@ -72,6 +72,7 @@ async fn bodies(node: &Node, user: &ruma::UserId, room: &ruma::RoomId) -> Option
         limit: 100,
         lazy_members: false,
         filter: None,
+        relations: Default::default(),
         device: None,
     };
     let page = node.rooms.messages(user, room, query).await.ok()?;

@@ -1,7 +1,8 @@
 //! Account data, global and by room (tags are room account data of type `m.tag`). Owner: `user::account_data`.
 //!
 //! `account_data`: key (user, room, type), where room 0 means global; `seq` is the commit position of its last change,
-//! by which `sync` finds what is new. A removed entry stays with content `{}`, so that syncs show the removal.
+//! by which `sync` finds what is new. A removed entry stays with content `{}` ([`REMOVED`]), so that syncs which know it
+//! show the removal; to everybody else it is not there.
 
 use rusqlite::params;
 
@@ -16,6 +17,9 @@ CREATE INDEX account_data_seq ON account_data(user, seq);
 /// The room of what belongs to no room.
 pub const GLOBAL: Nid = Nid(0);
 
+/// The content of an entry that was removed.
+pub const REMOVED: &str = "{}";
+
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -29,13 +33,21 @@ pub struct Entry {
     pub seq: Seq,
 }
 
-/// One entry's content.
+impl Entry {
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.content == REMOVED
+    }
+}
+
+/// One entry's content, unless it was removed.
 pub fn get(tx: &ReadTx<'_>, user: Nid, room: Nid, kind: &str) -> Result<Option<String>, StoreError> {
-    tx.row(
+    let content: Option<String> = tx.row(
         "SELECT content FROM account_data WHERE user = ?1 AND room = ?2 AND type = ?3",
         params![user, room, kind],
         |row| row.get(0),
-    )
+    )?;
+    Ok(content.filter(|content| content != REMOVED))
 }
 
 /// Sets an entry, gives it its place in the commit order and wakes the user's syncs.
@@ -73,6 +85,11 @@ pub fn of_room(tx: &ReadTx<'_>, user: Nid, room: Nid) -> Result<Vec<Entry>, Stor
         (user, room),
         |row| Ok(Entry { room: row.get(0)?, kind: row.get(1)?, content: row.get(2)?, seq: row.get(3)? }),
     )
+}
+
+/// Forgets a user's removed entries: a client that was not told of their removal by now keeps them.
+pub fn drop_removed(tx: &mut WriteTx<'_>, user: Nid) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM account_data WHERE user = ?1 AND content = ?2", (user, REMOVED)).map(drop)
 }
 
 /// How many entries a user has: the bound is kept in `user::account_data`.

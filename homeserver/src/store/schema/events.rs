@@ -96,6 +96,9 @@ pub const NO_LISTS: i64 = 64;
 /// Its time is over by the room's retention: stored pruned, in no timeline, shown to nobody.
 pub const EXPIRED: i64 = 128;
 
+/// Sticks, or stuck (MSC4354): `sticky` says until when.
+pub const STICKY: i64 = 256;
+
 /// What a row of `stream` tells. Other areas add their own.
 pub mod stream_kind {
     /// `ref` is an event with a place in the room's timeline.

@@ -45,6 +45,8 @@ const BY_ROOM: &[&str] = &[
      (SELECT room, prev, child FROM missing_prev WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM notify WHERE (room, thread, seq) IN \
      (SELECT room, thread, seq FROM notify WHERE room = ?1 LIMIT ?2)",
+    "DELETE FROM notify_gone WHERE (room, thread, seq) IN \
+     (SELECT room, thread, seq FROM notify_gone WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM notify_head WHERE (room, thread) IN \
      (SELECT room, thread FROM notify_head WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM notify_user WHERE (user, room, seq) IN (SELECT user, room, seq FROM notify_user \
@@ -58,6 +60,10 @@ const BY_ROOM: &[&str] = &[
     "DELETE FROM sharing WHERE (room, seq, user) IN \
      (SELECT room, seq, user FROM sharing WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM thread WHERE (room, root) IN (SELECT room, root FROM thread WHERE room = ?1 LIMIT ?2)",
+    "DELETE FROM thread_sub WHERE (user, room, root) IN (SELECT user, room, root FROM thread_sub \
+     WHERE user IN (SELECT user FROM user_room WHERE room = ?1) AND room = ?1 LIMIT ?2)",
+    "DELETE FROM sticky WHERE (room, seq) IN (SELECT room, seq FROM sticky WHERE room = ?1 LIMIT ?2)",
+    "DELETE FROM delayed WHERE id IN (SELECT id FROM delayed WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM alias WHERE alias IN (SELECT alias FROM alias WHERE room = ?1 LIMIT ?2)",
     "DELETE FROM txn_id WHERE (user, device, room, txn) IN (SELECT user, device, room, txn FROM txn_id \
      WHERE user IN (SELECT user FROM user_room WHERE room = ?1) AND room = ?1 LIMIT ?2)",

@@ -10,6 +10,7 @@
 //! | `notify` | room, thread (0: the main timeline), position | notifying events of that thread up to here, by the unchanged rules |
 //! | `notify_head` | room, thread | position of the last of them |
 //! | `notify_user` | local user, room, position | thread; by how much the user's count differs by this event; highlight |
+//! | `notify_gone` | room, thread, position | that event of `notify` was redacted: it counts for nobody any more |
 //! | `read_pos` | local user, room, thread (0: all, -1: the main timeline) | position up to which the user has read |
 
 use crate::store::{Nid, ReadTx, Seq, StoreError, WriteTx};
@@ -29,6 +30,13 @@ CREATE TABLE notify_user(
 CREATE TABLE read_pos(
   user INTEGER NOT NULL, room INTEGER NOT NULL, thread INTEGER NOT NULL, seq INTEGER NOT NULL,
   PRIMARY KEY(user, room, thread)) WITHOUT ROWID;
+";
+
+/// What was redacted before it was read.
+pub const SCHEMA_GONE: &str = "
+CREATE TABLE notify_gone(room INTEGER NOT NULL, thread INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY(room, thread, seq)) WITHOUT ROWID;
+CREATE INDEX notify_user_seq ON notify_user(room, seq);
 ";
 
 /// Thread of `notify`: the main timeline. Thread of `read_pos`: everything.
@@ -85,6 +93,26 @@ pub fn total(tx: &ReadTx<'_>, room: Nid, thread: Nid, seq: Seq) -> Result<i64, S
             |row| row.get(0),
         )?
         .unwrap_or(0))
+}
+
+/// An event counts for nobody any more.
+pub fn uncount(tx: &mut WriteTx<'_>, room: Nid, thread: Nid, seq: Seq) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR IGNORE INTO notify_gone(room, thread, seq)
+         SELECT room, thread, seq FROM notify WHERE room = ?1 AND thread = ?2 AND seq = ?3",
+        (room, thread, seq),
+    )?;
+    tx.execute("DELETE FROM notify_user WHERE room = ?1 AND seq = ?2", (room, seq)).map(drop)
+}
+
+/// Events of a thread after `after` that count for nobody any more.
+pub fn uncounted(tx: &ReadTx<'_>, room: Nid, thread: Nid, after: Seq) -> Result<i64, StoreError> {
+    let count = tx.row(
+        "SELECT count(*) FROM notify_gone WHERE room = ?1 AND thread = ?2 AND seq > ?3",
+        (room, thread, after),
+        |row| row.get(0),
+    )?;
+    Ok(count.unwrap_or(0))
 }
 
 /// Threads (not the main timeline) with notifying events after `after`, the latest `limit` of them.

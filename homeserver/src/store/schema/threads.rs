@@ -16,6 +16,9 @@ INSERT INTO thread(room, root, seq)
   GROUP BY event.room, relation.parent;
 ";
 
+/// Threads of all rooms by their newest reply.
+pub const SCHEMA_NEWEST: &str = "CREATE INDEX thread_newest ON thread(seq);";
+
 /// A reply came.
 pub fn reply(tx: &mut WriteTx<'_>, room: Nid, root: Nid, seq: Seq) -> Result<(), StoreError> {
     tx.execute(
@@ -40,6 +43,24 @@ pub fn reply_gone(tx: &mut WriteTx<'_>, room: Nid, root: Nid, rel: Nid) -> Resul
             .map(drop),
         None => tx.execute("DELETE FROM thread WHERE room = ?1 AND root = ?2", (room, root)).map(drop),
     }
+}
+
+/// Threads of the rooms that a user is in with their newest reply in (after, until], newest first: (room, root, position).
+pub fn newest(
+    tx: &ReadTx<'_>,
+    user: Nid,
+    after: Seq,
+    until: Seq,
+    limit: u32,
+) -> Result<Vec<(Nid, Nid, Seq)>, StoreError> {
+    // The order of the tables is said: from few new replies to their rooms, not from all of the user's rooms.
+    tx.rows(
+        "SELECT thread.room, thread.root, thread.seq FROM thread INDEXED BY thread_newest CROSS JOIN user_room
+         ON user_room.user = ?1 AND user_room.room = thread.room AND user_room.membership = 1
+         WHERE thread.seq > ?2 AND thread.seq <= ?3 ORDER BY thread.seq DESC LIMIT ?4",
+        (user, after, until, limit),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
 }
 
 /// Threads of a room with their newest reply before `before`, the newest first.

@@ -36,6 +36,10 @@ pub(super) mod bits {
     pub(in crate::sync::sliding) const RECEIPTS: u8 = 2;
     /// Who types.
     pub(in crate::sync::sliding) const TYPING: u8 = 4;
+    /// Of [`super::GLOBAL`]: which threads are followed.
+    pub(in crate::sync::sliding) const FOLLOWED_THREADS: u8 = 8;
+    /// Profiles of its members.
+    pub(in crate::sync::sliding) const PROFILES: u8 = 32;
     /// It was told to be direct.
     pub(in crate::sync::sliding) const DM: u8 = 16;
 }

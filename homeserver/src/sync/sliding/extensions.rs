@@ -43,6 +43,8 @@ pub(super) struct Shown<'a> {
     pub(super) joined: bool,
     pub(super) lists: Vec<&'a str>,
     pub(super) subscribed: bool,
+    /// Its members are shown as they are needed.
+    pub(super) lazy: bool,
     /// What the client was told up to here; `None`: it starts anew with the room.
     pub(super) upto: Option<Seq>,
     /// What was told whole, before and (added here) by this response.
@@ -79,6 +81,10 @@ pub(super) struct Extend<'a> {
     pub(super) context: &'a Context,
     pub(super) typing: &'a Typing,
     pub(super) news: &'a News,
+    /// Joined rooms that lists or subscriptions are about, in or out of their windows, and since when the user is in them.
+    pub(super) about: &'a HashMap<Nid, Seq>,
+    /// Whom the user does not want to hear.
+    pub(super) ignored: &'a HashSet<Nid>,
     /// The life of the database and the node, for tokens.
     pub(super) token: Token,
 }
@@ -105,6 +111,21 @@ impl Extend<'_> {
         }
         if asked.typing.on() {
             written.news |= self.typing(&mut writer, shown);
+        }
+        if asked.profiles.scope.on() {
+            written.news |= self.profiles(&mut writer, shown)?;
+        }
+        if asked.thread_subscriptions.on() {
+            written.news |= self.thread_subscriptions(&mut writer, &mut written.global)?;
+        } else {
+            // Asked for again, they are told anew.
+            written.global &= !bits::FOLLOWED_THREADS;
+        }
+        if asked.threads.on() {
+            written.news |= self.threads(&mut writer, shown)?;
+        }
+        if asked.sticky_events.enabled == Some(true) {
+            written.news |= self.sticky_events(&mut writer, shown)?;
         }
         self.forget_uncovered(shown);
         written.json = writer.into_members();
@@ -195,7 +216,8 @@ impl Extend<'_> {
         let whole = before & bits::ACCOUNT_DATA == 0;
         let mut global = Vec::new();
         if whole {
-            for entry in account_data::of_room(tx, user, account_data::GLOBAL)? {
+            let all = account_data::of_room(tx, user, account_data::GLOBAL)?;
+            for entry in all.into_iter().filter(|entry| !entry.is_removed()) {
                 global.push(parts::account_data_event(&entry.kind, &entry.content));
             }
         } else {
@@ -221,7 +243,8 @@ impl Extend<'_> {
                 upto => {
                     let after = upto.filter(|_| !whole).unwrap_or_default();
                     let all = account_data::of_room(tx, user, room.room)?;
-                    let new = all.iter().filter(|entry| entry.seq > after);
+                    let told = after > Seq(0);
+                    let new = all.iter().filter(|entry| entry.seq > after && (told || !entry.is_removed()));
                     events.extend(new.map(|entry| parts::account_data_event(&entry.kind, &entry.content)));
                 }
             }
@@ -315,6 +338,7 @@ impl Extend<'_> {
             (&asked.account_data, bits::ACCOUNT_DATA),
             (&asked.receipts, bits::RECEIPTS),
             (&asked.typing, bits::TYPING),
+            (&asked.profiles.scope, bits::PROFILES),
         ] {
             for room in shown.iter_mut() {
                 if !(scope.on() && scope.covers(&room.id, &room.lists, room.subscribed)) {
@@ -326,7 +350,7 @@ impl Extend<'_> {
 }
 
 /// Rooms that an extension covers, each with whether it has to be told whole; they count as told from now on.
-fn covered<'r, 'a>(
+pub(super) fn covered<'r, 'a>(
     shown: &'r mut [Shown<'a>],
     scope: &'r Scope,
     bit: u8,

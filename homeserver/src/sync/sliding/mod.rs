@@ -19,8 +19,11 @@ mod extensions;
 mod filter;
 mod lists;
 mod pos;
+mod profiles;
 mod request;
 mod rooms;
+mod sticky;
+mod threads;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -100,6 +103,8 @@ struct Context {
     ask: Ask,
     handle: Handle,
     to_device: ToDeviceSince,
+    /// Up to where the client has events that stick.
+    sticky_since: Option<Seq>,
     /// Under which lazily loaded members are remembered.
     shown_as: String,
     now_ms: u64,
@@ -163,6 +168,8 @@ pub(super) async fn sync(inner: &Arc<Inner>, request: SlidingRequest) -> Result<
     if token.is_none() {
         inner.shown.forget(user, &shown_as);
     }
+    let sticky_since = ask.extensions.sticky_events.since.as_deref().and_then(|text| inner.token(text));
+    let sticky_since = sticky_since.map(|token| Seq(token.seq));
     let turn = handle.turn.clone();
     let context = Arc::new(Context {
         user,
@@ -171,6 +178,7 @@ pub(super) async fn sync(inner: &Arc<Inner>, request: SlidingRequest) -> Result<
         ask,
         handle,
         to_device,
+        sticky_since,
         shown_as,
         now_ms: inner.clock.now_ms(),
     });
@@ -259,6 +267,15 @@ struct Pick {
     subscription: Option<usize>,
 }
 
+/// What a request is about.
+struct Picked {
+    picks: Vec<Pick>,
+    /// The lists' counts, as members.
+    lists: Vec<u8>,
+    /// Joined rooms, also those out of the windows; filled for who asks for events that stick.
+    about: HashMap<Nid, Seq>,
+}
+
 /// Builds the response as of now.
 fn build(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Built, StoreError> {
     let until = query::end(tx)?;
@@ -268,7 +285,7 @@ fn build(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Built, Sto
     let news = extensions::news(tx, context.user, since, until, listing.rooms.len())?;
     let private = news.private();
 
-    let (picks, lists) = pick(tx, context, &listing, &ignored)?;
+    let Picked { picks, lists, about } = pick(tx, context, &listing, &ignored)?;
     let mut response = Response {
         tx,
         inner,
@@ -302,7 +319,9 @@ fn build(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Built, Sto
         to_device: 0,
         typing: 0,
     };
-    let extended = Extend { tx, context, typing: &inner.typing, news: &news, token }.write(&mut shown)?;
+    let extend =
+        Extend { tx, context, typing: &inner.typing, news: &news, about: &about, ignored: &ignored, token };
+    let extended = extend.write(&mut shown)?;
     response.note(&shown, extended.global)?;
     response.leave_windows(&picks)?;
     let Response { delta, rooms, members, left_over, .. } = response;
@@ -331,12 +350,14 @@ fn pick(
     context: &Context,
     listing: &Listing,
     ignored: &HashSet<Nid>,
-) -> Result<(Vec<Pick>, Vec<u8>), StoreError> {
+) -> Result<Picked, StoreError> {
     let ask = &context.ask;
     let state = &context.handle.state;
     let sorted = listing.sorted(ignored, |room| state.rooms.contains_key(&room));
     let mut places: HashMap<Nid, usize> = HashMap::new();
     let mut picks: Vec<Pick> = Vec::new();
+    let sticky = ask.extensions.sticky_events.enabled == Some(true);
+    let mut about = HashMap::new();
     for (number, (id, _)) in ask.subscriptions.iter().enumerate() {
         let Some(room) = tx.lookup(Kind::Room, id)? else { continue };
         // Who has nothing to do with a room is told nothing of it.
@@ -345,6 +366,9 @@ fn pick(
             && entry.membership == crate::store::schema::membership::Membership::Invite
         {
             continue;
+        }
+        if sticky && extensions::is_joined(entry.membership) {
+            about.insert(room, entry.since);
         }
         places.insert(room, picks.len());
         picks.push(Pick { room, lists: Vec::new(), subscription: Some(number) });
@@ -357,6 +381,9 @@ fn pick(
         for (index, (room, entry)) in sorted.iter().enumerate() {
             if !filter.passes(listing, *room, entry) {
                 continue;
+            }
+            if sticky && extensions::is_joined(entry.membership) {
+                about.insert(*room, entry.since);
             }
             let within = list
                 .ranges
@@ -378,7 +405,7 @@ fn pick(
             None => picks.push(Pick { room: *room, lists, subscription: None }),
         }
     }
-    Ok((picks, writer.into_members()))
+    Ok(Picked { picks, lists: writer.into_members(), about })
 }
 
 /// The rooms of a response as they are written.
@@ -442,6 +469,7 @@ impl<'a> Response<'a> {
                 joined: extensions::is_joined(entry.membership),
                 lists,
                 subscribed: pick.subscription.is_some(),
+                lazy: config.state.lazy,
                 upto,
                 bits: new.bits,
                 events: Vec::new(),

@@ -105,6 +105,34 @@ pub(super) struct ToDevice {
     pub(super) since: Option<String>,
 }
 
+/// A list of which the newest part is told.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Limited {
+    #[serde(default)]
+    pub(super) enabled: Option<bool>,
+    #[serde(default)]
+    pub(super) limit: Option<u64>,
+    /// Of threads: with their roots.
+    #[serde(default)]
+    pub(super) include_roots: Option<bool>,
+}
+
+impl Limited {
+    pub(super) fn on(&self) -> bool {
+        self.enabled == Some(true)
+    }
+}
+
+/// Who people are.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Profiles {
+    #[serde(flatten)]
+    pub(super) scope: Scope,
+    /// Only these fields.
+    #[serde(default)]
+    pub(super) fields: Option<Vec<String>>,
+}
+
 /// What is asked for beside rooms.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Extensions {
@@ -118,6 +146,14 @@ pub(super) struct Extensions {
     pub(super) receipts: Scope,
     #[serde(default)]
     pub(super) typing: Scope,
+    #[serde(default, rename = "io.element.msc4308.thread_subscriptions")]
+    pub(super) thread_subscriptions: Limited,
+    #[serde(default, rename = "io.element.msc4360.threads")]
+    pub(super) threads: Limited,
+    #[serde(default, rename = "org.matrix.msc4262.profiles")]
+    pub(super) profiles: Profiles,
+    #[serde(default, rename = "org.matrix.msc4354.sticky_events")]
+    pub(super) sticky_events: ToDevice,
 }
 
 #[derive(Deserialize)]

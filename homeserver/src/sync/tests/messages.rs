@@ -97,7 +97,7 @@ async fn a_waiting_sync_wakes_for_what_concerns_it_and_for_nothing_else() {
         doer.say(&carol, &other, "not for alice").await;
     });
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    assert_eq!(nothing["rooms"]["join"], json!({}));
+    assert_eq!(nothing["rooms"].get("join"), None);
     let mut waits = Vec::new();
     for n in 0..20 {
         let (told, sent) = tokio::join!(

@@ -37,7 +37,7 @@ async fn a_new_message_comes_once_with_its_transaction() {
     assert_eq!(told["unread_notifications"]["notification_count"], 1);
     for client in [&mut a, &mut b] {
         let nothing = client.sync().await;
-        assert_eq!(nothing["rooms"]["join"], json!({}));
+        assert_eq!(nothing["rooms"].get("join"), None);
     }
 }
 
@@ -91,7 +91,7 @@ async fn invites_leaves_and_bans_are_told() {
     let types: HashSet<_> =
         invite.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert!(types.contains("m.room.name") && types.contains("m.room.member"), "{types:?}");
-    assert_eq!(b.sync().await["rooms"]["invite"], json!({}));
+    assert_eq!(b.sync().await["rooms"].get("invite"), None);
     // Declined, invited again, accepted.
     doer.done(&bob, &room, "leave", json!({})).await;
     assert!(b.sync().await["rooms"]["leave"][&room].is_object());
@@ -111,17 +111,17 @@ async fn invites_leaves_and_bans_are_told() {
     assert_eq!(bodies(&told), ["seen"]);
     let events = told["timeline"]["events"].as_array().unwrap();
     assert_eq!(events.last().unwrap()["content"]["membership"], "ban");
-    assert_eq!(b.sync().await["rooms"], json!({"join": {}, "invite": {}, "knock": {}, "leave": {}}));
+    assert_eq!(b.sync().await["rooms"], json!({}));
     // A client that begins now is not told, unless it wants to know what was left.
     let mut fresh = Client::new(&home, &bob, Value::Null);
-    assert_eq!(fresh.sync().await["rooms"]["leave"], json!({}));
+    assert_eq!(fresh.sync().await["rooms"].get("leave"), None);
     let mut all = Client::new(&home, &bob, json!({"room": {"include_leave": true}}));
     let told = all.sync().await["rooms"]["leave"][&room].clone();
     assert!(bodies(&told).contains(&"seen".to_owned()) && !bodies(&told).contains(&"not seen".to_owned()));
     let path = format!("/_matrix/client/v3/rooms/{}/forget", part(&room));
     home.post(&path, &bob, json!({})).await;
     let mut all = Client::new(&home, &bob, json!({"room": {"include_leave": true}}));
-    assert_eq!(all.sync().await["rooms"]["leave"], json!({}));
+    assert_eq!(all.sync().await["rooms"].get("leave"), None);
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn threads_are_counted_apart_if_wanted() {
     apart.sync().await;
     whole.sync().await;
     assert_eq!((apart.rooms[&room].unread, whole.rooms[&room].unread), ((1, 0), (1, 0)));
-    assert_eq!(apart.last["rooms"]["join"][&room]["unread_thread_notifications"], json!({}));
+    assert_eq!(apart.last["rooms"]["join"][&room].get("unread_thread_notifications"), None);
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn who_types_is_told_and_ends() {
     home.put(&path, &bob, json!({"typing": true, "timeout": 30_000})).await;
     assert_eq!(typing(a.sync().await), json!([bob.id]));
     home.put(&path, &bob, json!({"typing": true, "timeout": 30_000})).await;
-    assert_eq!(a.sync().await["rooms"]["join"], json!({}), "nothing new");
+    assert_eq!(a.sync().await["rooms"].get("join"), None, "nothing new");
     home.server.clock.advance(31_000);
     let told = a.ask(5_000).await;
     assert_eq!(typing(&told), json!([]));
@@ -320,7 +320,7 @@ async fn who_is_ignored_is_not_heard() {
     doer.say(&alice, &room, "mine").await;
     let told = a.sync().await.clone();
     assert_eq!(bodies(&told["rooms"]["join"][&room]), ["mine"]);
-    assert_eq!(told["rooms"]["invite"], json!({}));
+    assert_eq!(told["rooms"].get("invite"), None);
 }
 
 #[tokio::test]

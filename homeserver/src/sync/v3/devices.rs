@@ -24,7 +24,7 @@ const LEFT_MEMBERS_MAX: u32 = 20_000;
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Lists {
     changed: BTreeSet<Nid>,
-    left: BTreeSet<Nid>,
+    pub(in crate::sync) left: BTreeSet<Nid>,
     /// Users who came into a room of the user's, or whose room the user came into.
     pub(in crate::sync) met: BTreeSet<Nid>,
 }

@@ -14,7 +14,7 @@ use crate::{
             events::{self, EventRow},
             membership::UserRoom,
             rooms::{self, RoomRow},
-            state, sync as query,
+            state, sticky, sync as query,
         },
     },
     sync::{
@@ -77,20 +77,25 @@ impl Room<'_> {
         })?;
         let ephemeral = ephemeral::events(tx, self.inner, context, self.plan, row.room, self.id, new)?;
         let data = self.account_data(new)?;
+        let sticky = self.sticky(new, &timeline)?;
         let read = ephemeral.own_receipt || self.plan.private.contains(&row.room);
         let empty = timeline.events.is_empty() && part.events.is_empty() && ephemeral.events.is_empty();
-        if empty && data.is_empty() && !read && !new && heroes.is_none() {
+        if empty && sticky.is_empty() && data.is_empty() && !read && !new && heroes.is_none() {
             return Ok(StatePart { members: std::mem::take(&mut part.members), ..StatePart::default() });
         }
         let unread = counts::unread(tx, context.user, row.room, row.seq)?;
         let viewer = viewer(context, Some(row.seq));
         let timeline_events = render(tx, &timeline.events, &viewer)?;
         let state_events = render(tx, &part.events, &viewer)?;
+        let sticky_events = render(tx, &sticky, &viewer)?;
         writer.key(self.id).object(|object| {
             write_timeline(object, &timeline, &timeline_events);
             object.key(context.state_key()).events(&state_events);
             object.key("ephemeral").events(&ephemeral.events);
             object.key("account_data").events(&data);
+            if !sticky_events.is_empty() {
+                object.key("msc4354_sticky").events(&sticky_events);
+            }
         });
         // The object is reopened: what follows can fail.
         writer.reopen();
@@ -114,6 +119,22 @@ impl Room<'_> {
         Ok(was_in && !query::after_gaps(self.tx, self.row.room, GAPS_MAX)?.contains(&self.row.nid))
     }
 
+    /// Events that stick and that the timeline does not show (MSC4354): the room's visibility and the client's filters are
+    /// not asked.
+    fn sticky(&self, new: bool, timeline: &Timeline) -> Result<Vec<EventRow>, StoreError> {
+        let after = if new { Seq(0) } else { self.context.since() };
+        let now = i64::try_from(self.context.now_ms).unwrap_or(i64::MAX);
+        let mut found = Vec::new();
+        for (_, nid) in sticky::in_room(self.tx, self.row.room, after, self.plan.until, now)? {
+            if timeline.contains(nid) {
+                continue;
+            }
+            let event = events::event(self.tx, nid)?;
+            found.extend(event.filter(|event| !self.plan.ignored.contains(&event.sender)));
+        }
+        Ok(found)
+    }
+
     fn account_data(&self, new: bool) -> Result<Vec<Vec<u8>>, StoreError> {
         let filter = &self.context.filter.room_account_data;
         if filter.is_closed_in(self.id) {
@@ -122,7 +143,7 @@ impl Room<'_> {
         let until = self.plan.until;
         let entries = if new {
             let all = account_data::of_room(self.tx, self.context.user, self.row.room)?;
-            all.into_iter().filter(|entry| entry.seq <= until).collect()
+            all.into_iter().filter(|entry| entry.seq <= until && !entry.is_removed()).collect()
         } else {
             self.plan.room_data.get(&self.row.room).cloned().unwrap_or_default()
         };
@@ -138,7 +159,8 @@ impl Room<'_> {
         let threads = self.context.filter.thread_counts;
         let count = if threads { unread.main } else { unread.whole() };
         writer.key("unread_notifications").object(|object| write(object, count));
-        if threads {
+        // None at all says that nothing is unread in any.
+        if threads && !unread.threads.is_empty() {
             let mut ids = Vec::new();
             for (thread, count) in &unread.threads {
                 ids.push((events::id(self.tx, *thread)?, *count));

@@ -119,6 +119,9 @@ impl Plan {
         let mut room_data: HashMap<Nid, Vec<Entry>> = HashMap::new();
         let mut global_data = Vec::new();
         for entry in account_data::changed(tx, context.user, since, until)? {
+            if initial && entry.is_removed() {
+                continue;
+            }
             if entry.room == account_data::GLOBAL {
                 global_data.push(entry);
             } else {
@@ -354,7 +357,7 @@ impl Progress {
             object.key("next_batch").string(&token.to_string());
             object.members(&self.plan.globals);
             object.key("rooms").object(|object| {
-                for (name, part) in parts {
+                for (name, part) in parts.iter().filter(|(_, part)| !part.is_empty()) {
                     object.key(name).object(|object| object.members(part));
                 }
             });

@@ -122,6 +122,7 @@ async fn bodies(peer: &Real, user: &UserId, room: &RoomId) -> Vec<String> {
         limit: 100,
         lazy_members: false,
         filter: None,
+        relations: Default::default(),
         device: None,
     };
     let Ok(page) = peer.server.rooms.messages(user, room, query).await else { return Vec::new() };

@@ -58,6 +58,7 @@ async fn bodies(peer: &Peer, user: &UserId, room: &RoomId) -> Vec<String> {
         limit: 100,
         lazy_members: false,
         filter: None,
+        relations: Default::default(),
         device: None,
     };
     let mut bodies = Vec::new();
