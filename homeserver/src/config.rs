@@ -202,6 +202,8 @@ struct File {
     captcha: Option<crate::user::Captcha>,
     email: Option<crate::user::EmailSettings>,
     #[serde(default)]
+    oidc: Vec<crate::user::UpstreamSettings>,
+    #[serde(default)]
     media: media::MediaFile,
     turn: Option<crate::calls::Turn>,
     livekit: Option<crate::calls::LiveKit>,
@@ -361,6 +363,7 @@ impl Config {
             terms: file.terms,
             captcha: file.captcha,
             email: file.email,
+            oidc: file.oidc,
         })
         .map_err(|ConfigError(text)| ConfigError(format!("{origin}{text}")))?;
         let media = MediaSettings::load(&flags.media, &file.media)

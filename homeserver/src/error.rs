@@ -61,6 +61,9 @@ pub enum Error {
     /// The user has to prove who it is first.
     #[error("user-interactive authentication is needed")]
     Uiaa(Box<UiaaInfo>),
+    /// The user has to agree to the terms first, on the page at this address.
+    #[error("to go on, agree to the terms of this server: {0}")]
+    Terms(String),
     /// The caller is shadow-banned: it is told that all went well, and nothing happened.
     #[error("nothing was done for a shadow-banned user")]
     Pretend(serde_json::Value),

@@ -22,7 +22,9 @@ use crate::{
     room::{self, Rooms, Signer, core::version, delayed::Delayed, receipt::Receipts, typing::Typing},
     store::Store,
     sync::{self, Filters, Sync},
-    user::{AccountSettings, DeviceHooks, Mailer, Neighbours, NoNeighbours, Users, next_door::NextDoor},
+    user::{
+        AccountSettings, DeviceHooks, Mailer, Neighbours, NoNeighbours, Upstreams, Users, next_door::NextDoor,
+    },
 };
 
 /// How often old messages are looked for.
@@ -85,6 +87,8 @@ pub struct Server {
     pub uia: uia::Sessions,
     /// Asks services that the operator has configured.
     pub web: Web,
+    /// Outside providers that vouch for users.
+    pub upstreams: Upstreams,
     /// What administrators have begun and ask after.
     pub jobs: Jobs,
 }
@@ -205,6 +209,8 @@ impl Server {
             }
             None => Arc::new(NoNeighbours),
         };
+        let web = Web::default();
+        let upstreams = Upstreams::new(settings.accounts.oidc.clone(), web.clone(), clock.clone());
         let previews = settings
             .url_previews
             .then(|| Previews::new(media.clone(), clock.clone(), settings.url_preview_private_addresses));
@@ -212,7 +218,8 @@ impl Server {
             limits: Limits::new(settings.rate_limits, clock.clone()).but_for(exempt),
             appservices,
             uia: uia::Sessions::new(clock.clone()),
-            web: Web::default(),
+            web,
+            upstreams,
             jobs: Jobs::default(),
             shutdown,
             tasks,

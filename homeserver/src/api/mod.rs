@@ -9,5 +9,7 @@ pub mod routes;
 pub mod wellknown;
 pub mod x;
 
+pub(crate) use pages::TERMS_PATH;
+
 #[cfg(test)]
 pub(crate) mod tests;

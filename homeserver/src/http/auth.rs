@@ -49,6 +49,9 @@ impl CallerKind for AccessToken {
         }
         let access = access_of(server, &token).await?;
         request.policy.check(server, &access, &request.path).await?;
+        if !access.standing.guest {
+            request.policy.check_terms(server, &access.caller.user, &request.head).await?;
+        }
         note_seen(server, &access.caller, &request.origin);
         Ok(access.caller)
     }

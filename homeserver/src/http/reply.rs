@@ -103,6 +103,11 @@ impl IntoReply for Error {
             Self::Push(error) => push_error(&error, text),
             Self::Filter(error) => filter_error(&error, text),
             Self::Store(error) => store_error(&error, &text),
+            Self::Terms(page) => json(
+                StatusCode::FORBIDDEN,
+                serde_json::json!({ "errcode": "M_CONSENT_NOT_GIVEN", "error": text, "consent_uri": page })
+                    .to_string(),
+            ),
             Self::Matrix(kind, _) => refuse(status_of(&kind), kind, text),
             Self::Uiaa(info) => UiaaResponse::AuthResponse(*info).into_reply(),
             Self::Pretend(answer) => json(StatusCode::OK, answer.to_string()),

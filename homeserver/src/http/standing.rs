@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use http::Method;
-use ruma::{EventId, OwnedUserId, RoomId, api::error::ErrorKind};
+use ruma::{EventId, OwnedUserId, RoomId, UserId, api::error::ErrorKind};
 use serde_json::json;
 
 use crate::{
+    api::TERMS_PATH,
     error::Error,
+    http::{args::Head, page::base_url},
+    remote::web::encode_form,
     server::Server,
     user::{Access, Standing, UserError, token},
 };
@@ -84,6 +87,22 @@ impl Policy {
     #[cfg(test)]
     pub(crate) fn lets_suspended_in(self) -> bool {
         self.suspended == Suspended::May
+    }
+
+    /// Refuses whoever has to agree to the terms first: where a suspended account may not either.
+    pub async fn check_terms(self, server: &Arc<Server>, user: &UserId, head: &Head) -> Result<(), Error> {
+        let Some(terms) = server.settings.accounts.terms.as_ref().filter(|terms| terms.enforce) else {
+            return Ok(());
+        };
+        if self.suspended == Suspended::May || server.users.has_agreed(user, &terms.version).await? {
+            return Ok(());
+        }
+        let query = encode_form(&[
+            ("user", user.as_str()),
+            ("version", &terms.version),
+            ("mark", &server.users.terms_mark(user, &terms.version)),
+        ]);
+        Err(Error::Terms(format!("{}{TERMS_PATH}?{query}", base_url(server, head))))
     }
 
     /// Refuses (or answers in pretence) what an account of this standing must not do.

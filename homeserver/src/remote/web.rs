@@ -36,6 +36,26 @@ impl Web {
         self.ask(url, request, encode_form(form).into()).await
     }
 
+    /// `POST` of a form by whoever has this name and secret (RFC 6749, 2.3.1).
+    pub async fn post_form_as(
+        &self,
+        url: &str,
+        form: &[(&str, &str)],
+        client: Option<(&str, &str)>,
+    ) -> Result<Bytes, String> {
+        use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some((name, secret)) = client {
+            let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+            let proof =
+                data_encoding::BASE64.encode(format!("{}:{}", encode(name), encode(secret)).as_bytes());
+            request = request.header(header::AUTHORIZATION, format!("Basic {proof}"));
+        }
+        self.ask(url, request, encode_form(form).into()).await
+    }
+
     /// `POST` of JSON.
     pub async fn post_json(
         &self,

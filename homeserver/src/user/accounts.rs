@@ -24,6 +24,8 @@ pub struct NewAccount {
     pub email: Option<Address>,
     /// The version of the terms agreed to.
     pub consent: Option<String>,
+    /// The outside provider and its name for whom the account is.
+    pub upstream: Option<(String, String)>,
     /// Why it may be made.
     pub proof: Proof,
 }
@@ -40,6 +42,7 @@ impl NewAccount {
             kind: None,
             email: None,
             consent: None,
+            upstream: None,
             proof,
         }
     }
@@ -107,6 +110,13 @@ impl Users {
                 schema::accounts::set_flag(tx, nid, Flag::Admin, account.admin)?;
                 schema::accounts::set_flag(tx, nid, Flag::Guest, account.guest)?;
                 schema::accounts::set_kind(tx, nid, account.kind.as_deref())?;
+                if let Some((provider, subject)) = &account.upstream {
+                    if schema::oauth::upstream(tx, provider, subject)?.is_some() {
+                        // Twice at once: the first has it.
+                        return Err(UserError::NameTaken);
+                    }
+                    schema::oauth::put_upstream(tx, provider, subject, nid)?;
+                }
                 if let Some(version) = &account.consent {
                     schema::accounts::set_consent(tx, nid, version)?;
                 }

@@ -28,8 +28,10 @@ mod sessions;
 mod settings;
 mod shared_secret;
 mod standing;
+mod terms;
 mod threepid;
 pub mod token;
+mod upstream;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -49,6 +51,7 @@ pub use self::{
     settings::{AccountSettings, Captcha, General, Terms},
     shared_secret::SharedSecretRequest,
     threepid::{Address, AskMail, Purpose, SUBMIT_PATH, Threepid},
+    upstream::{Step, Then, UpstreamError, UpstreamSettings, Upstreams},
 };
 pub use crate::store::schema::accounts::{Flag, Standing};
 use crate::{
@@ -71,6 +74,7 @@ pub struct Users {
     resets: Arc<identity_reset::Resets>,
     oauth: Arc<oauth::State>,
     slots: Arc<rendezvous::Slots>,
+    agreements: Arc<terms::Agreements>,
 }
 
 impl Users {
@@ -89,6 +93,7 @@ impl Users {
             resets: Arc::default(),
             oauth: Arc::default(),
             slots: Arc::default(),
+            agreements: Arc::default(),
         }
     }
 

@@ -14,6 +14,8 @@ pub struct AccountSettings {
     pub captcha: Option<Captcha>,
     /// `[email]`: how mails leave this server.
     pub email: Option<super::EmailSettings>,
+    /// `[[oidc]]`: outside providers that vouch for users.
+    pub oidc: Vec<super::UpstreamSettings>,
 }
 
 /// `[accounts]`.
@@ -40,6 +42,9 @@ pub struct Terms {
     pub name: String,
     /// Where it can be read.
     pub url: String,
+    /// Whether those who have not agreed to this version may only read until they do.
+    #[serde(default)]
+    pub enforce: bool,
 }
 
 /// `[captcha]`: a service that speaks reCAPTCHA's protocol (hCaptcha and Turnstile do).

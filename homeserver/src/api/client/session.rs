@@ -10,8 +10,11 @@ use ruma::{
             session::{
                 get_login_token,
                 get_login_types::{
-                    self, v3::ApplicationServiceLoginType, v3::LoginType, v3::PasswordLoginType,
-                    v3::TokenLoginType,
+                    self,
+                    v3::{
+                        ApplicationServiceLoginType, IdentityProvider, LoginType, PasswordLoginType,
+                        SsoLoginType, TokenLoginType,
+                    },
                 },
                 login, logout, logout_all, refresh_token,
             },
@@ -46,6 +49,16 @@ async fn login_types(
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
     let mut flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
+    if !server.upstreams.providers().is_empty() {
+        let mut sso = SsoLoginType::new();
+        sso.identity_providers = server
+            .upstreams
+            .providers()
+            .iter()
+            .map(|provider| IdentityProvider::new(provider.id.clone(), provider.name.clone()))
+            .collect();
+        flows.push(LoginType::Sso(sso));
+    }
     if !server.appservices.is_empty() {
         flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
     }

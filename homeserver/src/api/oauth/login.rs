@@ -42,8 +42,9 @@ fn login_page(visit: &Visit, wrong: Option<&str>) -> Made {
         format!("<p><a href=\"{SIGNUP_PATH}?{query}\">Make an account</a></p>")
     };
     let html = format!(
-        "{}{}{signup}",
+        "{}{}{}{signup}",
         wrong_html(wrong),
+        super::upstream::links(&visit.server, next),
         visit.form(
             LOGIN_PATH,
             &format!(

@@ -8,6 +8,7 @@ mod device;
 mod login;
 mod metadata;
 mod token;
+mod upstream;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,6 +35,7 @@ pub(crate) fn routes(table: &mut Table) {
     token::routes(table);
     device::routes(table);
     account::routes(table);
+    upstream::routes(table);
 }
 
 /// The authorization server's name and base, without a slash at the end; none where clients could not trust it.
@@ -80,6 +82,12 @@ impl Visit {
             fields(incoming.head.uri.query().unwrap_or_default())
         };
         Ok(Self { server, incoming, browser, fields })
+    }
+
+    /// A visit whose form, if any, was checked in another way.
+    fn bare(server: Arc<Server>, incoming: Incoming, browser: Browser) -> Result<Self, Error> {
+        base_or_404(&server)?;
+        Ok(Self { server, incoming, browser, fields: HashMap::new() })
     }
 
     fn field(&self, name: &str) -> &str {

@@ -3,8 +3,11 @@
 mod email;
 mod fallback;
 mod health;
+mod terms;
 
 use std::collections::HashMap;
+
+pub(crate) use self::terms::TERMS_PATH;
 
 use crate::{api::routes::Table, http::args::Incoming};
 
@@ -13,6 +16,7 @@ pub(crate) fn routes(table: &mut Table) {
     email::routes(table);
     fallback::routes(table);
     health::routes(table);
+    terms::routes(table);
 }
 
 /// The fields of a form or of a query, decoded; of one that is named twice, the first.

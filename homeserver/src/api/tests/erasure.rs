@@ -11,8 +11,7 @@ async fn erased_words_are_for_those_who_heard_them() {
     let room = format!("/_matrix/client/v3/rooms/{}", made["room_id"].as_str().unwrap());
     home.post(&format!("{room}/join"), &alice, json!({})).await;
     let text = |body: &str| json!({ "msgtype": "m.text", "body": body });
-    let (_, said) =
-        home.put(&format!("{room}/send/m.room.message/1"), &alice, text("what alice said")).await;
+    let (_, said) = home.put(&format!("{room}/send/m.room.message/1"), &alice, text("what alice said")).await;
     home.put(&format!("{room}/send/m.room.message/1"), &bob, text("what bob said")).await;
     let end = json!({ "erase": true, "auth": { "type": "m.login.password", "password": PASSWORD,
         "identifier": { "type": "m.id.user", "user": "alice" } } });

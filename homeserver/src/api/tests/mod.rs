@@ -19,6 +19,7 @@ mod rooms;
 mod sessions;
 mod standing;
 mod uia;
+mod upstream;
 
 use std::{path::Path, sync::Arc};
 

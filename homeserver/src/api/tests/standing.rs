@@ -133,3 +133,44 @@ async fn guests_come_where_they_may_and_become_users() {
     let again = home.call(Method::POST, "/_matrix/client/v3/register", None, body).await;
     assert_eq!(again.0, StatusCode::BAD_REQUEST, "no longer a guest: {}", again.1);
 }
+
+#[tokio::test]
+async fn terms_that_change_are_agreed_to_before_going_on() {
+    let terms = |version: &str| crate::user::Terms {
+        version: version.into(),
+        name: "House <rules>".into(),
+        url: "https://example.org/rules".into(),
+        enforce: true,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let before = Home::at(dir.path(), open()).await;
+    let alice = before.user("alice").await;
+    let room = room(&before, &alice).await;
+    before.close().await;
+    let accounts = AccountSettings { terms: Some(terms("2")), ..AccountSettings::default() };
+    let home = Home::at(dir.path(), Settings { accounts, ..open() }).await;
+    let say = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/1");
+    let text = json!({ "msgtype": "m.text", "body": "x" });
+    let (status, refused) = home.put(&say, &alice, text.clone()).await;
+    assert_eq!((status, &refused["errcode"]), (StatusCode::FORBIDDEN, &json!("M_CONSENT_NOT_GIVEN")));
+    let (status, _) = home.get(&format!("/_matrix/client/v3/rooms/{room}/messages?dir=b"), &alice).await;
+    assert_eq!(status, StatusCode::OK, "what is there may be read");
+    let uri = refused["consent_uri"].as_str().unwrap();
+    let (_, query) = uri.split_once('?').unwrap();
+    let ask = async |method: Method, path: String, body: &str| {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        let (head, html) = home.send(request).await;
+        (head.status, String::from_utf8(html.to_vec()).unwrap())
+    };
+    let forged = query.replace("alice", "bob");
+    assert_eq!(ask(Method::POST, "/_mangrove/terms".into(), &forged).await.0, StatusCode::BAD_REQUEST);
+    let (status, html) = ask(Method::GET, format!("/_mangrove/terms?{query}"), "").await;
+    assert!(status == StatusCode::OK && html.contains("House &lt;rules&gt;"), "{html}");
+    assert_eq!(
+        home.put(&say, &alice, text.clone()).await.0,
+        StatusCode::FORBIDDEN,
+        "looking is not agreeing"
+    );
+    assert_eq!(ask(Method::POST, "/_mangrove/terms".into(), query).await.0, StatusCode::OK);
+    assert_eq!(home.put(&say, &alice, text).await.0, StatusCode::OK);
+}

@@ -6,7 +6,12 @@ use crate::user::{AccountSettings, Terms};
 const REGISTER: &str = "/_matrix/client/v3/register";
 
 fn with_terms(registration: Registration) -> Settings {
-    let terms = Terms { version: "2".into(), name: "House rules".into(), url: "https://x.org/rules".into() };
+    let terms = Terms {
+        version: "2".into(),
+        name: "House rules".into(),
+        url: "https://x.org/rules".into(),
+        enforce: false,
+    };
     let accounts = AccountSettings { terms: Some(terms), ..AccountSettings::default() };
     Settings { registration, accounts, ..open() }
 }
