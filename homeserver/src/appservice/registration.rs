@@ -71,8 +71,13 @@ struct File {
     rate_limited: Option<bool>,
     #[serde(default)]
     protocols: Option<Vec<String>>,
-    #[serde(default, alias = "de.sorunome.msc2409.push_ephemeral", alias = "push_ephemeral")]
+    // Bridges write more than one of these, for servers old and new.
+    #[serde(default)]
     receive_ephemeral: bool,
+    #[serde(default, rename = "de.sorunome.msc2409.push_ephemeral")]
+    msc2409: bool,
+    #[serde(default)]
+    push_ephemeral: bool,
     #[serde(default, rename = "org.matrix.msc3202")]
     msc3202: bool,
 }
@@ -134,7 +139,7 @@ impl Registration {
             rooms: spaces(file.namespaces.rooms)?,
             rate_limited: file.rate_limited.unwrap_or(false),
             protocols: file.protocols.unwrap_or_default(),
-            ephemeral: file.receive_ephemeral,
+            ephemeral: file.receive_ephemeral || file.msc2409 || file.push_ephemeral,
             encryption: file.msc3202,
         })
     }
@@ -207,6 +212,7 @@ namespaces:
     - regex: '#bridge_.*:a'
       exclusive: true
 de.sorunome.msc2409.push_ephemeral: true
+receive_ephemeral: true
 push_ephemeral_unknown: 3
 org.matrix.msc3202: true
 ";
