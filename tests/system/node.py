@@ -22,13 +22,13 @@ class Node:
         self.overlay = f"tcp://127.0.0.1:{free_port()}"
         self.process, self.clients, self.starts = None, [], 0
 
-    def start(self, *flags, peers=(), registration="open"):
+    def start(self, *flags, peers=(), registration="open", http="127.0.0.1:0"):
         self.starts += 1
         self.output = self.dir / f"{self.name}.{self.starts}.out"
         links = [part for peer in peers for part in ("--peer", peer.overlay)]
         with open(self.output, "w") as out:
             self.process = subprocess.Popen(
-                [BINARY, "run", "--data", str(self.data), "--http", "127.0.0.1:0", "--no-multicast",
+                [BINARY, "run", "--data", str(self.data), "--http", http, "--no-multicast",
                  "--listen", self.overlay, "--registration", registration, *links, *flags],
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         until(lambda: "Log in" in self.said() or self.process.poll() is not None, 20, f"start of {self.name}")

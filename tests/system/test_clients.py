@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from device import ROOT
+from node import free_port
 
 JS = ROOT / "tests" / "system" / "js"
 ARTEFACTS = ROOT / "target" / "system-tests"
@@ -41,3 +42,21 @@ def test_hydrogen_in_chromium_logs_in_reads_and_sends(nodes):
         cwd=JS, capture_output=True, text=True, timeout=150, env=os.environ | {"CHROMIUM": chromium})
     assert done.returncode == 0, done.stderr[-6000:]
     alice.wait(room, "ahoy back")
+
+
+def test_a_person_logs_in_by_oauth_on_the_pages_of_the_node(nodes):
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("needs Chromium (Debian package chromium)")
+    port = free_port()
+    node = nodes("a").start("--public-url", f"http://localhost:{port}", http=f"127.0.0.1:{port}")
+    alice = node.client().register("alice")
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["node", "oauth/drive.mjs", f"http://localhost:{port}", "alice", "correct horse battery staple",
+         str(ARTEFACTS / "oauth")],
+        cwd=JS, capture_output=True, text=True, timeout=150, env=os.environ | {"CHROMIUM": chromium})
+    assert done.returncode == 0, done.stderr[-6000:]
+    found = json.loads(done.stdout.rpartition("\n")[2])  # the library logs before it
+    assert found == {"user": alice.user, "room": True, "refreshed": True, "linked": True, "listed": True, "revoked": True,
+                     "other_stays": True}
