@@ -10,6 +10,7 @@
 //! `v3/mod.rs` plans (what changed, for whom) in one snapshot, and writes the rooms in as many as it takes; every query
 //! is bounded by the position of the plan, so that all of a response tells of one moment.
 
+pub mod bench;
 pub mod filter;
 pub mod filters;
 mod heroes;

@@ -7,6 +7,7 @@ mod bad_input;
 mod calls;
 mod dehydrated;
 mod erasure;
+mod idle;
 mod listener;
 mod mail;
 mod media;
