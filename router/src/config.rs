@@ -64,6 +64,20 @@ pub trait SignatureMemory: Send + Sync {
     fn is_known(&self, digest: &[u8; 32]) -> bool;
     /// This one is good.
     fn remember(&self, digest: [u8; 32]);
+    /// What stands in for signatures and Diffie-Hellmans, if something does. A node that talks to others has none: only
+    /// whoever owns all routers can hand them the same.
+    fn stand_in(&self) -> Option<&dyn StandIn> {
+        None
+    }
+}
+
+/// Quick in the place of ed25519 and x25519, for many routers in one process that is trusted by them all (simulator). It
+/// keeps what a signature and a shared secret are for: nobody in that process makes one without the key.
+pub trait StandIn {
+    /// The signature of a key under a message, its domain included.
+    fn sign(&self, node: &NodeId, message: &[u8]) -> [u8; 64];
+    /// The secret of two public points, the same whichever comes first.
+    fn agree(&self, one: &[u8; 32], other: &[u8; 32]) -> [u8; 32];
 }
 
 /// How long a node tends to stay: part of a root's rank, before the hash.
@@ -98,7 +112,8 @@ impl Boot {
 pub struct LinkSpec {
     /// Whether frames can be lost or reordered.
     pub kind: LinkKind,
-    /// Largest frame the link takes, in bytes.
+    /// Largest frame the link takes, in bytes: at least [`DATAGRAM_MTU`] on a stream, at least [`DATAGRAM_MTU_LEAST`] on a
+    /// datagram link, which carries packets up to [`DATAGRAM_MTU`] in pieces.
     pub mtu: usize,
     /// Which side opened it.
     pub role: Role,
@@ -191,6 +206,9 @@ pub const ARENA_BYTES: usize = 64 * 1024;
 pub const STREAM_MTU: usize = 65_535;
 /// The least a datagram link must take: 1280 bytes of somebody's packet and [`H_MAX`] around them.
 pub const DATAGRAM_MTU: usize = MTU_MIN + H_MAX;
+/// Shorter frames than these a datagram link need not have: every IPv4 host takes datagrams of 576 bytes (RFC 791), and each
+/// control frame fits into what their headers leave.
+pub const DATAGRAM_MTU_LEAST: usize = 548;
 /// Every path takes packets of this size (an IPv6 link must).
 pub const MTU_MIN: usize = 1280;
 /// Room for everything around a packet: frame header, coordinates, way back, seals.

@@ -29,6 +29,14 @@ pub enum LinkError {
     /// The peer's key is not among those allowed.
     #[error("the other side's key is not among the allowed ones")]
     NotAllowed,
+    /// One side takes only frames that are shorter than the protocol needs.
+    #[error("the link takes only frames of {mtu} bytes, it needs {least}: give it a greater MTU")]
+    TooSmall {
+        /// Largest frame that both sides take, in bytes.
+        mtu: u32,
+        /// What a link of that kind must take.
+        least: u32,
+    },
     /// A frame after the handshake could not be opened or read.
     #[error("a frame that cannot be read: {0}")]
     Frame(#[from] FrameError),

@@ -6,6 +6,7 @@ use harness::{Net, Seeded, Wire, grid, line};
 use proptest::prelude::*;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
+use router::config::DATAGRAM_MTU_LEAST;
 use router::crypto::domain;
 use router::peer::handshake::Ours;
 use router::peer::link::{Incoming, Link};
@@ -15,7 +16,7 @@ use router::{
     Boot, Class, Config, Event, Instant, LinkError, LinkId, LinkKind, LinkSpec, Port, Role, Router, Secret,
     SecretKey, Sid,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -537,5 +538,73 @@ proptest! {
             }
             peer.settle();
         }
+    }
+}
+
+#[test]
+fn a_datagram_link_carries_full_packets_in_pieces_and_no_larger_frames() {
+    for mtu in [DATAGRAM_MTU_LEAST, 1280, 1400] {
+        let spec = |role| LinkSpec { mtu, ..LinkSpec::new(LinkKind::Datagram, role) };
+        let mut net = Net::new(3, 21);
+        let wire = Wire { kind: LinkKind::Datagram, ..Wire::default() };
+        net.join_with(0, spec(Role::Dialer), 1, spec(Role::Acceptor), &wire);
+        net.join_with(1, spec(Role::Dialer), 2, spec(Role::Acceptor), &wire);
+        let pieces = Rc::new(Cell::new(0));
+        let count = pieces.clone();
+        net.tap = Box::new(move |_, _, frame| {
+            assert!(frame.len() <= mtu, "a frame of {} bytes, kind {}", frame.len(), frame[0]);
+            count.set(count.get() + u32::from(frame[0] == kind::PIECE));
+            true
+        });
+        net.run(2 * SECOND);
+        for size in [10, 500, 1000, 1280] {
+            net.send(0, 2, &vec![size as u8; size]);
+            net.run(SECOND);
+        }
+        let received = net.received(2);
+        assert_eq!(
+            received.iter().map(|(_, payload)| payload.len()).collect::<Vec<_>>(),
+            [10, 500, 1000, 1280]
+        );
+        assert!(received.iter().all(|(_, payload)| payload.iter().all(|&byte| byte == payload.len() as u8)));
+        assert!(pieces.get() >= 4 || mtu == 1400, "{}", pieces.get());
+        assert_eq!(net.node(2).stats().frames_bad, 0);
+    }
+}
+
+#[test]
+fn pieces_that_are_lost_lose_their_packet_alone() {
+    let spec = |role| LinkSpec { mtu: 600, ..LinkSpec::new(LinkKind::Datagram, role) };
+    let mut net = Net::new(2, 22);
+    let wire = Wire { kind: LinkKind::Datagram, ..Wire::default() };
+    net.join_with(0, spec(Role::Dialer), 1, spec(Role::Acceptor), &wire);
+    net.run(SECOND);
+    net.send(0, 1, b"first");
+    net.run(SECOND);
+    let seen = Rc::new(Cell::new(0));
+    let count = seen.clone();
+    // Every seventh piece is lost.
+    net.tap = Box::new(move |_, _, frame| {
+        count.set(count.get() + u32::from(frame[0] == kind::PIECE));
+        frame[0] != kind::PIECE || count.get() % 7 != 0
+    });
+    for round in 0..70u8 {
+        net.send(0, 1, &[round; 1200]);
+        net.run(SECOND / 10);
+    }
+    let whole = net.received(1).len() - 1;
+    assert!((30..=50).contains(&whole), "{whole} of 70 packets of three pieces each");
+    assert_eq!(net.node(1).stats().frames_bad, 0);
+}
+
+#[test]
+fn a_link_that_is_too_small_is_refused() {
+    for (kind, mtu) in [(LinkKind::Datagram, DATAGRAM_MTU_LEAST - 1), (LinkKind::Stream, 1000)] {
+        let mut net = Net::new(2, 23);
+        let small = LinkSpec { mtu, ..LinkSpec::new(kind, Role::Dialer) };
+        net.join_with(0, small, 1, LinkSpec::new(kind, Role::Acceptor), &Wire { kind, ..Wire::default() });
+        net.run(SECOND);
+        assert!(matches!(closed(&net, 0)[..], [LinkError::TooSmall { .. }]), "{:?}", closed(&net, 0));
+        assert_eq!((ups(&net, 0), ups(&net, 1)), (0, 0));
     }
 }

@@ -4,6 +4,7 @@ use crate::config::SignatureMemory;
 use crate::id::NodeId;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use std::fmt;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// A node's ed25519 key. Wiped when dropped, never shown.
@@ -11,6 +12,7 @@ use zeroize::Zeroizing;
 pub struct SecretKey {
     signing: SigningKey,
     id: NodeId,
+    stand_in: Option<Arc<dyn SignatureMemory>>,
 }
 
 impl SecretKey {
@@ -19,7 +21,19 @@ impl SecretKey {
         let seed = Zeroizing::new(seed);
         let signing = SigningKey::from_bytes(&seed);
         let id = NodeId::from_bytes(*signing.verifying_key().as_bytes());
-        Self { signing, id }
+        Self { signing, id, stand_in: None }
+    }
+
+    /// The same key, whose signatures and secrets are made by what stands in for them, if anything does
+    /// ([`SignatureMemory::stand_in`]; simulator).
+    pub fn with_stand_in(mut self, memory: Option<Arc<dyn SignatureMemory>>) -> Self {
+        self.stand_in = memory.filter(|memory| memory.stand_in().is_some());
+        self
+    }
+
+    /// What stands in for this key's signatures, to check those of others with.
+    pub(crate) fn stand_in(&self) -> Option<&dyn SignatureMemory> {
+        self.stand_in.as_deref()
     }
 
     /// A new key.
@@ -39,12 +53,18 @@ impl SecretKey {
 
     /// Signs a message of one kind; see [`domain`] for the kinds that the router uses.
     pub fn sign(&self, domain: &str, message: &[u8]) -> [u8; 64] {
-        self.signing.sign(&signed_bytes(domain, message)).to_bytes()
+        let bytes = signed_bytes(domain, message);
+        match self.stand_in().and_then(SignatureMemory::stand_in) {
+            Some(stand_in) => stand_in.sign(&self.id, &bytes),
+            None => self.signing.sign(&bytes).to_bytes(),
+        }
     }
 
     /// The same secret on the Montgomery curve.
     pub fn dh(&self) -> DhSecret {
-        DhSecret(Zeroizing::new(self.signing.to_scalar_bytes()))
+        let secret = Zeroizing::new(self.signing.to_scalar_bytes());
+        let stand_in = self.stand_in.clone().map(|memory| (memory, *self.id.as_bytes()));
+        DhSecret { secret, stand_in }
     }
 }
 
@@ -71,6 +91,10 @@ impl NodeId {
         sig: &[u8; 64],
     ) -> (Result<(), BadSignature>, bool) {
         let Some(memory) = memory else { return (self.verify(domain, message, sig), true) };
+        if let Some(stand_in) = memory.stand_in() {
+            let good = stand_in.sign(self, &signed_bytes(domain, message)) == *sig;
+            return (if good { Ok(()) } else { Err(BadSignature) }, false);
+        }
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.as_bytes()).update(sig).update(domain.as_bytes()).update(&[0]).update(message);
         let digest = *hasher.finalize().as_bytes();
@@ -98,22 +122,49 @@ impl NodeId {
 
 /// A secret scalar for x25519. Wiped when dropped.
 #[derive(Clone)]
-pub struct DhSecret(Zeroizing<[u8; 32]>);
+pub struct DhSecret {
+    secret: Zeroizing<[u8; 32]>,
+    /// What makes its secrets in place of x25519, and its public half there.
+    stand_in: Option<(Arc<dyn SignatureMemory>, [u8; 32])>,
+}
 
 impl DhSecret {
     /// A new one, for one handshake.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        Self(Zeroizing::new(random(entropy)))
+        Self { secret: Zeroizing::new(random(entropy)), stand_in: None }
+    }
+
+    /// A new one of the same sort as this.
+    pub fn fresh(&self, entropy: &mut dyn Entropy) -> Self {
+        let secret = Zeroizing::new(random(entropy));
+        let public = |(memory, _): &(Arc<dyn SignatureMemory>, _)| {
+            (memory.clone(), *blake3::hash(&*secret).as_bytes())
+        };
+        let stand_in = self.stand_in.as_ref().map(public);
+        Self { secret, stand_in }
+    }
+
+    /// The static public half of another node, of the same sort as this.
+    pub fn public_of(&self, node: &NodeId) -> Result<DhPublic, BadKey> {
+        if self.stand_in.is_some() { Ok(DhPublic(*node.as_bytes())) } else { node.dh() }
     }
 
     /// Its public half.
     pub fn public(&self) -> DhPublic {
-        DhPublic(x25519_dalek::x25519(*self.0, x25519_dalek::X25519_BASEPOINT_BYTES))
+        match &self.stand_in {
+            Some((_, public)) => DhPublic(*public),
+            None => DhPublic(x25519_dalek::x25519(*self.secret, x25519_dalek::X25519_BASEPOINT_BYTES)),
+        }
     }
 
     /// The secret shared with the holder of `public`; an error if that point makes the result the same for everybody.
     pub fn agree(&self, public: &DhPublic) -> Result<Shared, BadKey> {
-        let shared = x25519_dalek::x25519(*self.0, public.0);
+        if let Some((memory, own)) = &self.stand_in
+            && let Some(stand_in) = memory.stand_in()
+        {
+            return Ok(Shared(Zeroizing::new(stand_in.agree(own, &public.0))));
+        }
+        let shared = x25519_dalek::x25519(*self.secret, public.0);
         if shared.iter().fold(0, |all, byte| all | byte) == 0 {
             return Err(BadKey);
         }
@@ -222,7 +273,8 @@ mod tests {
         other_spelling[0] = 0xf0;
         other_spelling[31] = 0x7f;
         assert_eq!(NodeId::from_bytes(other_spelling).dh().err(), Some(BadKey));
-        assert_eq!(DhSecret(Zeroizing::new([5; 32])).agree(&DhPublic([0; 32])).err(), Some(BadKey));
+        let secret = DhSecret { secret: Zeroizing::new([5; 32]), stand_in: None };
+        assert_eq!(secret.agree(&DhPublic([0; 32])).err(), Some(BadKey));
     }
 
     #[test]

@@ -11,7 +11,6 @@
 use crate::config::{Class, LinkSpec, Role};
 use crate::crypto::{AeadKey, DhPublic, DhSecret, Entropy, SecretKey, domain};
 use crate::error::LinkError;
-use crate::id::NodeId;
 use crate::time::Instant;
 use crate::wire::hello::{Hello, Proof};
 use crate::wire::{FrameError, VERSION, kind};
@@ -171,7 +170,12 @@ impl Handshake {
     }
 
     /// Their LINK_ACK has come: the link is up, or refused.
-    pub fn on_ack(&mut self, frame: &[u8], spec: &LinkSpec, me: &NodeId) -> Result<Established, LinkError> {
+    pub fn on_ack(
+        &mut self,
+        frame: &[u8],
+        spec: &LinkSpec,
+        secret: &SecretKey,
+    ) -> Result<Established, LinkError> {
         let theirs = self.theirs.as_mut().ok_or(LinkError::Frame(FrameError::State))?;
         if frame.len() > ACK_LEN_MAX {
             return Err(LinkError::Frame(FrameError::Long));
@@ -182,17 +186,16 @@ impl Handshake {
             if spec.password.is_some() { LinkError::WrongPassword } else { LinkError::BadProof }
         })?;
         let proof = Proof::decode(text)?;
-        if proof.node == *me {
+        if proof.node == secret.id() {
             return Err(LinkError::SelfConnection);
         }
         let role = match spec.role {
             Role::Dialer => Role::Acceptor,
             Role::Acceptor => Role::Dialer,
         };
-        proof
-            .node
-            .verify(domain::HELLO, &signed(&theirs.transcript, role, &proof), &proof.sig)
-            .map_err(|_| LinkError::BadProof)?;
+        let told = signed(&theirs.transcript, role, &proof);
+        let (good, _) = proof.node.verify_remembering(secret.stand_in(), domain::HELLO, &told, &proof.sig);
+        good.map_err(|_| LinkError::BadProof)?;
         if spec.expect.is_some_and(|expected| expected != proof.node) {
             return Err(LinkError::WrongKey);
         }
@@ -257,8 +260,8 @@ mod tests {
         let (hello_a, hello_b) = (a.handshake.hello(), b.handshake.hello());
         let ack_a = a.handshake.on_hello(&hello_b, &a.spec, &a.secret);
         let ack_b = b.handshake.on_hello(&hello_a, &b.spec, &b.secret);
-        let at_a = ack_b.and_then(|ack| a.handshake.on_ack(&ack, &a.spec, &a.secret.id()));
-        let at_b = ack_a.and_then(|ack| b.handshake.on_ack(&ack, &b.spec, &b.secret.id()));
+        let at_a = ack_b.and_then(|ack| a.handshake.on_ack(&ack, &a.spec, &a.secret));
+        let at_b = ack_a.and_then(|ack| b.handshake.on_ack(&ack, &b.spec, &b.secret));
         (at_a, at_b)
     }
 
@@ -326,9 +329,8 @@ mod tests {
         let mut again = side(1, Role::Dialer, |_| ());
         again.handshake = side(3, Role::Dialer, |_| ()).handshake;
         again.handshake.on_hello(&hello_b, &again.spec, &again.secret).unwrap();
-        let id = again.secret.id();
-        assert_eq!(again.handshake.on_ack(&old, &again.spec, &id).err(), Some(LinkError::BadProof));
-        assert!(a.handshake.on_ack(&old, &a.spec, &a.secret.id()).is_ok());
+        assert_eq!(again.handshake.on_ack(&old, &again.spec, &again.secret).err(), Some(LinkError::BadProof));
+        assert!(a.handshake.on_ack(&old, &a.spec, &a.secret).is_ok());
     }
 
     #[test]

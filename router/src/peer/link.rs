@@ -2,9 +2,10 @@
 use super::arq::Arq;
 use super::cost::{Cost, Rtt};
 use super::handshake::{Handshake, LinkKeys, Ours};
+use super::pieces::{Joiner, cut};
 use super::queue::{Queue, Waiting};
 use super::replay::Window;
-use crate::config::{DATAGRAM_MTU, H_MAX, LinkKind, LinkSpec, Role};
+use crate::config::{DATAGRAM_MTU, DATAGRAM_MTU_LEAST, H_MAX, LinkKind, LinkSpec, Role};
 use crate::crypto::{Entropy, SecretKey, TAG_LEN};
 use crate::error::LinkError;
 use crate::id::{LinkId, Port};
@@ -13,6 +14,7 @@ use crate::wire::hello::Proof;
 use crate::wire::record::Span;
 use crate::wire::{Control, DataS, FrameError, Reader, Writer, body, kind};
 use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 
 /// One connection to a neighbour.
 #[derive(Debug)]
@@ -61,6 +63,11 @@ struct Up {
     window: Window,
     arq: Arq,
     repeat: (Bytes, Bytes),
+    /// Pieces of a packet that go next, sealed.
+    pieces: VecDeque<Bytes>,
+    /// Packets that were sent in pieces.
+    cut: u32,
+    joiner: Joiner,
 }
 
 /// When did which side last say something.
@@ -91,6 +98,8 @@ pub enum Incoming<'a> {
     Control(Control),
     /// A packet or a notice, kind first.
     Packet(&'a [u8]),
+    /// The same, which came in pieces.
+    Joined(Vec<u8>),
     /// A kind that we do not know.
     Unknown,
 }
@@ -156,7 +165,11 @@ impl Link {
     pub const fn packet_max(&self) -> usize {
         match self.spec.kind {
             LinkKind::Stream => self.frame_max,
-            LinkKind::Datagram => self.frame_max.saturating_sub(GUARD_LEN),
+            // What every link must take goes in pieces if need be.
+            LinkKind::Datagram => {
+                let whole = self.frame_max.saturating_sub(GUARD_LEN);
+                if whole < DATAGRAM_MTU { DATAGRAM_MTU } else { whole }
+            }
         }
     }
 
@@ -218,10 +231,17 @@ impl Link {
                     return Ok(Incoming::Nothing); // overtook its HELLO
                 }
                 let started = handshake.started;
-                let done = handshake.on_ack(frame, &self.spec, &secret.id())?;
+                let done = handshake.on_ack(frame, &self.spec, secret)?;
                 self.rtt.sample(now - started, now);
                 self.cost.update(now - started, false, now);
                 self.frame_max = self.spec.mtu.min(done.proof.mtu as usize);
+                let least = match self.spec.kind {
+                    LinkKind::Stream => DATAGRAM_MTU,
+                    LinkKind::Datagram => DATAGRAM_MTU_LEAST,
+                };
+                if self.frame_max < least {
+                    return Err(LinkError::TooSmall { mtu: self.frame_max as u32, least: least as u32 });
+                }
                 self.since = now;
                 self.life.last_in = now;
                 self.life.probe = Some(now + PROBE_EVERY);
@@ -232,6 +252,9 @@ impl Link {
                     window: Window::new(),
                     arq: Arq::default(),
                     repeat: done.repeat,
+                    pieces: VecDeque::new(),
+                    cut: 0,
+                    joiner: Joiner::default(),
                 }));
                 // The handshake's time holds both sides' work: measure before anything is published.
                 self.ping(now);
@@ -272,17 +295,15 @@ impl Link {
                 Incoming::Control(Control::decode(text)?)
             }
             kind::GUARDED if datagram => {
-                let mut reader = Reader::new(&frame[1..]);
-                let (counter, mac) = (reader.u64()?, reader.array::<8>()?);
-                let expected = guard_mac(&up.keys.check, counter, reader.rest());
-                let differs = mac.iter().zip(&expected).fold(0, |acc, (a, b)| acc | (a ^ b)) != 0;
-                if !up.window.is_fresh(counter) || differs {
-                    return Err(LinkError::Frame(FrameError::Seal));
-                }
-                up.window.accept(counter);
-                match reader.rest().first() {
-                    Some(&(kind::DATA_T | kind::DATA_S | kind::NOTICE)) => Incoming::Packet(reader.rest()),
-                    _ => Incoming::Unknown,
+                let packet = up.unguard(first, frame)?;
+                if is_packet(packet) { Incoming::Packet(packet) } else { Incoming::Unknown }
+            }
+            kind::PIECE if datagram => {
+                let piece = up.unguard(first, frame)?;
+                match up.joiner.on_piece(piece, now)? {
+                    None => Incoming::Nothing,
+                    Some(packet) if is_packet(&packet) => Incoming::Joined(packet),
+                    Some(_) => Incoming::Unknown,
                 }
             }
             kind::DATA_T | kind::DATA_S | kind::NOTICE if !datagram => Incoming::Packet(frame),
@@ -398,12 +419,19 @@ impl Link {
 
     /// Has it something to send?
     pub fn wants_to_send(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || matches!(&self.state, State::Up(up) if !up.pieces.is_empty())
     }
 
     /// The next frame for the wire, and whether it is a control frame.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+        if let State::Up(up) = &mut self.state
+            && let Some(piece) = up.pieces.pop_front()
+        {
+            self.bytes_out += piece.len() as u64;
+            return Some((piece, false));
+        }
         let waiting = self.queue.pop(now)?;
+        let frame_max = self.frame_max;
         let datagram = self.spec.kind == LinkKind::Datagram;
         let (frame, control, answerable) = match (waiting, &mut self.state) {
             (Waiting::Plain(frame), _) => (frame, true, false),
@@ -414,7 +442,7 @@ impl Link {
             (Waiting::Packet(packet), State::Up(up)) => {
                 // Looked at only where it makes a difference: not in the midst of traffic.
                 let answerable = self.life.owed_since.is_some() || !is_last_word(&packet);
-                (if datagram { up.guard(&packet) } else { packet }, false, answerable)
+                (if datagram { up.guard_or_cut(&packet, frame_max)? } else { packet }, false, answerable)
             }
             (Waiting::Packet(packet), State::Opening { .. }) => (packet, false, true),
             (Waiting::Control(_), State::Opening { .. }) => return None,
@@ -544,21 +572,52 @@ impl Up {
         frame.freeze()
     }
 
-    fn guard(&mut self, packet: &[u8]) -> Bytes {
+    /// A packet under counter and MAC: whole, or the first of its pieces; the others go next. One that no pieces can carry,
+    /// which nobody queues, is dropped.
+    fn guard_or_cut(&mut self, packet: &[u8], frame_max: usize) -> Option<Bytes> {
+        if packet.len() + GUARD_LEN <= frame_max {
+            return Some(self.guard(kind::GUARDED, packet));
+        }
+        self.cut = self.cut.wrapping_add(1);
+        for piece in cut(packet, self.cut, frame_max - GUARD_LEN) {
+            let piece = self.guard(kind::PIECE, &piece);
+            self.pieces.push_back(piece);
+        }
+        self.pieces.pop_front()
+    }
+
+    /// What a frame under counter and MAC carries.
+    fn unguard<'a>(&mut self, kind: u8, frame: &'a [u8]) -> Result<&'a [u8], FrameError> {
+        let mut reader = Reader::new(&frame[1..]);
+        let (counter, mac) = (reader.u64()?, reader.array::<8>()?);
+        let expected = guard_mac(&self.keys.check, kind, counter, reader.rest());
+        let differs = mac.iter().zip(&expected).fold(0, |acc, (a, b)| acc | (a ^ b)) != 0;
+        if !self.window.is_fresh(counter) || differs {
+            return Err(FrameError::Seal);
+        }
+        self.window.accept(counter);
+        Ok(reader.rest())
+    }
+
+    fn guard(&mut self, kind: u8, packet: &[u8]) -> Bytes {
         let mut frame = BytesMut::with_capacity(GUARD_LEN + packet.len());
-        frame.put_byte(kind::GUARDED);
+        frame.put_byte(kind);
         frame.put_eight(self.sent);
-        frame.put(&guard_mac(&self.keys.guard, self.sent, packet));
+        frame.put(&guard_mac(&self.keys.guard, kind, self.sent, packet));
         frame.put(packet);
         self.sent += 1;
         frame.freeze()
     }
 }
 
-/// Covers counter, length and the first [`GUARDED_BYTES`]: the header. The body has its own seal, end to end.
-fn guard_mac(key: &[u8; 32], counter: u64, packet: &[u8]) -> [u8; 8] {
+fn is_packet(packet: &[u8]) -> bool {
+    matches!(packet.first(), Some(&(kind::DATA_T | kind::DATA_S | kind::NOTICE)))
+}
+
+/// Covers kind, counter, length and the first [`GUARDED_BYTES`]: the header. The body has its own seal, end to end.
+fn guard_mac(key: &[u8; 32], kind: u8, counter: u64, packet: &[u8]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(&counter.to_be_bytes()).update(&(packet.len() as u64).to_be_bytes());
+    hasher.update(&[kind]).update(&counter.to_be_bytes()).update(&(packet.len() as u64).to_be_bytes());
     hasher.update(&packet[..packet.len().min(GUARDED_BYTES)]);
     let mut mac = [0; 8];
     mac.copy_from_slice(&hasher.finalize().as_bytes()[..8]);

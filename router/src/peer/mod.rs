@@ -3,6 +3,7 @@ pub mod arq;
 pub mod cost;
 pub mod handshake;
 pub mod link;
+mod pieces;
 pub mod queue;
 pub mod replay;
 

@@ -66,6 +66,11 @@ impl Router {
                     self.on_packet(port, packet, now);
                 }
             }
+            Ok(Incoming::Joined(packet)) => {
+                if let Some(port) = port {
+                    self.on_packet(port, &packet, now);
+                }
+            }
             Ok(Incoming::Unknown) => self.stats.frames_unknown += 1,
             // Anybody can throw datagrams at us: those that do not fit are none.
             Err(LinkError::Frame(_)) if kind == LinkKind::Datagram => self.stats.frames_bad += 1,

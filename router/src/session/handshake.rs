@@ -60,8 +60,8 @@ impl Initiator {
         payload: &InitPayload,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, Vec<u8>), BadKey> {
-        let peer_dh = peer.dh()?;
-        let ephemeral = DhSecret::generate(entropy);
+        let peer_dh = me.dh.public_of(peer)?;
+        let ephemeral = me.dh.fresh(entropy);
         let ephemeral_public = ephemeral.public().0;
         let mut state = Symmetric::new(peer);
         state.mix(&ephemeral_public);
@@ -133,7 +133,7 @@ impl Responder {
         let mut identity = *init.identity;
         let text = state.open(&key, &mut identity)?;
         let peer = NodeId::from_bytes(text.try_into().map_err(|_| OpenError)?);
-        let peer_dh = peer.dh()?;
+        let peer_dh = me.dh.public_of(&peer)?;
         let key = state.key(&me.dh.agree(&peer_dh)?);
         let mut sealed = init.payload.to_vec();
         let payload = InitPayload::decode(state.open(&key, &mut sealed)?)?;
@@ -143,10 +143,11 @@ impl Responder {
     /// Answers it; the bytes are the INIT_ACK.
     pub fn answer(
         mut self,
+        me: &Identity,
         payload: &AckPayload,
         entropy: &mut dyn Entropy,
     ) -> Result<(TransportKeys, Vec<u8>), BadKey> {
-        let ephemeral = DhSecret::generate(entropy);
+        let ephemeral = me.dh.fresh(entropy);
         let public = ephemeral.public().0;
         self.state.mix(&public);
         self.state.key(&ephemeral.agree(&self.peer_ephemeral)?);
@@ -272,7 +273,7 @@ mod tests {
         let responder = Responder::open(&b, &Init::decode(&init).unwrap()).unwrap();
         assert_eq!(responder.peer, a.id);
         assert_eq!(responder.payload, init_payload());
-        let (at_b, ack) = responder.answer(&ack_payload(), &mut entropy).unwrap();
+        let (at_b, ack) = responder.answer(&b, &ack_payload(), &mut entropy).unwrap();
         let (at_a, said) = initiator.finish(&a, &InitAck::decode(&ack).unwrap()).unwrap();
         assert_eq!(said, ack_payload());
         for (from, to) in [(&at_a, &at_b), (&at_b, &at_a)] {
@@ -294,7 +295,7 @@ mod tests {
             assert!(Responder::open(&b, &Init::decode(&forged).unwrap()).is_err(), "byte {at}");
         }
         let responder = Responder::open(&b, &Init::decode(&init).unwrap()).unwrap();
-        let (_, ack) = responder.answer(&ack_payload(), &mut entropy).unwrap();
+        let (_, ack) = responder.answer(&b, &ack_payload(), &mut entropy).unwrap();
         for at in 1..ack.len() {
             let mut forged = ack.clone();
             forged[at] ^= 1;

@@ -574,22 +574,10 @@ impl Trees {
         sig: &[u8; 64],
         stats: &mut Stats,
     ) -> bool {
-        let Some(memory) = &self.checked else {
-            stats.signatures_checked += 1;
-            return key.verify(domain, signed, sig).is_ok();
-        };
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(key.as_bytes()).update(sig).update(domain.as_bytes()).update(signed);
-        let digest = *hasher.finalize().as_bytes();
-        if memory.is_known(&digest) {
-            return true;
-        }
-        stats.signatures_checked += 1;
-        let good = key.verify(domain, signed, sig).is_ok();
-        if good {
-            memory.remember(digest);
-        }
-        good
+        let memory = self.checked.as_deref();
+        let (result, checked) = key.verify_remembering(memory, domain, signed, sig);
+        stats.signatures_checked += u64::from(checked);
+        result.is_ok()
     }
 }
 

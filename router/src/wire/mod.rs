@@ -55,6 +55,8 @@ pub mod kind {
     pub const SEALED: u8 = 0x03;
     /// A data frame on a datagram link: counter and short MAC before it.
     pub const GUARDED: u8 = 0x04;
+    /// A piece of a data frame that is longer than the datagram link takes, with counter and MAC.
+    pub const PIECE: u8 = 0x05;
 
     /// Inside SEALED: are you there?
     pub const PING: u8 = 0x10;
