@@ -233,10 +233,11 @@ impl Endpoint {
                     }
                 }
             }
-            Command::Ping { id, to } if to == self.me => {
+            Command::Ping { id, to } | Command::PingSized { id, to, .. } if to == self.me => {
                 self.events.push_back(Event::Pong { id, result: Ok(Duration::ZERO) });
             }
-            Command::Ping { id, to } => self.sessions.ping(id, to, entropy, now),
+            Command::Ping { id, to } => self.sessions.ping(id, to, 0, entropy, now),
+            Command::PingSized { id, to, bytes } => self.sessions.ping(id, to, bytes, entropy, now),
             Command::Trace { id, to } => self.sessions.trace(id, &to, entropy, now),
             Command::Publish { record } => {
                 self.lookup.publish(record, entropy, now);
@@ -362,6 +363,11 @@ impl Endpoint {
     /// Where packets to a node go now, if it is talked to.
     pub fn locator(&self, node: &NodeId) -> Option<Arc<Locator>> {
         self.sessions.place(node).map(|place| place.locator.clone())
+    }
+
+    /// The node with that address, if there is a session with it. O(1).
+    pub fn by_address(&self, address: &Ipv6Addr) -> Option<NodeId> {
+        self.sessions.by_address(address)
     }
 
     /// Largest payloads that all known ways to the node take, and the broadest of them; `None` before there are any.

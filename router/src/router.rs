@@ -26,6 +26,7 @@ use crate::tree::Trees;
 use crate::tree::tenure::RootTimes;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv6Addr;
 
 /// The one deterministic state machine of a node. After every `handle_*` the driver drains `poll_event`, `poll_link`
 /// and `poll_transmit`, then waits for bytes, a command or the deadline of `poll_timeout`.
@@ -76,6 +77,7 @@ impl Router {
         mut entropy: Box<dyn Entropy>,
         now: Instant,
     ) -> Self {
+        let secret = secret.with_stand_in(config.checked.clone());
         let mut trees =
             Trees::new(secret.clone(), config.class, config.trees, &boot, config.checked.clone(), now);
         let endpoint = Endpoint::new(secret.clone(), &config, boot.counter, &mut *entropy, now);
@@ -239,6 +241,11 @@ impl Router {
     /// Largest payload that the broadest of these ways takes: it is sent by that one.
     pub fn mtu_max(&self, to: &NodeId) -> usize {
         self.endpoint.mtu(to).map_or_else(|| self.mtu_direct(to), |mtu| mtu.1)
+    }
+
+    /// The node with that address, if there is a session with it. O(1).
+    pub fn by_address(&self, address: &Ipv6Addr) -> Option<NodeId> {
+        self.endpoint.by_address(address)
     }
 
     /// Before there is a session a peer's link is the way.

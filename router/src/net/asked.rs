@@ -26,6 +26,8 @@ pub(crate) struct Asked {
 enum Waiting {
     Lookup(oneshot::Sender<Result<NodeId, Unreachable>>),
     Ping(oneshot::Sender<Result<Duration, Unreachable>>),
+    /// The driver itself: does a packet of some size arrive?
+    Size,
     Account(oneshot::Sender<Vec<AccountRecord>>),
     Trace(oneshot::Sender<Vec<Traced>>),
 }
@@ -76,9 +78,20 @@ impl Asked {
         }
     }
 
-    pub(crate) fn pong(&mut self, id: u64, result: Result<Duration, Unreachable>) {
-        if let Some(Waiting::Ping(answer)) = self.waiting.remove(&id) {
-            let _ = answer.send(result);
+    /// A question of the driver itself.
+    pub(crate) fn size(&mut self) -> Option<u64> {
+        if self.full() { None } else { Some(self.wait(Waiting::Size)) }
+    }
+
+    /// True: it was a question of the driver.
+    pub(crate) fn pong(&mut self, id: u64, result: Result<Duration, Unreachable>) -> bool {
+        match self.waiting.remove(&id) {
+            Some(Waiting::Ping(answer)) => {
+                let _ = answer.send(result);
+                false
+            }
+            Some(Waiting::Size) => true,
+            _ => false,
         }
     }
 
@@ -93,6 +106,7 @@ impl Asked {
             self.waiting.retain(|_, waiting| match waiting {
                 Waiting::Lookup(answer) => !answer.is_closed(),
                 Waiting::Ping(answer) => !answer.is_closed(),
+                Waiting::Size => true,
                 Waiting::Account(answer) => !answer.is_closed(),
                 Waiting::Trace(answer) => !answer.is_closed(),
             });

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -30,11 +30,12 @@ use super::interfaces::Interfaces;
 use super::kept::{Kept, Saved};
 use super::links::{Internal, LinkEnd, LinkMaker, NewLink};
 use super::os::Clock;
+use super::paths::{Advice, Paths, too_big};
 use super::ready::{ReadySet, Source, Token};
 use super::tcp::{Flush, Read, SCRATCH_BYTES, TcpLink};
 use super::tun::Tun;
 use super::uri::PeerUri;
-use crate::config::Role;
+use crate::config::{MTU_MIN, Role};
 use crate::error::LinkError;
 use crate::id::{LinkId, NodeId};
 use crate::router::{Channel, Command, Event, Router};
@@ -78,6 +79,9 @@ pub(crate) struct State {
     commands: Vec<Command>,
     /// Packets for applications, until the end of the turn.
     received: Vec<(NodeId, Bytes)>,
+    /// Destinations of the TUN, and those among them that are to be looked at.
+    paths: Paths,
+    looks: Vec<Ipv6Addr>,
     tun_source: Arc<Source>,
     requests_source: Arc<Source>,
     storing: Option<(Saved, JoinHandle<std::io::Result<()>>)>,
@@ -113,6 +117,8 @@ impl State {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             commands: Vec::new(),
             received: Vec::new(),
+            paths: Paths::default(),
+            looks: Vec::new(),
             tun_source: Source::new(Token::Tun, ready),
             requests_source: Source::new(Token::Requests, ready),
             storing: None,
@@ -225,9 +231,16 @@ impl Driver {
         source.begin();
         let waker = source.waker();
         let (router, now) = (&mut self.router, self.clock.now());
+        let (paths, looks) = (&mut self.state.paths, &mut self.state.looks);
+        let mut refused = Vec::new();
         let read = tun.poll_read(&mut Context::from_waker(&waker), &self.shared.net_stats, |to, packet| {
+            match paths.sent(to, packet.len(), now) {
+                Err(mtu) => return refused.extend(too_big(&packet, mtu)),
+                Ok(look) => looks.extend(look.then_some(to)),
+            }
             router.handle_command(Command::SendToAddress { to, payload: packet }, now);
         });
+        refused.into_iter().for_each(|answer| tun.refuse(answer, &self.shared.net_stats));
         match read {
             Ok(true) => source.mark(),
             Ok(false) => {}
@@ -235,6 +248,35 @@ impl Driver {
                 tracing::warn!(%error, "the TUN interface is gone: start the node again to have it back");
                 self.tun = None;
             }
+        }
+        while let Some(to) = self.state.looks.pop() {
+            if let Some(node) = self.router.by_address(&to) {
+                self.look(node);
+            }
+        }
+        for to in self.state.paths.crowd() {
+            self.set_path(to, MTU_MIN);
+        }
+    }
+
+    /// Sees whether packets of the TUN to a node may be larger or must be smaller than so far.
+    fn look(&mut self, node: NodeId) {
+        let (to, now) = (node.address(), self.clock.now());
+        let Advice { set, probe } = self.state.paths.look(to, self.router.mtu(&node), now);
+        if let Some(mtu) = set {
+            self.set_path(to, mtu);
+        }
+        if let Some(bytes) = probe
+            && let Some(id) = self.state.asked.size()
+        {
+            self.state.paths.asked(to, id, bytes, now);
+            self.router.handle_command(Command::PingSized { id, to: node, bytes }, now);
+        }
+    }
+
+    fn set_path(&mut self, to: Ipv6Addr, mtu: usize) {
+        if let Some(tun) = &mut self.tun {
+            tun.set_path(to, mtu);
         }
     }
 
@@ -445,13 +487,22 @@ impl Driver {
             Event::Unreachable { to } => self.tell(NodeEvent::Unreachable { node: to }),
             Event::Joined => self.tell(NodeEvent::Joined),
             Event::LookupDone { id, result } => self.state.asked.looked_up(id, result),
-            Event::Pong { id, result } => self.state.asked.pong(id, result),
+            Event::Pong { id, result } => {
+                if self.state.asked.pong(id, result)
+                    && let Some((to, mtu)) = self.state.paths.answered(id, result.is_ok())
+                {
+                    self.set_path(to, mtu);
+                }
+            }
             Event::Traced { id, hops } => self.state.asked.traced(id, hops),
             Event::AccountFound { id, records } => self.state.asked.found(id, records),
         }
     }
 
-    fn set_mtu(&self, node: NodeId) {
+    fn set_mtu(&mut self, node: NodeId) {
+        if self.tun.is_some() && self.state.paths.holds(&node) {
+            self.look(node);
+        }
         self.shared.set_mtu(node, Mtu { least: self.router.mtu(&node), most: self.router.mtu_max(&node) });
     }
 

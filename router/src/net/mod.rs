@@ -19,6 +19,7 @@ mod multicast;
 mod netlink;
 mod os;
 mod pace;
+mod paths;
 mod queue;
 mod ready;
 mod segments;

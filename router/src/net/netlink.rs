@@ -19,6 +19,7 @@ const GROUPS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP
 const IFA_F_NODAD: u8 = 0x02;
 
 /// A socket for requests, each answered before the next.
+#[derive(Debug)]
 pub(crate) struct Netlink {
     fd: OwnedFd,
     seq: u32,
@@ -52,15 +53,28 @@ impl Netlink {
         self.request(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &body)
     }
 
-    /// Sends a prefix out through an interface, with a source address of our own.
-    pub(crate) fn route(&mut self, index: u32, to: Ipv6Addr, prefix: u8, source: Ipv6Addr) -> io::Result<()> {
-        let mut body = vec![libc::AF_INET6 as u8, prefix, 0, 0];
-        body.extend([libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
-        body.extend(0u32.to_ne_bytes());
-        attribute(&mut body, libc::RTA_DST, &to.octets());
-        attribute(&mut body, libc::RTA_OIF, &index.to_ne_bytes());
+    /// Sends a prefix out through an interface, with a source address of our own, in packets of at most `sizes.mtu` bytes;
+    /// TCP peers are told that they may send segments for packets of `sizes.largest`.
+    pub(crate) fn route(
+        &mut self,
+        index: u32,
+        to: Ipv6Addr,
+        prefix: u8,
+        source: Ipv6Addr,
+        sizes: Sizes,
+    ) -> io::Result<()> {
+        let mut body = route_to(index, to, prefix);
         attribute(&mut body, libc::RTA_PREFSRC, &source.octets());
+        let mut metrics = Vec::new();
+        attribute(&mut metrics, RTAX_MTU, &sizes.mtu.to_ne_bytes());
+        attribute(&mut metrics, RTAX_ADVMSS, &sizes.largest.saturating_sub(TCP_HEADERS).to_ne_bytes());
+        attribute(&mut body, libc::RTA_METRICS, &metrics);
         self.request(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &body)
+    }
+
+    /// Takes a route away again.
+    pub(crate) fn remove_route(&mut self, index: u32, to: Ipv6Addr, prefix: u8) -> io::Result<()> {
+        self.request(libc::RTM_DELROUTE, 0, &route_to(index, to, prefix))
     }
 
     fn request(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
@@ -82,6 +96,30 @@ impl Netlink {
             }
         }
     }
+}
+
+/// How large packets on a route are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// What is sent at most.
+    pub(crate) mtu: u32,
+    /// What may come.
+    pub(crate) largest: u32,
+}
+
+/// Route metrics of rtnetlink.h that `libc` does not name.
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
+/// IPv6 and TCP without options.
+const TCP_HEADERS: u32 = 60;
+
+fn route_to(index: u32, to: Ipv6Addr, prefix: u8) -> Vec<u8> {
+    let mut body = vec![libc::AF_INET6 as u8, prefix, 0, 0];
+    body.extend([libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
+    body.extend(0u32.to_ne_bytes());
+    attribute(&mut body, libc::RTA_DST, &to.octets());
+    attribute(&mut body, libc::RTA_OIF, &index.to_ne_bytes());
+    body
 }
 
 /// Tells when links or addresses of this host change.

@@ -66,6 +66,8 @@ counters! {
     tun_foreign
     /// Packets from the overlay that are no IPv6 packets for this node's address: dropped.
     tun_malformed
+    /// Packets from this host that were too large for their way, and answered with ICMPv6 Packet Too Big.
+    tun_too_big
     /// Packets that the kernel did not take.
     tun_refused
 }

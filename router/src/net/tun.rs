@@ -13,15 +13,18 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::unix::AsyncFd;
 
 use super::interfaces;
-use super::netlink::Netlink;
+use super::netlink::{Netlink, Sizes};
+use super::paths::TUN_MTU;
 use super::segments::{Joiner, VNET_BYTES, cut};
 use super::stats::Counters;
 use super::sys;
 use crate::config::MTU_MIN;
 use crate::id::NodeId;
 
-/// Packets larger than this would not fit every path, and no program would learn so before its packets are lost.
+/// Packets larger than this do not fit every path: they go only where a probe has shown that they arrive.
 const MTU: u32 = MTU_MIN as u32;
+/// What may come from a destination that knows that we take it, and go where it has been shown.
+const LARGEST: u32 = TUN_MTU as u32;
 /// Largest read: a super-segment with its headers.
 const READ_MAX: usize = VNET_BYTES + HEADER + (64 << 10);
 /// Bytes read in one turn of the loop, before anything is written: more would only make others wait.
@@ -36,6 +39,8 @@ const OVERLAY_PREFIX: u8 = 8;
 pub(crate) struct Tun {
     fd: AsyncFd<File>,
     own: Ipv6Addr,
+    index: u32,
+    netlink: Netlink,
     buffer: Box<[u8]>,
     /// Where super-segments are cut.
     room: BytesMut,
@@ -56,11 +61,31 @@ impl Tun {
         }
         let own = id.address();
         let mut netlink = Netlink::open()?;
-        netlink.up(index, MTU)?;
+        netlink.up(index, LARGEST)?;
         netlink.address(index, own, 128)?;
-        netlink.route(index, OVERLAY, OVERLAY_PREFIX, own)?;
+        netlink.route(index, OVERLAY, OVERLAY_PREFIX, own, Sizes { mtu: MTU, largest: LARGEST })?;
         let buffer = vec![0; READ_MAX].into_boxed_slice();
-        Ok(Self { fd: sys::watch(fd)?, own, buffer, room: BytesMut::new(), joiner: Joiner::default() })
+        let (fd, joiner) = (sys::watch(fd)?, Joiner::default());
+        Ok(Self { fd, own, index, netlink, buffer, room: BytesMut::new(), joiner })
+    }
+
+    /// Has the kernel send packets of that size to an address of the overlay; with 1280, as to all others.
+    pub(crate) fn set_path(&mut self, to: Ipv6Addr, mtu: usize) {
+        let set = if mtu > MTU_MIN {
+            self.netlink.route(self.index, to, 128, self.own, Sizes { mtu: mtu as u32, largest: LARGEST })
+        } else {
+            self.netlink.remove_route(self.index, to, 128)
+        };
+        if let Err(error) = set {
+            // Without it packets stay small, or are answered with Packet Too Big.
+            tracing::debug!(%error, %to, mtu, "the size of packets to that address cannot be set");
+        }
+    }
+
+    /// Answers a packet of this host that is too large for its way.
+    pub(crate) fn refuse(&mut self, answer: Vec<u8>, counters: &Counters) {
+        counters.tun_too_big.add(1);
+        self.write(answer.into(), counters);
     }
 
     /// Reads what there is, up to the bytes of a turn, and hands on what is for some key. True: there may be more.

@@ -40,6 +40,15 @@ pub enum Command {
         /// Who is asked.
         to: NodeId,
     },
+    /// The same with a payload of so many bytes, which shows whether packets of that size arrive.
+    PingSized {
+        /// Comes back in the event.
+        id: u64,
+        /// Who is asked.
+        to: NodeId,
+        /// Bytes of the payload, at most those of any packet.
+        bytes: usize,
+    },
     /// Asks each hop of the way that packets to a node take, if it is a source route: [`Event::Traced`].
     Trace {
         /// Comes back in the event.
@@ -132,7 +141,7 @@ pub enum Event {
         /// The key, proved by a record or a session.
         result: Result<NodeId, Unreachable>,
     },
-    /// Answer to [`Command::Ping`].
+    /// Answer to [`Command::Ping`] and [`Command::PingSized`].
     Pong {
         /// That of the command.
         id: u64,

@@ -246,9 +246,9 @@ impl Sessions {
         self.with(to, entropy, now, |session, ctx| session.send(channel, payload, ctx));
     }
 
-    /// Measures the way to a node and back: [`SessionEvent::Pong`].
-    pub fn ping(&mut self, id: u64, to: NodeId, entropy: &mut dyn Entropy, now: Instant) {
-        self.with(to, entropy, now, |session, ctx| session.ping(id, ctx));
+    /// Measures the way to a node and back, with a payload of so many bytes at least: [`SessionEvent::Pong`].
+    pub fn ping(&mut self, id: u64, to: NodeId, bytes: usize, entropy: &mut dyn Entropy, now: Instant) {
+        self.with(to, entropy, now, |session, ctx| session.ping(id, bytes, ctx));
     }
 
     /// Begins a handshake with a node: along those ports, or wherever it is found. An audit does.

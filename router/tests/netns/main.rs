@@ -195,6 +195,47 @@ fn a_tun_carries_between_the_ends_of_a_line() {
 }
 
 #[test]
+fn large_packets_go_where_a_probe_has_shown_that_they_arrive() {
+    let Some(mut lab) = Lab::new("large", 4) else { return };
+    for far in [0, 2, 3] {
+        lab.cable(1, far);
+    }
+    let mut hub = lab.node(1, "seed=2 listen=tcp://0.0.0.0:9001 listen=tcp://0.0.0.0:9002?cost=90");
+    let a = lab.node(0, "seed=1 tun=mg0 peer=tcp://10.0.0.1:9001");
+    let c = lab.node(2, "seed=3 tun=mg0 peer=tcp://10.0.1.1:9001");
+    // A link that is dear counts as slow, and takes no more than every link must.
+    let mut d = lab.node(3, "seed=4 tun=mg0 peer=tcp://10.0.2.1:9002?cost=90");
+    hub.until("peers", SOON, |n| n == "3");
+    let ping = |from: usize, to: &str, bytes: usize, more: &str| {
+        lab.try_exec(from, &format!("ping -6 -n -c 2 -i 0.2 -W 1 -s {bytes} {more} {to}"))
+    };
+    let whole = "-M do";
+    assert!((0..20).any(|_| ping(0, &c.address, 100, whole)));
+    let start = Instant::now();
+    while !ping(0, &c.address, 9000, whole) {
+        assert!(start.elapsed() < SOON, "packets stay small");
+        ping(0, &c.address, 100, whole);
+    }
+    eprintln!("packets of 9048 bytes after {:?}", start.elapsed());
+    // The other end takes what the first has found out by itself.
+    assert!(ping(2, &a.address, 100, whole));
+
+    // On the slow way the host knows better than to send them.
+    assert!((0..20).any(|_| ping(3, &a.address, 100, whole)));
+    for _ in 0..5 {
+        assert!(ping(3, &a.address, 1232, whole));
+    }
+    assert!(!ping(3, &a.address, 1300, whole));
+    assert_eq!(d.ask("too_big"), "0");
+    assert!(ping(3, &a.address, 9000, "-M dont"), "cut up they arrive");
+    // A host that takes the interface's word for it is told, and remembers.
+    lab.exec(3, "ip -6 route replace fd00::/8 dev mg0");
+    assert!(!ping(3, &a.address, 1300, whole));
+    d.until("too_big", SOON, |n| n != "0");
+    assert!(ping(3, &a.address, 9000, "-M dont"));
+}
+
+#[test]
 fn a_spoofed_source_is_dropped_and_counted() {
     let Some(mut lab) = Lab::new("spoof", 2) else { return };
     lab.cable(0, 1);

@@ -174,8 +174,10 @@ impl Session {
             if ping.sent_at.is_none() {
                 ping.sent_at = Some(ctx.now);
                 ping.tries += 1;
-                let token = ping.token;
-                self.control(channel::PING, &token, ctx);
+                let mut payload = Vec::with_capacity(ping.bytes.max(ping.token.len()));
+                payload.put(&ping.token);
+                payload.resize(ping.bytes.max(ping.token.len()), 0);
+                self.control(channel::PING, &payload, ctx);
                 self.rekey(ctx);
             }
         }

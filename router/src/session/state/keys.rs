@@ -45,7 +45,7 @@ impl Session {
         let index = ctx.new_index();
         let said = responder.payload.clone();
         let payload = AckPayload { index, seq: ctx.own.seq, locator: ctx.own.locator.fit(LOCATOR_MAX) };
-        let Ok((keys, ack)) = responder.answer(&payload, ctx.entropy) else {
+        let Ok((keys, ack)) = responder.answer(ctx.me, &payload, ctx.entropy) else {
             ctx.indexes.remove(&index);
             ctx.stats.dropped_body += 1;
             return;

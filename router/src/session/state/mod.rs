@@ -27,7 +27,7 @@ use crate::route::feedback::{ACK_AFTER, ACK_SELDOM, Feedback};
 use crate::route::gauge::Tails;
 use crate::route::view::Neighbours;
 use crate::time::{Duration, Instant};
-use crate::wire::body::sealed::channel;
+use crate::wire::body::sealed::{PAYLOAD_MAX, channel};
 use crate::wire::body::{Destination, Outbound};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -176,6 +176,8 @@ struct Kept {
 struct Ping {
     id: u64,
     token: [u8; 8],
+    /// Of its payload, at least.
+    bytes: usize,
     sent_at: Option<Instant>,
     tries: u32,
 }
@@ -269,7 +271,7 @@ impl Session {
     }
 
     /// Measures the way to the peer and back.
-    pub(in crate::session) fn ping(&mut self, id: u64, ctx: &mut Context<'_>) {
+    pub(in crate::session) fn ping(&mut self, id: u64, bytes: usize, ctx: &mut Context<'_>) {
         self.wanted = true;
         self.used_at = ctx.now;
         if self.pings.len() >= PINGS_MAX {
@@ -277,7 +279,8 @@ impl Session {
             return;
         }
         let token = random(ctx.entropy);
-        self.pings.push(Ping { id, token, sent_at: None, tries: 0 });
+        let bytes = bytes.min(PAYLOAD_MAX);
+        self.pings.push(Ping { id, token, bytes, sent_at: None, tries: 0 });
         if self.can_send() {
             self.send_pings(ctx);
         } else {
