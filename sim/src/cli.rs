@@ -46,6 +46,9 @@ pub struct Args {
     /// Runs at the same time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: u16,
+    /// Threads that compute one run, which is the same with any number. [default: what the machine has, dealt out to the jobs]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
     /// Virtual minutes. [default: 2, or the scenario's]
     #[arg(long)]
     pub minutes: Option<f64>,
@@ -115,6 +118,10 @@ pub struct Args {
     /// Nobody asks others for their links where packets do not arrive (the verified map).
     #[arg(long)]
     pub no_map: bool,
+    /// A keyed hash stands in for signatures and Diffie-Hellmans, which take a fifth of the time: same lengths, same refusals.
+    /// The report says so.
+    #[arg(long)]
+    pub quick_keys: bool,
     /// Packets between random pairs that never talked before. [default: two a node, at most 2000]
     #[arg(long)]
     pub probes: Option<usize>,
@@ -268,11 +275,12 @@ pub fn run_all(scenarios: &[Scenario], jobs: usize) -> Vec<Result<Report, Violat
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(scenario) = scenarios.get(at) else { return };
-                    let (wall, cpu) = (Wall::now(), cpu_s());
+                    let (wall, cpu) = (Wall::now(), cpu_s(alone));
                     let mut outcome = supervised(scenario, Some(&bars));
                     if let Ok(report) = &mut outcome {
                         report.wall_s = Some(round(wall.elapsed().as_secs_f64()));
-                        report.cpu_s = cpu_s().zip(cpu).map(|(after, before)| round(after - before));
+                        let spent = cpu_s(alone).zip(cpu).map(|(after, before)| round(after - before));
+                        report.cpu_s = spent.filter(|_| alone || scenario.threads == 1);
                         // Of several at once nobody can say whose memory it was.
                         report.rss_mb = rss_mb().filter(|_| alone);
                     }
@@ -384,6 +392,9 @@ impl Args {
                 ..Event::new(Kind::Churn)
             });
         }
+        scenario.quick_keys |= self.quick_keys;
+        let machine = thread::available_parallelism().map_or(1, usize::from);
+        scenario.threads = self.threads.map_or(machine / usize::from(self.jobs), usize::from).max(1);
         scenario.probes = self.probes.unwrap_or(scenario.probes);
         match self.pairs {
             Some(pairs) => {
@@ -443,6 +454,7 @@ impl Args {
             ("no-audit", self.no_audit),
             ("no-map", self.no_map),
             ("dropper-lies", self.dropper_lies),
+            ("quick-keys", self.quick_keys),
         ] {
             if given {
                 line.push_str(&format!(" --{flag}"));
@@ -515,10 +527,10 @@ fn print(reports: &[Report], json: Option<&PathBuf>) -> Result<(), String> {
     }
 }
 
-/// Processor time of this thread, where the system tells.
-fn cpu_s() -> Option<f64> {
+/// Processor time of this process, or of this thread alone, where the system tells.
+fn cpu_s(process: bool) -> Option<f64> {
     const TICKS_PER_S: f64 = 100.0;
-    let stat = fs::read_to_string("/proc/thread-self/stat").ok()?;
+    let stat = fs::read_to_string(if process { "/proc/self/stat" } else { "/proc/thread-self/stat" }).ok()?;
     let after_name = stat.rsplit_once(')')?.1;
     let mut fields = after_name.split_whitespace().skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

@@ -36,21 +36,33 @@ impl Default for Shape {
     }
 }
 
-/// A link of the network and its present connection.
+/// A link of the network.
 pub(crate) struct Edge {
     pub(crate) ends: [usize; 2],
+    /// Its place among the links of either end.
+    pub(crate) slots: [u32; 2],
     pub(crate) shape: Shape,
     /// Whether the network has it; a connection follows.
     pub(crate) exists: bool,
-    pub(crate) connection: Option<Connection>,
-    /// Rises with every connection made or lost, so that what was under way is lost with it.
+    /// Rises with every connection made, and when the link is cut, so that what was under way is lost with it.
     pub(crate) epoch: u32,
 }
 
-/// One connection; `lanes[i]` leads from end `i`.
-pub(crate) struct Connection {
-    pub(crate) links: [LinkId; 2],
-    pub(crate) lanes: [Lane; 2],
+impl Edge {
+    /// The name of a connection at one of its ends: never the same again.
+    pub(crate) fn link(number: usize, epoch: u32, end: usize) -> LinkId {
+        LinkId(u64::from(epoch) << 33 | (number as u64) << 1 | end as u64)
+    }
+
+    /// The link and the end that a connection's name stands for.
+    pub(crate) const fn of(link: LinkId) -> (usize, usize) {
+        ((link.0 >> 1) as u32 as usize, (link.0 & 1) as usize)
+    }
+
+    /// The connection's name at its other end.
+    pub(crate) const fn other(link: LinkId) -> LinkId {
+        LinkId(link.0 ^ 1)
+    }
 }
 
 /// One direction of a connection.
@@ -85,11 +97,11 @@ impl Lane {
         (self.free_at.since(now) > shape.buffer).then(|| self.free_at - shape.buffer)
     }
 
-    pub(crate) fn send(&mut self, length: usize, shape: &Shape, now: Instant, rng: &mut ChaCha8Rng) -> Fate {
+    pub(crate) fn send(&mut self, length: usize, shape: &Shape, now: Instant, dice: &mut Dice) -> Fate {
         let micros = (length as u64 + OVERHEAD) * 1_000_000 / shape.rate.max(1);
         self.free_at = self.free_at.max(now) + Duration::from_micros(micros);
-        let mut arrival = self.free_at + shape.latency + shape.jitter.mul_f64(unit(rng));
-        if shape.loss > 0.0 && unit(rng) < shape.loss {
+        let mut arrival = self.free_at + shape.latency + shape.jitter.mul_f64(dice.roll());
+        if shape.loss > 0.0 && dice.roll() < shape.loss {
             match shape.kind {
                 LinkKind::Datagram => return Fate::Lost,
                 LinkKind::Stream => arrival += RETRANSMIT_MIN.max(shape.latency * 4),
@@ -100,6 +112,25 @@ impl Lane {
             self.last_arrival = arrival;
         }
         Fate::Arrives(arrival)
+    }
+}
+
+/// Chance of one node's links, small and quick.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Evenly in 0..1 (splitmix64).
+    pub(crate) const fn roll(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -116,16 +147,15 @@ pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_core::SeedableRng;
 
     #[test]
     fn a_stream_keeps_its_order_whatever_is_lost() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut dice = Dice::new(1);
         let shape = Shape { loss: 0.3, jitter: Duration::from_millis(5), ..Shape::default() };
         let mut lane = Lane::new(Instant::ZERO);
         let mut last = Instant::ZERO;
         for _ in 0..1000 {
-            let Fate::Arrives(at) = lane.send(500, &shape, Instant::ZERO, &mut rng) else { panic!("lost") };
+            let Fate::Arrives(at) = lane.send(500, &shape, Instant::ZERO, &mut dice) else { panic!("lost") };
             assert!(at >= last);
             last = at;
         }
@@ -134,11 +164,11 @@ mod tests {
 
     #[test]
     fn datagrams_get_lost_as_often_as_said() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut dice = Dice::new(1);
         let shape = Shape { kind: LinkKind::Datagram, loss: 0.05, ..Shape::default() };
         let mut lane = Lane::new(Instant::ZERO);
         let lost = (0..10_000)
-            .filter(|_| matches!(lane.send(100, &shape, Instant::ZERO, &mut rng), Fate::Lost))
+            .filter(|_| matches!(lane.send(100, &shape, Instant::ZERO, &mut dice), Fate::Lost))
             .count();
         assert!((400..600).contains(&lost), "{lost}");
     }

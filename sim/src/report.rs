@@ -44,6 +44,9 @@ pub struct Report {
     pub loops: Loops,
     /// A hash over every frame that arrived: the same in every run of the same code with the same seed.
     pub digest: String,
+    /// A keyed hash stood in for signatures and Diffie-Hellmans.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quick_keys: bool,
     /// Real seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_s: Option<f64>,
@@ -334,6 +337,9 @@ impl fmt::Display for Report {
             self.per_node.sessions, self.per_node.records
         )?;
         write!(f, "digest              {}", self.digest)?;
+        if self.quick_keys {
+            write!(f, "\nkeys                a keyed hash stood in for signatures and Diffie-Hellmans")?;
+        }
         if let (Some(wall), Some(cpu), Some(rss)) = (self.wall_s, self.cpu_s, self.rss_mb) {
             write!(f, "\ncost                {wall:.1} s, {cpu:.1} s of processor, {rss:.0} MB")?;
         }

@@ -103,24 +103,44 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// A packet that came to a node, as far as following it needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    key: u64,
+    from: u32,
+    to: u32,
+    latency: Duration,
+    listed: bool,
+    ttl: u8,
+    /// It has come to its end.
+    ended: bool,
+    /// The first byte of its body.
+    kind: Option<u8>,
+}
+
+impl Arrival {
+    /// At the node `to`, whose short name is given, over a link of that latency.
+    pub(crate) fn new(seen: &Seen<'_>, from: usize, to: u32, sid: Sid, latency: Duration) -> Self {
+        Self {
+            key: seen.key,
+            from: from as u32,
+            to,
+            latency,
+            listed: seen.ports.is_some(),
+            ttl: seen.ttl,
+            ended: seen.dst == Some(sid) || seen.ports.is_some_and(<[u8]>::is_empty),
+            kind: seen.body.first().copied(),
+        }
+    }
+}
+
 impl Traces {
-    /// A frame arrived at a node with that short name: returns the way of the packet in it, this hop included, if it has come to
-    /// its end.
-    pub fn arrived(
-        &mut self,
-        from: usize,
-        to: usize,
-        sid: Sid,
-        latency: Duration,
-        frame: &[u8],
-        now: Instant,
-    ) -> Option<Way> {
-        let Seen { key, body, ports, dst, ttl, .. } = Seen::new(frame)?;
+    /// A packet arrived at a node: returns its way, this hop included, if it has come to its end.
+    pub(crate) fn arrived(&mut self, arrival: &Arrival, now: Instant) -> Option<Way> {
+        let &Arrival { key, from, to, latency, listed, ttl, ended, kind } = arrival;
         if self.ways.len() >= WAYS_MAX {
             self.ways.retain(|_, way| now.since(way.since) < FORGET);
         }
-        let (from, to) = (from as u32, to as u32);
-        let listed = ports.is_some();
         let fresh = || Way { nodes: vec![from], latency: Duration::ZERO, listed, since: now, ttl };
         let way = self.ways.entry(key).or_insert_with(fresh);
         // Its sender sent it again, or it went two ways.
@@ -134,15 +154,15 @@ impl Traces {
         self.visits_max = self.visits_max.max(visits);
         way.latency += latency;
         self.hops_max = self.hops_max.max(way.nodes.len() - 1);
-        if dst != Some(sid) && ports.is_none_or(|ports| !ports.is_empty()) {
+        if !ended {
             return None;
         }
         let way = self.ways.remove(&key)?;
-        if body.first() == Some(&body::FIND) {
+        if kind == Some(body::FIND) {
             self.questions.0 += 1;
             self.questions.1 += way.nodes.len() as u64 - 1;
         }
-        if dst.is_some() && body.first() == Some(&body::INIT) && self.firsts.len() < FIRSTS_MAX {
+        if !listed && kind == Some(body::INIT) && self.firsts.len() < FIRSTS_MAX {
             self.firsts.push(First { from: way.nodes[0], to, latency: way.latency });
         }
         Some(way)

@@ -267,31 +267,26 @@ impl Workload {
         self.due.clear();
     }
 
-    /// When something is to be sent next.
-    pub fn next(&self) -> Option<Instant> {
-        let flow = self.due.peek().map(|Reverse((at, _))| *at);
-        flow.into_iter().chain(self.late.front().map(|&(at, _)| at)).min()
-    }
-
-    /// Sends what is due.
-    pub fn handle(&mut self, world: &mut World, map: &Map<'_>) {
+    /// Sends again what is late by now, and sees to it that flows send what is due until then.
+    pub fn handle(&mut self, world: &mut World, map: &Map<'_>, until: Instant) {
         let now = world.now();
-        while let Some((at, flow)) = self.due.peek().map(|Reverse(due)| *due).filter(|(at, _)| *at <= now) {
-            self.due.pop();
-            let Flow { from, to, every, bytes, .. } = self.flows[flow as usize];
-            self.due.push(Reverse((at + every, flow)));
-            self.launch(world, map, flow, from, to, bytes);
-        }
         while let Some(&(_, id)) = self.late.front().filter(|(at, _)| *at <= now) {
             self.late.pop_front();
             self.on_late(world, map, id);
+        }
+        while let Some((at, flow)) = self.due.peek().map(|Reverse(due)| *due).filter(|(at, _)| *at <= until) {
+            self.due.pop();
+            let Flow { from, to, every, bytes, .. } = self.flows[flow as usize];
+            self.due.push(Reverse((at + every, flow)));
+            self.launch(world, map, flow, (from, to), bytes, at);
         }
     }
 
     /// Sends a packet between two random nodes that are up and connected.
     pub fn probe(&mut self, world: &mut World, map: &Map<'_>, rng: &mut ChaCha8Rng) {
         if let Some((from, to)) = map.pair(rng) {
-            self.launch(world, map, u32::MAX, from, to, PROBE_BYTES);
+            let now = world.now();
+            self.launch(world, map, u32::MAX, (from, to), PROBE_BYTES, now);
         }
     }
 
@@ -305,23 +300,30 @@ impl Workload {
         world.command(from, Command::Lookup { id, target: Target::Address(key.address()) });
     }
 
-    fn launch(&mut self, world: &mut World, map: &Map<'_>, flow: u32, from: usize, to: usize, bytes: usize) {
-        let now = world.now();
+    fn launch(
+        &mut self,
+        world: &mut World,
+        map: &Map<'_>,
+        flow: u32,
+        (from, to): (usize, usize),
+        bytes: usize,
+        at: Instant,
+    ) {
         let id = self.first + self.flights.len() as u64;
         let void = !map.connected(from, to);
         self.flights.push_back(Flight {
             flow,
             from: from as u32,
             to: to as u32,
-            sent: now,
+            sent: at,
             tries: 1,
             arrived: None,
             copies: 0,
             void,
         });
-        self.late.push_back((now + PATIENCE, id));
+        self.late.push_back((at + PATIENCE, id));
         if !void {
-            world.command(from, send(id, 1, world.key(to), bytes));
+            world.command_at(at, from, send(id, 1, world.key(to), bytes));
         }
     }
 

@@ -38,6 +38,19 @@ fn runs_beside_others_are_the_same_runs() {
 }
 
 #[test]
+fn any_number_of_threads_computes_the_same_run() {
+    let of = |threads, quick_keys| {
+        let mut scenario = scenario(LinkKind::Datagram, 21);
+        (scenario.threads, scenario.quick_keys) = (threads, quick_keys);
+        scenario.duration = Duration::from_secs(40);
+        scenario::run(&scenario, |_, _| ()).unwrap_or_else(|violation| panic!("{violation}"))
+    };
+    let one = of(1, true);
+    assert_eq!(one, of(3, true));
+    assert!(one.quick_keys && one.delivery.is_some());
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     for kind in [LinkKind::Stream, LinkKind::Datagram] {
         let (one, other) = (run(kind, 11), run(kind, 11));

@@ -225,6 +225,7 @@ pub(super) fn report(
             hops_max: world.traces().hops_max,
         },
         digest: world.digest(),
+        quick_keys: scenario.quick_keys,
         seconds: seconds(workload),
         picture: picture(world, &totals),
         ..Report::default()

@@ -45,6 +45,10 @@ pub struct Scenario {
     pub droppers: Option<Droppers>,
     /// Settings of all routers.
     pub config: Config,
+    /// A keyed hash stands in for signatures and Diffie-Hellmans.
+    pub quick_keys: bool,
+    /// Threads that compute it. The run is the same with any number.
+    pub threads: usize,
 }
 
 /// Defaults of links.
@@ -97,6 +101,8 @@ impl Scenario {
             events: Vec::new(),
             droppers: None,
             config: Config::default(),
+            quick_keys: false,
+            threads: 1,
         }
     }
 

@@ -81,7 +81,11 @@ impl<'a> Run<'a> {
             prepared.mesh = Some(first..network.nodes);
             prepared.joints = (network.cables.len() - joints..network.cables.len()).collect();
         }
-        let mut world = World::new(network.nodes, scenario.seed, scenario.config.clone());
+        let (seed, mut config) = (scenario.seed, scenario.config.clone());
+        if scenario.quick_keys {
+            config = World::quick(config, seed);
+        }
+        let mut world = World::with_threads(network.nodes, seed, config, scenario.threads);
         for cable in &network.cables {
             let (least, most) = scenario.link.latency.map_or(cable.latency, |same| (same, same));
             let latency = world.draw(least, most);
@@ -130,18 +134,12 @@ impl<'a> Run<'a> {
 
     fn tick(&mut self) -> Result<(), Violation> {
         let until = self.world.now() + TICK;
-        loop {
-            self.map();
-            let next = self.workload.next().filter(|&at| at <= until);
-            self.world.run_until(next.unwrap_or(until));
-            for happened in self.world.take_happened() {
-                self.workload.on_happened(&happened, &self.world);
-            }
-            if next.is_none() {
-                break;
-            }
-            let map = Map { components: &self.components, island: self.prepared.mesh.clone() };
-            self.workload.handle(&mut self.world, &map);
+        self.map();
+        let map = Map { components: &self.components, island: self.prepared.mesh.clone() };
+        self.workload.handle(&mut self.world, &map, until);
+        self.world.run_until(until);
+        for happened in self.world.take_happened() {
+            self.workload.on_happened(&happened, &self.world);
         }
         let now = self.world.now();
         if now.since(self.bounds_checked) >= BOUNDS_EVERY {
