@@ -194,7 +194,9 @@ pub enum Hop {
 /// depth), no allocation.
 pub fn next_hop(sid: Sid, from: Port, destination: &Destination, course: Course, table: &Table) -> Hop {
     // (Only a packet of our own that shall go around a peer "comes" from its destination.)
-    if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && !peer.late && peer.port != from) {
+    if let Some(index) =
+        table.peers.iter().position(|peer| peer.sid == sid && !peer.late && peer.port != from)
+    {
         return Hop::Send { index, course };
     }
     match descend(destination, from, course, table, false) {

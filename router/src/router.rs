@@ -202,7 +202,10 @@ impl Router {
         let ends = self.endpoint.stats();
         let audits = self.audit.stats();
         Stats {
-            dropped_body: ends.dropped_body + ends.sessions.dropped_body + ends.lookup.dropped_body + ends.map.dropped_body,
+            dropped_body: ends.dropped_body
+                + ends.sessions.dropped_body
+                + ends.lookup.dropped_body
+                + ends.map.dropped_body,
             dropped_parked: ends.dropped_parked + ends.sessions.dropped_parked,
             dropped_address: ends.dropped_address + ends.sessions.dropped_address,
             dropped_repeated: ends.sessions.repeated,

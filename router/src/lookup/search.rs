@@ -256,7 +256,9 @@ impl Search {
     }
 
     fn add(&mut self, node: NodeId, position: Position, path: usize) {
-        let Entry::Vacant(vacant) = self.candidates.entry(distance(&self.place, &node.hash())) else { return };
+        let Entry::Vacant(vacant) = self.candidates.entry(distance(&self.place, &node.hash())) else {
+            return;
+        };
         vacant.insert(Candidate {
             node,
             position,

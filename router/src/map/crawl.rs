@@ -69,7 +69,8 @@ impl Map {
                 }
                 continue;
             };
-            let left = distance(&place.locator, &goal.locator).map_or(step.left, |left| left.saturating_mul(LEFT));
+            let left =
+                distance(&place.locator, &goal.locator).map_or(step.left, |left| left.saturating_mul(LEFT));
             for link in &place.links {
                 if link.to == goal.there {
                     explored.ends += 1;

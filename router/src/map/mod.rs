@@ -190,15 +190,12 @@ impl Map {
         now: Instant,
     ) {
         let read: Result<(), FrameError> = match packet.first() {
-            Some(&body::MAP_GET) => {
-                MapGet::decode(packet).map(|get| self.on_get(get, ingress, way, now))
-            }
+            Some(&body::MAP_GET) => MapGet::decode(packet).map(|get| self.on_get(get, ingress, way, now)),
             // Who was not asked costs no check of a signature.
-            Some(_) if packet.get(1..9).is_some_and(|nonce| self.is_asked(nonce)) => {
-                MapPage::decode(packet).map(|(nonce, page)| {
+            Some(_) if packet.get(1..9).is_some_and(|nonce| self.is_asked(nonce)) => MapPage::decode(packet)
+                .map(|(nonce, page)| {
                     self.on_page(nonce, page, blame, entropy, now);
-                })
-            }
+                }),
             _ => Err(FrameError::Value),
         };
         self.stats.dropped_body += u64::from(read.is_err());
@@ -260,14 +257,7 @@ impl Map {
         nonce.is_ok_and(|nonce| self.asks.contains_key(&nonce))
     }
 
-    fn on_page(
-        &mut self,
-        nonce: u64,
-        page: MapPage,
-        blame: &Blame,
-        entropy: &mut dyn Entropy,
-        now: Instant,
-    ) {
+    fn on_page(&mut self, nonce: u64, page: MapPage, blame: &Blame, entropy: &mut dyn Entropy, now: Instant) {
         let sid = page.node.sid();
         let Some(ask) = self.asks.remove(&nonce) else { return };
         if sid != ask.node || page.skip != ask.skip {

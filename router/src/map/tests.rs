@@ -33,8 +33,14 @@ impl Grid {
         let secrets: Vec<SecretKey> =
             (0..side * side).map(|n| SecretKey::from_seed([n as u8 + 1; 32])).collect();
         let mut maps: Vec<Map> = secrets.iter().map(|secret| Map::new(secret, true, 5, now)).collect();
-        let mut grid =
-            Self { side, maps: Vec::new(), droppers: BTreeSet::new(), now, entropy: Counting(3), blame: Blame::default() };
+        let mut grid = Self {
+            side,
+            maps: Vec::new(),
+            droppers: BTreeSet::new(),
+            now,
+            entropy: Counting(3),
+            blame: Blame::default(),
+        };
         for (n, map) in maps.iter_mut().enumerate() {
             for direction in 0..4 {
                 if let Some(other) = grid.next(n, direction) {
@@ -47,7 +53,8 @@ impl Grid {
             let down = std::iter::repeat_n(Hop { port: Port(4), cost: 2 }, y);
             let along = std::iter::repeat_n(Hop { port: Port(2), cost: 2 }, x);
             let mut locator = Locator::default();
-            locator.trees[0] = Some(Coords { root: secrets[0].id().sid(), hops: down.chain(along).collect() });
+            locator.trees[0] =
+                Some(Coords { root: secrets[0].id().sid(), hops: down.chain(along).collect() });
             map.handle_own(Arc::new(locator));
         }
         grid.maps = maps;
@@ -89,7 +96,14 @@ impl Grid {
                     let Destination::Back(ports) = to else { panic!("maps go along ports") };
                     let Some((at, back)) = self.follow(n, &ports) else { continue };
                     let (now, blame) = (self.now, &self.blame);
-                    self.maps[at].handle_packet(Port(1), &back, body.as_slice(), blame, &mut self.entropy, now);
+                    self.maps[at].handle_packet(
+                        Port(1),
+                        &back,
+                        body.as_slice(),
+                        blame,
+                        &mut self.entropy,
+                        now,
+                    );
                 }
             }
             if quiet {

@@ -228,7 +228,9 @@ impl View {
         let mut surcharge = vec![0u32; self.nodes.len()];
         let mut direct = true;
         while found.len() < count {
-            let Some((path, steps)) = self.cheapest(neighbours, direct, &surcharge, &dear, now) else { break };
+            let Some((path, steps)) = self.cheapest(neighbours, direct, &surcharge, &dear, now) else {
+                break;
+            };
             // A peer's own link has no nodes to avoid: the others do without it.
             direct &= steps.len() > 1;
             if found.iter().any(|known| known.ports == path.ports) {

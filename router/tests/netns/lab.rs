@@ -103,6 +103,18 @@ impl Lab {
             .is_ok_and(|s| s.success())
     }
 
+    /// Starts a peer that passes nothing on; it is gone with what is returned.
+    pub(crate) fn dropper(&self, n: usize, addresses: &str) -> Process {
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.namespaces[n]])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "dropper_process", "--nocapture"])
+            .env("MG_DROPPER", addresses)
+            .spawn()
+            .unwrap();
+        Process { child, answers: channel().1, id: String::new(), address: String::new() }
+    }
+
     /// Starts a node: `key=value` words, see `node.rs`.
     pub(crate) fn node(&self, n: usize, config: &str) -> Process {
         let exe = std::env::current_exe().unwrap();

@@ -1,6 +1,7 @@
 //! Goal: what only real interfaces show: discovery by multicast, hosts whose addresses change, the TUN. Method: nodes
 //! in processes of their own, in network namespaces joined by veth cables; as root only, SKIPPED aloud otherwise.
 
+mod dropper;
 mod lab;
 mod node;
 mod spoof;
@@ -22,6 +23,12 @@ fn node_process() {
 #[test]
 fn spoof_process() {
     spoof::main();
+}
+
+/// Nor this: a peer that passes nothing on.
+#[test]
+fn dropper_process() {
+    dropper::main();
 }
 
 #[test]
@@ -233,6 +240,56 @@ fn large_packets_go_where_a_probe_has_shown_that_they_arrive() {
     assert!(!ping(3, &a.address, 1300, whole));
     d.until("too_big", SOON, |n| n != "0");
     assert!(ping(3, &a.address, 9000, "-M dont"));
+}
+
+/// Four ends, each linked with two hubs. One hub drops what is for others and nothing else, and is the cheaper way to all.
+#[test]
+fn a_hub_that_drops_is_avoided_at_once_and_found_out_within_an_audit_round() {
+    const ENDS: usize = 4;
+    const HONEST: usize = ENDS;
+    const DROPPER: usize = ENDS + 1;
+    let Some(mut lab) = Lab::new("drops", ENDS + 2) else { return };
+    for end in 0..ENDS {
+        lab.cable(HONEST, end);
+    }
+    for end in 0..ENDS {
+        lab.cable(DROPPER, end);
+    }
+    let _hub = lab.node(HONEST, "seed=50 listen=tcp://0.0.0.0:9001?cost=20");
+    let ends = 0..ENDS;
+    let mut ends: Vec<_> = ends
+        .map(|end| {
+            let words =
+                format!("seed={} listen=tcp://0.0.0.0:9002 peer=tcp://10.0.{end}.1:9001?cost=20", end + 1);
+            lab.node(end, &words)
+        })
+        .collect();
+    let addresses: Vec<String> = (0..ENDS).map(|end| format!("10.0.{}.2:9002", ENDS + end)).collect();
+    let _dropper = lab.dropper(DROPPER, &addresses.join(" "));
+    for end in &mut ends {
+        end.until("peers", SOON, |n| n == "2");
+    }
+    // At once: the sender finds the other way.
+    let start = Instant::now();
+    let ids: Vec<String> = ends.iter().map(|end| end.id.clone()).collect();
+    for from in 0..ENDS {
+        for to in (0..ENDS).filter(|&to| to != from) {
+            ends[from].until(&format!("ping {}", ids[to]), SOON, |p| p.starts_with("ok"));
+        }
+    }
+    eprintln!("all pairs reached each other after {:?}", start.elapsed());
+    // Within a round of audits (`docs/protocol.md`): everybody knows, and packets go another way from the first on.
+    for end in &mut ends {
+        let took = end.until("suspects", Duration::from_secs(180), |n| n == "1");
+        eprintln!("found out {took:?} later");
+    }
+    eprintln!("found out by all {:?} after the start", start.elapsed());
+    for from in 0..ENDS {
+        for to in (0..ENDS).filter(|&to| to != from) {
+            let answer = ends[from].ask(&format!("ping {}", ids[to]));
+            assert!(answer.starts_with("ok"), "{from} to {to}: {answer}");
+        }
+    }
 }
 
 #[test]

@@ -88,6 +88,7 @@ async fn answer(node: &Node, line: &str) -> String {
         },
         ["spoofed"] => node.stats().await.router.dropped_address.to_string(),
         ["foreign"] => node.stats().await.net.tun_foreign.to_string(),
+        ["suspects"] => node.peers().await.iter().filter(|peer| peer.suspect).count().to_string(),
         ["too_big"] => node.stats().await.net.tun_too_big.to_string(),
         ["beacons_bad"] => node.stats().await.net.beacons_bad.to_string(),
         ["tcp-serve", port] => {

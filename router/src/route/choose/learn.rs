@@ -20,9 +20,7 @@ impl Routes {
             return;
         }
         // It is worth something only while nothing better is known.
-        if self.ways.iter().any(|known| known.state == State::Live)
-            || way.is_empty()
-        {
+        if self.ways.iter().any(|known| known.state == State::Live) || way.is_empty() {
             return;
         }
         let path = Path { ports: Bytes::copy_from_slice(way), nodes: Vec::new(), cost: 0, frame_max: 0 };

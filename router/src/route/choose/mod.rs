@@ -24,7 +24,6 @@ use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use way::{State, Way, count};
 
-
 /// What ways need from their node, for the length of one call.
 pub struct Env<'a> {
     /// The node's peers.

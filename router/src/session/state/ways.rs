@@ -1,6 +1,6 @@
 //! Owns what a session has to do with source routes: which way each packet takes, and what is told back of the peer's.
-use super::super::{Doubt, SessionEvent};
 use super::super::cipher::OVERHEAD;
+use super::super::{Doubt, SessionEvent};
 use super::{Context, KEPT_MAX, Kept, Session};
 use crate::crypto::{Entropy, random};
 use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
