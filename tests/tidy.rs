@@ -72,6 +72,28 @@ fn sql_stays_in_the_store() {
     }
 }
 
+/// What stands in for signatures is the simulator's: nothing that a node runs names it, and of the simulator a node's
+/// program knows the `sim` subcommand alone.
+#[test]
+fn no_node_can_run_without_its_signatures() {
+    let mut paths = sources("homeserver/src", &[]);
+    paths.extend(sources("h2-overlay/src", &[]));
+    paths.extend(sources("router/src/net", &[]));
+    for path in paths {
+        let code = code(&path);
+        for word in ["with_stand_in", "StandIn", "SignatureMemory", "quick_keys", "checked: Some"] {
+            assert!(!code.contains(word), "{} names {word}", path.display());
+        }
+        let sim = code.lines().filter(|line| line.contains("sim::"));
+        assert!(
+            sim.clone().all(|line| line.contains("sim::cli")),
+            "{}: {:?}",
+            path.display(),
+            sim.collect::<Vec<_>>()
+        );
+    }
+}
+
 #[test]
 fn the_readme_names_only_what_exists() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

@@ -325,7 +325,9 @@ impl fmt::Display for Report {
             writeln!(f, "lookups             {} of {}", lookup.success, lookup.lookups)?;
         }
         if let Some(busiest) = self.load {
-            let shortest = busiest.shortest_share.map_or_else(String::new, |share| format!(" ({share} by the shortest ways)"));
+            let shortest = busiest
+                .shortest_share
+                .map_or_else(String::new, |share| format!(" ({share} by the shortest ways)"));
             writeln!(f, "busiest node        {} of the flows{shortest}", busiest.busiest_share)?;
         }
         for event in &self.events {

@@ -408,4 +408,4 @@ const WINDOW_MAX: Duration = Duration::from_millis(50);
 /// The resolution of time.
 const TICK: Duration = Duration::from_micros(1);
 /// Events of a window that are worth a thread: each takes some microseconds, a thread some tens.
-const PARALLEL_LEAST: u64 = 48;
+const PARALLEL_LEAST: u64 = 200;
