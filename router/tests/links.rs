@@ -581,12 +581,11 @@ fn pieces_that_are_lost_lose_their_packet_alone() {
     net.run(SECOND);
     net.send(0, 1, b"first");
     net.run(SECOND);
-    let seen = Rc::new(Cell::new(0));
-    let count = seen.clone();
+    let count = Cell::new(0u32);
     // Every seventh piece is lost.
     net.tap = Box::new(move |_, _, frame| {
         count.set(count.get() + u32::from(frame[0] == kind::PIECE));
-        frame[0] != kind::PIECE || count.get() % 7 != 0
+        frame[0] != kind::PIECE || !count.get().is_multiple_of(7)
     });
     for round in 0..70u8 {
         net.send(0, 1, &[round; 1200]);

@@ -394,7 +394,7 @@ impl Args {
         }
         scenario.quick_keys |= self.quick_keys;
         let machine = thread::available_parallelism().map_or(1, usize::from);
-        scenario.threads = self.threads.map_or(machine / usize::from(self.jobs), usize::from).max(1);
+        scenario.threads = self.threads.map_or_else(|| machine / usize::from(self.jobs), usize::from).max(1);
         scenario.probes = self.probes.unwrap_or(scenario.probes);
         match self.pairs {
             Some(pairs) => {

@@ -338,10 +338,8 @@ impl Map {
             let (node, mut over) = (goal.node, now >= goal.until || ends >= ENDS_WANTED);
             over |= goal.asked >= ASKED_MAX || goal.found_at.is_some_and(|at| goal.asked >= at + ASKED_MORE);
             over |= frontier.is_empty() && under_way == 0;
-            if news || over && ends > 0 {
-                if self.found.iter().all(|(known, _)| *known != node) {
-                    self.found.push_back((node, links));
-                }
+            if (news || over && ends > 0) && self.found.iter().all(|(known, _)| *known != node) {
+                self.found.push_back((node, links));
             }
             if over {
                 self.goals[at].over = Some(now);

@@ -272,9 +272,9 @@ fn a_hub_that_drops_is_avoided_at_once_and_found_out_within_an_audit_round() {
     // At once: the sender finds the other way.
     let start = Instant::now();
     let ids: Vec<String> = ends.iter().map(|end| end.id.clone()).collect();
-    for from in 0..ENDS {
+    for (from, end) in ends.iter_mut().enumerate() {
         for to in (0..ENDS).filter(|&to| to != from) {
-            ends[from].until(&format!("ping {}", ids[to]), SOON, |p| p.starts_with("ok"));
+            end.until(&format!("ping {}", ids[to]), SOON, |p| p.starts_with("ok"));
         }
     }
     eprintln!("all pairs reached each other after {:?}", start.elapsed());
@@ -284,9 +284,9 @@ fn a_hub_that_drops_is_avoided_at_once_and_found_out_within_an_audit_round() {
         eprintln!("found out {took:?} later");
     }
     eprintln!("found out by all {:?} after the start", start.elapsed());
-    for from in 0..ENDS {
+    for (from, end) in ends.iter_mut().enumerate() {
         for to in (0..ENDS).filter(|&to| to != from) {
-            let answer = ends[from].ask(&format!("ping {}", ids[to]));
+            let answer = end.ask(&format!("ping {}", ids[to]));
             assert!(answer.starts_with("ok"), "{from} to {to}: {answer}");
         }
     }
