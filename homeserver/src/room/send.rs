@@ -60,7 +60,7 @@ impl Rooms {
             self.check_aliases(room, &draft).await?;
         }
         self.check_owner(room, &draft).await?;
-        if let Some(same) = self.same_state(room, &draft).await? {
+        if let Some(same) = self.same_state(sender, room, &draft).await? {
             return Ok(same);
         }
         self.submit(sender, room, draft, txn).await
@@ -82,6 +82,8 @@ impl Rooms {
         };
         let content = to_raw_value(&content).map_err(|error| RoomError::BadJson(error.to_string()))?;
         let draft = Draft { redacts: Some(target.to_owned()), ..Draft::message(REDACTION, content) };
+        // Transactions of another endpoint are others, whatever their ids.
+        let txn = txn.map(|txn| Txn { id: format!("{REDACT_TXN}{}", txn.id).into(), ..txn });
         self.submit(sender, room, draft, txn).await
     }
 
@@ -266,10 +268,15 @@ impl Rooms {
         result.await.map_err(|_| RoomError::Busy)?
     }
 
-    /// The present state event, if the draft would say just the same.
-    async fn same_state(&self, room: &RoomId, draft: &Draft) -> Result<Option<OwnedEventId>, RoomError> {
+    /// The present state event, if it is the sender's and the draft would say just the same.
+    async fn same_state(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        draft: &Draft,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
         let Some(key) = draft.state_key.clone() else { return Ok(None) };
-        let (room, kind) = (room.to_owned(), draft.event_type.clone());
+        let (sender, room, kind) = (sender.to_owned(), room.to_owned(), draft.event_type.clone());
         let Ok(content) = serde_json::from_str::<ruma::CanonicalJsonObject>(draft.content.get()) else {
             return Ok(None);
         };
@@ -279,6 +286,10 @@ impl Rooms {
                 let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(None) };
                 let Some(nid) = state::current_of(tx, room, &kind, &key)? else { return Ok(None) };
                 let Some(event) = events::event(tx, nid)? else { return Ok(None) };
+                // What another has said is not known to be the sender's to say.
+                if tx.lookup(Kind::User, sender.as_str())? != Some(event.sender) {
+                    return Ok(None);
+                }
                 #[derive(serde::Deserialize)]
                 struct Client {
                     content: ruma::CanonicalJsonObject,
@@ -290,6 +301,9 @@ impl Rooms {
             .await
     }
 }
+
+/// Transactions of redactions begin so, followed by the client's id.
+pub(in crate::room) const REDACT_TXN: &str = "\u{1}redact/";
 
 /// Refuses power levels that name one of those who have all power.
 pub(super) fn refuse_creators(content: &str, creators: &[OwnedUserId]) -> Result<(), RoomError> {

@@ -28,6 +28,12 @@ pub struct General {
     pub require_email: bool,
     /// The shortest password that is taken, in characters; 8 if not said.
     pub password_chars_min: Option<usize>,
+    /// Where people find help: a page.
+    pub support_page: Option<String>,
+    /// Whom people write to for help: an e-mail address.
+    pub support_email: Option<String>,
+    /// Whom people write to for help: a Matrix user.
+    pub support_user: Option<ruma::OwnedUserId>,
     /// The local part of the user who speaks for the server; `server` if not said.
     pub notices_localpart: Option<String>,
 }

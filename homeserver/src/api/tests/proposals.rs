@@ -294,7 +294,7 @@ async fn what_is_redacted_is_not_unread() {
     };
     assert_eq!(counts().await, (3, 1));
     for (event, left) in [(&first, (2, 0)), (&second, (1, 0))] {
-        let path = format!("/_matrix/client/v3/rooms/{room}/redact/{event}/r{}", left.0);
+        let path = format!("/_matrix/client/v3/rooms/{room}/redact/{event}/{}", left.0);
         assert_eq!(home.put(&path, &alice, json!({})).await.0, StatusCode::OK);
         assert_eq!(counts().await, left);
     }
@@ -317,9 +317,40 @@ async fn owned_state_is_its_owners_and_of_whoever_stands_above() {
         };
         let allowed = if owned { 200 } else { 403 };
         assert_eq!(put(&bob, bob.id.clone()).await, 200);
+        let same = format!("/_matrix/client/v3/rooms/{room}/state/x.own/{}", bob.id);
+        let (status, _) = home.put(&same, &carol, json!({ "by": bob.id })).await;
+        assert_eq!(status, 403, "also not what is said already");
         assert_eq!(put(&bob, format!("{}_a", bob.id)).await, allowed, "{version}");
         assert_eq!(put(&alice, format!("{}_a", bob.id)).await, allowed, "{version}");
         assert_eq!(put(&carol, format!("{}_a", bob.id)).await, 403, "{version}");
         assert_eq!(put(&alice, "@oops".into()).await, if owned { 400 } else { 403 }, "{version}");
     }
+}
+
+#[tokio::test]
+async fn who_goes_is_told() {
+    let home = Home::new(Settings { presence: true, ..open() }).await;
+    let (alice, bob) = (home.user("alice").await, home.user("bob").await);
+    shared(&home, &alice, &bob).await;
+    home.put(
+        &format!("/_matrix/client/v3/presence/{}/status", bob.id),
+        &bob,
+        json!({ "presence": "online" }),
+    )
+    .await;
+    let state = async |since: Option<&Value>| {
+        let since = since.map_or(String::new(), |since| format!("&since={}", since.as_str().unwrap()));
+        let (_, synced) =
+            home.get(&format!("/_matrix/client/v3/sync?set_presence=offline{since}"), &alice).await;
+        let events = synced["presence"]["events"].as_array().unwrap().clone();
+        let bobs = events.into_iter().find(|event| event["sender"] == bob.id);
+        (synced["next_batch"].clone(), bobs.map(|event| event["content"]["presence"].clone()))
+    };
+    let (since, presence) = state(None).await;
+    assert_eq!(presence, Some(json!("online")));
+    assert_eq!(home.server.users.announce_gone().await.unwrap(), 0);
+    home.server.clock.advance(121_000);
+    assert_eq!(home.server.users.announce_gone().await.unwrap(), 1);
+    assert_eq!(home.server.users.announce_gone().await.unwrap(), 0, "once is enough");
+    assert_eq!(state(Some(&since)).await.1, Some(json!("offline")));
 }

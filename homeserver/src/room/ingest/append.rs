@@ -317,6 +317,7 @@ fn accept(
     if moved.servers {
         row.audience = None;
     }
+    project::sticky::welcome(tx, event.room, &append.own, &moved, append.now_ms)?;
     for (user, before, after) in &moved.users {
         let joined = *after == Some(Membership::Join) && *before != Some(Membership::Join);
         if joined && is_local(tx, *user, &append.own)? {

@@ -1,12 +1,16 @@
 //! Owns `sticky`: until when an event sticks (MSC4354).
 
+use ruma::{ServerName, UserId};
+
+use super::membership::Moved;
 use crate::{
     room::core::pdu::{STICKY, STICKY_MAX_MS},
     store::{
-        Seq, StoreError, WriteTx,
+        Kind, Nid, Seq, StoreError, WriteTx,
         schema::{
             events::{self, EventRow},
-            sticky as table,
+            membership::{self, Membership},
+            outbox, sticky as table,
         },
     },
 };
@@ -25,6 +29,44 @@ pub(in crate::room) fn apply(
     if until > now {
         event.flags |= events::STICKY;
         table::put(tx, event.room, seq, event.nid, until, now)?;
+    }
+    Ok(())
+}
+
+/// Members have come: servers that are new with them are sent our own events that still stick.
+pub(in crate::room) fn welcome(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    own: &ServerName,
+    moved: &Moved,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    if !moved.servers {
+        return Ok(());
+    }
+    let now = i64::try_from(now_ms).unwrap_or(i64::MAX);
+    let sticking = table::in_room(tx, room, Seq(0), Seq(i64::MAX), now)?;
+    if sticking.is_empty() {
+        return Ok(());
+    }
+    let mut new = Vec::new();
+    for (user, before, after) in &moved.users {
+        let joined = *after == Some(Membership::Join) && *before != Some(Membership::Join);
+        let Ok(user) = UserId::parse(&*tx.text(*user)?) else { continue };
+        if joined && user.server_name() != own {
+            let server = tx.intern(Kind::Server, user.server_name().as_str())?;
+            // The first of its server.
+            if membership::server_count(tx, room, server)? == 1 {
+                new.push(server);
+            }
+        }
+    }
+    let Some(audience) = outbox::audience(tx, &new)? else { return Ok(()) };
+    for (_, nid) in sticking {
+        let Some(event) = events::event(tx, nid)? else { continue };
+        if UserId::parse(&*tx.text(event.sender)?).is_ok_and(|sender| sender.server_name() == own) {
+            outbox::push_event(tx, nid, audience)?;
+        }
     }
     Ok(())
 }

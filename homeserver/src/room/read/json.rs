@@ -9,6 +9,7 @@ use crate::{
         ClientEvent, PduJson,
         delayed::TXN_PREFIX,
         project::{content, text},
+        send::REDACT_TXN,
     },
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
@@ -87,6 +88,7 @@ fn with_relations(
         && let Some((sent_by, txn)) = &event.sent
         && tx.lookup(Kind::Device, device.as_str())? == Some(*sent_by)
     {
+        let txn = txn.strip_prefix(REDACT_TXN).unwrap_or(txn);
         unsigned.put("transaction_id", text_json(txn).as_bytes());
     }
     if event.flags & REDACTED != 0

@@ -256,6 +256,15 @@ pub fn server_in(tx: &ReadTx<'_>, room: Nid, server: Nid) -> Result<bool, StoreE
         .is_some())
 }
 
+/// How many of a server's users are joined.
+pub fn server_count(tx: &ReadTx<'_>, room: Nid, server: Nid) -> Result<i64, StoreError> {
+    let count =
+        tx.row("SELECT joined FROM room_server WHERE room = ?1 AND server = ?2", (room, server), |row| {
+            row.get(0)
+        })?;
+    Ok(count.unwrap_or(0))
+}
+
 /// Counts a user of `server` in or out; true if the server came or went by it.
 pub fn count_server(tx: &mut WriteTx<'_>, room: Nid, server: Nid, by: i64) -> Result<bool, StoreError> {
     let before: i64 = tx
