@@ -41,6 +41,14 @@ impl Clock {
         MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.now_ms()))
     }
 
+    /// Puts a manual clock to a time, also an earlier one; does nothing to the system's.
+    #[cfg(test)]
+    pub(crate) fn set(&self, to_ms: u64) {
+        if let Some(ms) = &self.manual_ms {
+            ms.store(to_ms, Ordering::Relaxed);
+        }
+    }
+
     /// Moves a manual clock; does nothing to the system's.
     pub fn advance(&self, by_ms: u64) {
         if let Some(ms) = &self.manual_ms {
