@@ -326,6 +326,5 @@ fn settings(config: &Config) -> Settings {
         federation_well_known: config.federation.well_known.clone(),
         federation_with_clients: config.federation.with_clients,
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,
-        ..Settings::default()
     }
 }

@@ -23,11 +23,18 @@ fn described(page: &webpage::HTML) -> Map<String, Value> {
         }
     };
     let graph = &page.opengraph;
-    put("title", graph.properties.get("title").or(page.meta.get("twitter:title")).map(String::as_str));
+    put(
+        "title",
+        graph.properties.get("title").or_else(|| page.meta.get("twitter:title")).map(String::as_str),
+    );
     put("title", page.title.as_deref());
     put(
         "description",
-        graph.properties.get("description").or(page.meta.get("twitter:description")).map(String::as_str),
+        graph
+            .properties
+            .get("description")
+            .or_else(|| page.meta.get("twitter:description"))
+            .map(String::as_str),
     );
     put("description", page.description.as_deref());
     put("type", Some(&graph.og_type));

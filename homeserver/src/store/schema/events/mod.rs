@@ -23,7 +23,16 @@ use crate::store::{
     tx::Counter,
 };
 
+pub use self::{
+    relations::{around, children, put_redaction, put_relation, redactions, relations, remove_relation},
+    txn::{TxnOf, put_txn, txn},
+    walk::{HISTORY_START, History, aged, history, of_room},
+};
 use super::{chain, search};
+
+mod relations;
+mod txn;
+mod walk;
 
 /// See the module.
 pub const SCHEMA: &str = "
@@ -385,71 +394,6 @@ pub fn prune(tx: &mut WriteTx<'_>, nid: Nid, by: Nid, client: &[u8], rest: &[u8]
     Ok(())
 }
 
-/// Messages of a room that are older than `before` but not older than `from` (both `origin_server_ts`) and still in the
-/// timeline, oldest first. The ends of the graph are not among them: the next event builds on them.
-pub fn aged(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    from: i64,
-    before: i64,
-    limit: u32,
-) -> Result<Vec<(Nid, i64)>, StoreError> {
-    tx.rows(
-        "SELECT nid, ts FROM event WHERE room = ?1 AND ts >= ?2 AND ts < ?3 AND skey IS NULL AND seq IS NOT NULL \
-         AND nid NOT IN (SELECT nid FROM fwd_extremity WHERE room = ?1) ORDER BY ts LIMIT ?4",
-        (room, from, before, limit),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
-}
-
-/// Up to where a walk through a room's old messages goes.
-#[derive(Clone, Copy, Debug)]
-pub enum History {
-    /// Before this place of the timeline: (depth, position).
-    Place(i64, Seq),
-    /// Before this time.
-    Time(i64),
-}
-
-/// Before every place of a timeline.
-pub const HISTORY_START: (i64, Seq) = (i64::MIN, Seq(i64::MIN));
-
-/// Messages of a room's timeline after the place `from`, oldest first, but for the ends of the graph: (place, event).
-#[allow(clippy::type_complexity, reason = "a row as it stands")]
-pub fn history(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    from: (i64, Seq),
-    until: History,
-    limit: u32,
-) -> Result<Vec<((i64, Seq), Nid)>, StoreError> {
-    let (depth, seq, time) = match until {
-        History::Place(depth, seq) => (depth, seq, i64::MAX),
-        History::Time(time) => (i64::MAX, Seq(i64::MAX), time),
-    };
-    tx.rows(
-        "SELECT t.depth, t.seq, t.nid FROM timeline t JOIN event e ON e.nid = t.nid
-         WHERE t.room = ?1 AND (t.depth, t.seq) > (?2, ?3) AND (t.depth, t.seq) < (?4, ?5) AND e.ts < ?6 AND e.skey IS NULL
-         AND t.nid NOT IN (SELECT nid FROM fwd_extremity WHERE room = ?1) ORDER BY t.depth, t.seq LIMIT ?7",
-        (room, from.0, from.1, depth, seq, time, limit),
-        |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)),
-    )
-}
-
-/// Events of a room by (time, number), after that of `after`: to walk through all of them.
-pub fn of_room(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    after: (i64, Nid),
-    limit: u32,
-) -> Result<Vec<(i64, Nid)>, StoreError> {
-    tx.rows(
-        "SELECT ts, nid FROM event WHERE room = ?1 AND (ts, nid) > (?2, ?3) ORDER BY ts, nid LIMIT ?4",
-        (room, after.0, after.1, limit),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
-}
-
 /// Takes an event's content and place away; the graph keeps it. `client` and `rest` are its pruned form.
 pub fn expire(tx: &mut WriteTx<'_>, event: &EventRow, client: &[u8], rest: &[u8]) -> Result<(), StoreError> {
     tx.execute(
@@ -629,139 +573,3 @@ pub fn gap_between(tx: &ReadTx<'_>, room: Nid, oldest: i64, newest: i64) -> Resu
     )?;
     Ok(found.is_some())
 }
-
-/// Notes that `child` relates to `parent` in the way `rel`.
-pub fn put_relation(
-    tx: &mut WriteTx<'_>,
-    parent: Nid,
-    rel: Nid,
-    child: Nid,
-    sender: Nid,
-) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT OR IGNORE INTO relation(parent, rel, child, sender) VALUES(?1, ?2, ?3, ?4)",
-        (parent, rel, child, sender),
-    )?;
-    Ok(())
-}
-
-/// A redacted event relates to nothing.
-pub fn remove_relation(tx: &mut WriteTx<'_>, parent: Nid, rel: Nid, child: Nid) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM relation WHERE parent = ?1 AND rel = ?2 AND child = ?3", (parent, rel, child))?;
-    Ok(())
-}
-
-/// Children of `parent`, newest number first: (child, rel).
-pub fn relations(
-    tx: &ReadTx<'_>,
-    parent: Nid,
-    rel: Option<Nid>,
-    limit: u32,
-) -> Result<Vec<(Nid, Nid)>, StoreError> {
-    tx.rows(
-        "SELECT child, rel FROM relation WHERE parent = ?1 AND (?2 IS NULL OR rel = ?2) ORDER BY child DESC LIMIT ?3",
-        (parent, rel, limit),
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
-}
-
-/// Children of `parent` with a place in the timeline, from a place on in the order of the direction (see [`places`]):
-/// (depth, seq, child).
-pub fn children(
-    tx: &ReadTx<'_>,
-    parent: Nid,
-    rel: Option<Nid>,
-    from: (i64, Seq),
-    seqs: (Seq, Seq),
-    backwards: bool,
-    limit: u32,
-) -> Result<Vec<(i64, Seq, Nid)>, StoreError> {
-    let sql = if backwards {
-        "SELECT event.depth, event.seq, event.nid FROM relation JOIN event ON event.nid = relation.child \
-         WHERE relation.parent = ?1 AND (?2 IS NULL OR relation.rel = ?2) AND event.seq IS NOT NULL \
-         AND (event.depth, event.seq) < (?3, ?4) AND event.seq BETWEEN ?5 AND ?6 \
-         ORDER BY event.depth DESC, event.seq DESC LIMIT ?7"
-    } else {
-        "SELECT event.depth, event.seq, event.nid FROM relation JOIN event ON event.nid = relation.child \
-         WHERE relation.parent = ?1 AND (?2 IS NULL OR relation.rel = ?2) AND event.seq IS NOT NULL \
-         AND (event.depth, event.seq) >= (?3, ?4) AND event.seq BETWEEN ?5 AND ?6 \
-         ORDER BY event.depth, event.seq LIMIT ?7"
-    };
-    tx.rows(sql, (parent, rel, from.0, from.1, seqs.0, seqs.1, limit), |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-    })
-}
-
-/// Events of a timeline at or before a time, latest first, or at or after it, earliest first.
-pub fn around(
-    tx: &ReadTx<'_>,
-    room: Nid,
-    ts: i64,
-    backwards: bool,
-    limit: u32,
-) -> Result<Vec<Nid>, StoreError> {
-    let sql = if backwards {
-        "SELECT nid FROM event WHERE room = ?1 AND ts <= ?2 AND seq IS NOT NULL ORDER BY ts DESC, depth DESC, seq DESC LIMIT ?3"
-    } else {
-        "SELECT nid FROM event WHERE room = ?1 AND ts >= ?2 AND seq IS NOT NULL ORDER BY ts, depth, seq LIMIT ?3"
-    };
-    tx.rows(sql, (room, ts, limit), |row| row.get(0))
-}
-
-/// Notes a redaction of `target`, whether that is here or not. `power`: its sender may redact others' events.
-pub fn put_redaction(tx: &mut WriteTx<'_>, target: Nid, nid: Nid, power: bool) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT OR IGNORE INTO redaction(target, nid, power) VALUES(?1, ?2, ?3)",
-        (target, nid, power),
-    )?;
-    Ok(())
-}
-
-/// Redactions that name `target`: (event, its sender may redact others' events).
-pub fn redactions(tx: &ReadTx<'_>, target: Nid) -> Result<Vec<(Nid, bool)>, StoreError> {
-    tx.rows("SELECT nid, power FROM redaction WHERE target = ?1 ORDER BY nid", [target], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })
-}
-
-/// A client's transaction.
-#[derive(Clone, Copy, Debug)]
-pub struct TxnOf<'a> {
-    /// Who sent.
-    pub user: Nid,
-    /// With which device.
-    pub device: Nid,
-    /// Into which room.
-    pub room: Nid,
-    /// The client's id for it.
-    pub txn: &'a str,
-}
-
-/// The event that a transaction made.
-pub fn txn(tx: &ReadTx<'_>, of: &TxnOf<'_>) -> Result<Option<Nid>, StoreError> {
-    tx.row(
-        "SELECT event FROM txn_id WHERE user = ?1 AND device = ?2 AND room = ?3 AND txn = ?4",
-        (of.user, of.device, of.room, of.txn),
-        |row| row.get(0),
-    )
-}
-
-/// Notes which event a transaction made.
-pub fn put_txn(tx: &mut WriteTx<'_>, of: &TxnOf<'_>, event: Nid, ts: i64) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT INTO txn_id(user, device, room, txn, event, ts) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-        (of.user, of.device, of.room, of.txn, event, ts),
-    )?;
-    if event.0 % TXN_SWEEP_EVERY == 0 {
-        tx.execute(
-            "DELETE FROM txn_id WHERE user = ?1 AND device = ?2 AND ts < ?3",
-            (of.user, of.device, ts - TXN_KEPT_MS),
-        )?;
-    }
-    Ok(())
-}
-
-/// How long a transaction is known: far longer than a client repeats one.
-const TXN_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
-/// One event in so many sweeps its device's old transactions out.
-const TXN_SWEEP_EVERY: i64 = 256;
