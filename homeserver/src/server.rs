@@ -133,9 +133,13 @@ impl Server {
         let name = signer.name.clone();
         let mailer =
             settings.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
+        let sender = remote.clone();
+        let send: crate::user::presence::Send =
+            Arc::new(move |servers, key, edu| sender.send_ephemeral(servers, key, edu));
         let users = Users::new(store.clone(), clock.clone(), name.clone(), device_hooks())
             .with_mailer(mailer)
-            .with_password_min(settings.accounts.general.password_chars_min);
+            .with_password_min(settings.accounts.general.password_chars_min)
+            .with_presence(settings.presence.then(|| send.clone()));
         let e2ee = E2ee::new(store.clone(), Arc::new(remote.clone()), clock.clone(), name.clone());
         let media = Media::open(
             store.clone(),
@@ -158,8 +162,6 @@ impl Server {
             fetch: Arc::new(remote.clone()),
             remote: remote.clone(),
         });
-        let sender = remote.clone();
-        let send = Arc::new(move |servers, key, edu| sender.send_ephemeral(servers, key, edu));
         let typing = Typing::new(store.clone(), clock.clone(), name.clone(), send);
         let node = remote.identity().node_id();
         let sync = Sync::new(sync::Parts {
@@ -184,6 +186,12 @@ impl Server {
         });
         let delayed = Delayed::new(store.clone(), rooms.clone(), clock.clone());
         tasks.spawn(delayed.clone().run(shutdown.clone()));
+        let waiting = rooms.clone();
+        tasks.spawn(async move {
+            if let Err(error) = waiting.resume_staged().await {
+                tracing::error!(%error, "events that wait for what comes before them cannot be read");
+            }
+        });
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
         let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
         let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);

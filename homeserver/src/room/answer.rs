@@ -2,7 +2,8 @@
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
-    room_version_rules::RoomVersionRules, signatures::sign_event,
+    api::federation::membership::RawStrippedState, room_version_rules::RoomVersionRules,
+    signatures::sign_event,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -11,7 +12,7 @@ use super::{
     federation::Template,
     handshake::{event_id, expect_membership, parse, raw, rules_of},
     join::voucher,
-    remote_join::STRIPPED_MAX,
+    stripped,
 };
 use crate::store::{
     Kind, ReadTx, StoreError,
@@ -120,12 +121,12 @@ impl Rooms {
         room: &RoomId,
         id: &EventId,
         pdu: &RawValue,
-    ) -> Result<Vec<Box<RawValue>>, RoomError> {
+    ) -> Result<Vec<RawStrippedState>, RoomError> {
         self.check_newcomer(room, origin).await?;
         let (event, _) = self.take_membership(origin, room, id, pdu, "knock").await?;
         let user = state_key(&event)?;
         self.receive_handshake(origin, room, event).await?;
-        self.stripped_state(room, &user).await
+        self.state_for_outsider(room, &user).await
     }
 
     /// `invite`: signs an invite for a user of ours and keeps it.
@@ -136,10 +137,11 @@ impl Rooms {
         id: &EventId,
         version: &str,
         pdu: &RawValue,
-        stripped: Vec<Box<RawValue>>,
+        stripped: Vec<RawStrippedState>,
     ) -> Result<PduJson, RoomError> {
         self.check_pair(origin)?;
         let rules = rules_of(version)?;
+        let stripped = stripped::taken(stripped, room, &rules)?;
         let mut event = parse(pdu)?;
         let target = state_key(&event)?;
         if !self.is_local(&target) {
@@ -165,7 +167,6 @@ impl Rooms {
                 received.result?;
             }
         } else {
-            let stripped = stripped.into_iter().take(STRIPPED_MAX).collect();
             self.receive_outlier_membership(room, version, event, stripped).await?;
         }
         Ok(signed)

@@ -17,8 +17,8 @@ use super::{
         verify::{received, rejected},
         worker::{Job, Made, Taken},
     },
-    project::membership::stripped,
     read::{access::ServerAccess, erase, json},
+    staging::{Outcome, PATIENCE, came_out},
 };
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
@@ -82,8 +82,9 @@ pub struct Template {
 }
 
 impl Rooms {
-    /// Takes PDUs from another server (a transaction, in order). Gaps are filled through [`super::Fetch`]. Results come
-    /// in the order of `pdus`. An event that is here already is `Ok`.
+    /// Takes PDUs from another server (a transaction, in order). Gaps are filled through [`super::Fetch`], if they are
+    /// not filled within [`PATIENCE`] after this has returned: those events count as taken. Results come in the order of
+    /// `pdus`. An event that is here already is `Ok`.
     pub async fn receive(&self, origin: &ServerName, pdus: Vec<PduJson>) -> Vec<Received> {
         // First everything that needs no order, then all of it to the workers at once, so that a room's events share
         // commits; those that miss something wait for what they miss, one after the other.
@@ -91,21 +92,32 @@ impl Rooms {
         let mut under_way = Vec::with_capacity(prepared.len());
         for (event_id, prepared) in prepared {
             let step = match prepared {
-                Ok(Prepared::Event { known, event }) => {
-                    match self.submit_pdu(event.clone(), None, None).await {
-                        Ok(result) => Ok(Some((known, event, result))),
-                        Err(error) => Err(error),
-                    }
+                Ok(Prepared::Event { event, .. }) => {
+                    self.submit_pdu(event.clone(), None, None).await.map(|result| Some((event, result)))
                 }
                 Ok(Prepared::Done) => Ok(None),
                 Err(error) => Err(error),
             };
             under_way.push((event_id, step));
         }
-        let mut results = Vec::with_capacity(under_way.len());
-        for (event_id, step) in under_way {
+        let mut settled = Vec::with_capacity(under_way.len());
+        for ((event_id, step), pdu) in under_way.into_iter().zip(&pdus) {
             let result = match step {
-                Ok(Some((known, event, result))) => self.settle(origin, &known, event, result).await,
+                Ok(Some((event, result))) => self.settle(origin, event, result, pdu).await,
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            };
+            settled.push((event_id, result));
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut results = Vec::with_capacity(settled.len());
+        for (event_id, result) in settled {
+            let result = match result {
+                // Whoever is not told in time is answered all the same: the event waits, and is not lost.
+                Ok(Some(outcome)) => match tokio::time::timeout_at(deadline, outcome).await {
+                    Ok(Ok(outcome)) => outcome,
+                    _ => Ok(()),
+                },
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -117,33 +129,24 @@ impl Rooms {
         results
     }
 
+    /// What the worker says of an event. One that misses what comes before it waits for it: in that case where its
+    /// outcome will be told.
     async fn settle(
         &self,
         origin: &ServerName,
-        known: &Known,
         event: FullEvent,
         result: oneshot::Receiver<Result<Taken, RoomError>>,
-    ) -> Result<(), RoomError> {
-        let mut taken = result.await.map_err(|_| RoomError::Busy)??;
+        pdu: &RawValue,
+    ) -> Result<Option<oneshot::Receiver<Outcome>>, RoomError> {
+        let taken = result.await.map_err(|_| RoomError::Busy)??;
         if matches!(taken, Taken::Missing { .. }) {
-            taken = self.take(origin, known, &event, None).await?;
+            return self.stage(origin, &event.pdu.room, &event.pdu.event_id, pdu).await;
         }
-        match taken {
-            Taken::Missing { prev, auth } => Err(RoomError::Rejected(format!(
-                "{} previous and {} auth events cannot be had",
-                prev.len(),
-                auth.len()
-            ))),
-            Taken::Rejected(reason) | Taken::SoftFailed(reason) => {
-                tracing::debug!(%origin, event = %event.pdu.event_id, reason, "an event is kept but not shown");
-                Ok(())
-            }
-            Taken::Known | Taken::Accepted => Ok(()),
-        }
+        came_out(origin, &event.pdu.event_id, taken).map(|()| None)
     }
 
     /// What needs no order: room, access list, format, signatures.
-    async fn prepare(
+    pub(in crate::room) async fn prepare(
         &self,
         origin: &ServerName,
         json: &RawValue,
@@ -456,31 +459,10 @@ impl Rooms {
     pub async fn acl_allows(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
         Ok(self.known(room).await?.is_none_or(|known| known.lets(server)))
     }
-
-    /// Stripped state (create, join rules, name, alias, avatar, topic, encryption and the sender's membership), for an
-    /// invite or knock.
-    pub async fn stripped_state(
-        &self,
-        room: &RoomId,
-        sender: &UserId,
-    ) -> Result<Vec<Box<RawValue>>, RoomError> {
-        let (room, sender) = (room.to_owned(), sender.to_owned());
-        self.inner
-            .store
-            .read(move |tx| {
-                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
-                let member = match tx.lookup(Kind::User, sender.as_str())? {
-                    Some(user) => membership::member(tx, room, user)?.map(|(_, nid)| nid),
-                    None => None,
-                };
-                Ok(stripped(tx, room, [member])?)
-            })
-            .await
-    }
 }
 
 /// What [`Rooms::prepare`] comes to.
-enum Prepared {
+pub(in crate::room) enum Prepared {
     /// To be taken by the room.
     Event { known: Known, event: FullEvent },
     /// Nothing is left to do.
@@ -488,7 +470,7 @@ enum Prepared {
 }
 
 /// The room, if a server is in it.
-fn guest(tx: &ReadTx<'_>, origin: &ServerName, room: &RoomId) -> Result<Nid, RoomError> {
+pub(in crate::room) fn guest(tx: &ReadTx<'_>, origin: &ServerName, room: &RoomId) -> Result<Nid, RoomError> {
     let unknown = || RoomError::NotFound("this room is not known here".into());
     let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
     let row = rooms::room(tx, room)?.filter(|row| row.resident).ok_or_else(unknown)?;
@@ -499,7 +481,7 @@ fn guest(tx: &ReadTx<'_>, origin: &ServerName, room: &RoomId) -> Result<Nid, Roo
     if inside { Ok(room) } else { Err(RoomError::Forbidden("your server is not in this room".into())) }
 }
 
-fn in_room(tx: &ReadTx<'_>, room: Nid, event: &EventId) -> Result<EventRow, RoomError> {
+pub(in crate::room) fn in_room(tx: &ReadTx<'_>, room: Nid, event: &EventId) -> Result<EventRow, RoomError> {
     events::event_by_id(tx, event)?
         .filter(|row| row.room == room)
         .ok_or_else(|| RoomError::NotFound("there is no such event in this room".into()))

@@ -208,8 +208,8 @@ fn mixture(a: &ServerName, b: &ServerName) -> RoomError {
 /// Candidates in the order they are asked: as given, each once, never ourselves.
 pub(super) fn candidates(ours: &ServerName, via: &[OwnedServerName], room: &RoomId) -> Vec<OwnedServerName> {
     let mut servers: Vec<OwnedServerName> = Vec::new();
-    // Rooms of older versions name the server that made them: a last resort.
-    let made_by = room.server_name().map(ToOwned::to_owned);
+    // Rooms of older versions name the server that made them: a last resort where nobody else is named.
+    let made_by = room.server_name().map(ToOwned::to_owned).filter(|_| via.is_empty());
     for server in via.iter().cloned().chain(made_by) {
         if server != ours && !servers.contains(&server) && servers.len() < CANDIDATES_MAX {
             servers.push(server);

@@ -38,6 +38,8 @@ mod remote_leave;
 pub mod retention;
 pub mod search;
 pub mod send;
+mod staging;
+pub mod stripped;
 pub mod thread;
 pub mod typing;
 mod upgrade;
@@ -293,6 +295,8 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) workers: ingest::worker::Workers,
     /// One room is imported at a time: two users of ours who join the same one at once make it once.
     pub(in crate::room) imports: tokio::sync::Mutex<()>,
+    /// Events that wait for what comes before them.
+    pub(in crate::room) staging: staging::Staging,
 }
 
 impl Inner {
@@ -321,6 +325,7 @@ impl Rooms {
                 remote,
                 workers,
                 imports: tokio::sync::Mutex::default(),
+                staging: staging::Staging::default(),
             }),
         }
     }

@@ -2,10 +2,7 @@
 //!
 //! spec: <https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room>
 
-use ruma::{
-    RoomId, RoomVersionId, UserId,
-    api::federation::membership::{RawStrippedState, create_invite},
-};
+use ruma::{RoomId, RoomVersionId, UserId, api::federation::membership::create_invite};
 
 use super::{
     Draft, RoomError, Rooms,
@@ -30,18 +27,11 @@ impl Rooms {
         let rules = rules_of(&version)?;
         let event = self.build(room, sender, draft).await?;
         let id = event_id(&event, &rules)?;
-        // spec: since Matrix 1.16 the state is sent as whole PDUs; stripped events are understood by all.
-        let state = self.stripped_state(room, sender).await?;
-        let state = state.into_iter().map(|json| RawStrippedState::from(ruma::serde::Raw::from_json(json)));
+        let state = self.state_for_outsider(room, sender).await?;
         let wire_version =
             RoomVersionId::try_from(version.as_str()).map_err(|_| RoomError::UnsupportedVersion(version))?;
-        let request = create_invite::v2::Request::new(
-            room.to_owned(),
-            id.clone(),
-            wire_version,
-            raw(&event),
-            state.collect(),
-        );
+        let request =
+            create_invite::v2::Request::new(room.to_owned(), id.clone(), wire_version, raw(&event), state);
         let answer = self.inner.remote.request(server, request).await.map_err(remote_error)?;
         let signed = parse(&answer.event)?;
         if event_id(&signed, &rules)? != id {

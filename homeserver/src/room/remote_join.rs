@@ -7,22 +7,19 @@ use std::collections::HashSet;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, UserId,
     api::federation::membership::{
-        RawStrippedState, create_join_event, create_knock_event, prepare_join_event, prepare_knock_event,
+        create_join_event, create_knock_event, prepare_join_event, prepare_knock_event,
     },
     room_version_rules::RoomVersionRules,
 };
-use serde_json::value::RawValue;
 
 use super::{
     Draft, RoomError, Rooms,
     core::version,
     federation::JoinAnswer,
     handshake::{Checked, candidates, event_id, expect_membership, parse, raw, remote_error, rules_of},
+    stripped,
 };
 use crate::remote::Options;
-
-/// Most stripped state that is kept of a knock or an invite.
-pub(super) const STRIPPED_MAX: usize = 50;
 
 impl Rooms {
     /// Joins `user` through one of `via`. `draft` is the member event's content as we want it.
@@ -125,7 +122,7 @@ impl Rooms {
         let id = self.sign_event(&mut event, &rules)?;
         let request = create_knock_event::v1::Request::new(room.to_owned(), id, raw(&event));
         let answer = remote.request(server, request).await.map_err(remote_error)?;
-        let stripped = stripped(answer.knock_room_state);
+        let stripped = stripped::taken(answer.knock_room_state, room, &rules)?;
         self.receive_outlier_membership(room, &version, event, stripped).await?;
         // Taking the knock back goes the same way.
         remote.note_room(room.to_owned(), server.clone());
@@ -181,17 +178,6 @@ pub(super) fn complete(
     event.insert("state_key".to_owned(), user.as_str().into());
     event.insert("type".to_owned(), "m.room.member".into());
     Ok(event)
-}
-
-/// Stripped state as it is stored, bounded.
-pub(super) fn stripped(state: Vec<RawStrippedState>) -> Vec<Box<RawValue>> {
-    #[allow(deprecated, reason = "servers before Matrix 1.16 send it")]
-    let json = |state: RawStrippedState| match state {
-        RawStrippedState::Stripped(raw) => Some(raw.into_json()),
-        RawStrippedState::Pdu(pdu) => Some(pdu),
-        _ => None,
-    };
-    state.into_iter().take(STRIPPED_MAX).filter_map(json).filter(|json| json.get().len() <= 65_535).collect()
 }
 
 /// What can be said of an answer before the rules are applied to it: it has a create event of the version that was

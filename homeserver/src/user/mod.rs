@@ -69,6 +69,7 @@ pub struct Users {
     passwords: password::Pool,
     tokens: Arc<sessions::TokenCache>,
     presence: Arc<presence::Table>,
+    tells: Option<presence::Send>,
     nonces: Arc<shared_secret::Nonces>,
     mailer: Option<Mailer>,
     resets: Arc<identity_reset::Resets>,
@@ -88,6 +89,7 @@ impl Users {
             passwords: password::Pool::new(password::CHARS_MIN),
             tokens: Arc::default(),
             presence: Arc::default(),
+            tells: None,
             nonces: Arc::default(),
             mailer: None,
             resets: Arc::default(),
@@ -108,6 +110,12 @@ impl Users {
     pub fn with_password_min(self, chars: Option<usize>) -> Self {
         let chars = chars.unwrap_or(password::CHARS_MIN);
         Self { passwords: password::Pool::new(chars), ..self }
+    }
+
+    /// With a way to tell other servers who is there; without, nothing is told to them or taken from them.
+    #[must_use]
+    pub fn with_presence(self, tells: Option<presence::Send>) -> Self {
+        Self { tells, ..self }
     }
 
     /// The user id that goes with a local part.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use ruma::{
     RoomVersionId,
     api::federation::membership::{
-        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event,
-        prepare_join_event, prepare_knock_event, prepare_leave_event,
+        create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
+        prepare_knock_event, prepare_leave_event,
     },
-    serde::Raw,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -74,7 +73,6 @@ async fn send_knock(
 ) -> Result<create_knock_event::v1::Response, Error> {
     let state =
         server.rooms.answer_send_knock(&args.caller.name, &args.room_id, &args.event_id, &args.pdu).await?;
-    let state = state.into_iter().map(|json| RawStrippedState::from(Raw::from_json(json))).collect();
     Ok(create_knock_event::v1::Response::new(state))
 }
 
@@ -99,7 +97,6 @@ async fn invite(
     server: Arc<Server>,
     args: Args<create_invite::v2::Request>,
 ) -> Result<create_invite::v2::Response, Error> {
-    let stripped = args.invite_room_state.clone().into_iter().filter_map(json).collect();
     let signed = server
         .rooms
         .answer_invite(
@@ -108,7 +105,7 @@ async fn invite(
             &args.event_id,
             args.room_version.as_str(),
             &args.event,
-            stripped,
+            args.invite_room_state.clone(),
         )
         .await?;
     Ok(create_invite::v2::Response::new(signed))
@@ -124,15 +121,6 @@ async fn invite_v1(
         ruma::api::error::ErrorKind::UnsupportedRoomVersion,
         "this server speaks room versions 6 and later only; use PUT /_matrix/federation/v2/invite, which names one",
     ))
-}
-
-fn json(state: RawStrippedState) -> Option<Box<RawValue>> {
-    #[allow(deprecated, reason = "servers before Matrix 1.16 send it")]
-    match state {
-        RawStrippedState::Stripped(raw) => Some(raw.into_json()),
-        RawStrippedState::Pdu(pdu) => Some(pdu),
-        _ => None,
-    }
 }
 
 fn written(template: &Template) -> Result<(RoomVersionId, Box<RawValue>), Error> {

@@ -108,10 +108,17 @@ impl Rooms {
         pass_on: Option<OwnedServerName>,
     ) -> Result<Taken, RoomError> {
         let taken = self.take_once(event, None, pass_on.clone()).await?;
+        if !matches!(&taken, Taken::Missing { prev, .. } if !prev.is_empty()) {
+            return self.finish(origin, known, event, taken, pass_on).await;
+        }
+        // What comes before an event is mostly what it is allowed by, too.
+        self.fill_gap(origin, known, event).await?;
+        let taken = self.take_once(event, None, pass_on.clone()).await?;
+        // An event that was pushed to us can become the only end of the graph, and what its server tells of the state
+        // before it would be the room's. Whoever pushes it has its previous events: they are to come too. Their own
+        // may be missing, and are bridged.
         if matches!(&taken, Taken::Missing { prev, .. } if !prev.is_empty()) {
-            // What comes before an event is mostly what it is allowed by, too.
-            self.fill_gap(origin, known, event).await?;
-            return self.take_found(origin, known, event, pass_on).await;
+            return Ok(taken);
         }
         self.finish(origin, known, event, taken, pass_on).await
     }
@@ -189,13 +196,15 @@ impl Rooms {
         let latest = vec![pdu.event_id.clone()];
         let missing =
             self.inner.fetch.missing_events(origin, &pdu.room, earliest, latest, GAP_EVENTS_MAX, 0).await;
-        // Not to be had: the state at the event bridges the gap.
-        let Ok(missing) = missing else { return Ok(()) };
+        let missing = missing.map_err(unreachable)?;
         let mut list = self.verify_all(&pdu.room, missing, &known.rules).await;
         list.retain(|found| found.pdu.event_id != pdu.event_id);
         list.sort_by_key(|found| found.pdu.depth);
         for found in list {
-            self.take_found(origin, known, &found, None).await?;
+            // One that does not hold takes down what builds on it, not the others.
+            if let Err(error) = self.take_found(origin, known, &found, None).await {
+                tracing::debug!(%origin, event = %found.pdu.event_id, %error, "an event of a gap was not taken");
+            }
         }
         Ok(())
     }
@@ -272,14 +281,37 @@ impl Rooms {
             return Ok(false);
         }
         for server in servers.into_iter().take(BACKFILL_SERVERS) {
-            let answer = self.inner.fetch.backfill(&server, room, starts.clone(), BACKFILL_EVENTS).await;
-            let Ok(pdus) = answer else { continue };
-            let list = self.verify_all(room, pdus, &known.rules).await;
-            if !list.is_empty() && self.store_history(&server, room, &known, list).await? {
+            if self.backfill_known(&server, room, &known, starts.clone()).await? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Fetches some events of the past and what came before them from one server. True if there are new ones.
+    pub(in crate::room) async fn backfill_from(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        starts: Vec<OwnedEventId>,
+    ) -> Result<bool, RoomError> {
+        match self.known(room).await?.filter(|known| known.resident) {
+            Some(known) => self.backfill_known(server, room, &known, starts).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn backfill_known(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        known: &Known,
+        starts: Vec<OwnedEventId>,
+    ) -> Result<bool, RoomError> {
+        let answer = self.inner.fetch.backfill(server, room, starts, BACKFILL_EVENTS).await;
+        let Ok(pdus) = answer else { return Ok(false) };
+        let list = self.verify_all(room, pdus, &known.rules).await;
+        Ok(!list.is_empty() && self.store_history(server, room, known, list).await?)
     }
 
     /// Gives verified events of the past their places.

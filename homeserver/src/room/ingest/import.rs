@@ -244,11 +244,17 @@ impl Rooms {
                 else {
                     return Ok(false);
                 };
-                // Without the state only those can end it who are in the event itself: who invited, or the user.
+                // What came before it (the end of an earlier ban, say) may arrive after it: what ends it names it.
+                let names_it = check.auth.contains(&events::id(tx, row.nid)?);
+                if !names_it {
+                    return Ok(false);
+                }
+                // Without the state only those can end it who are in the event itself: who invited, or the user. Whether
+                // anybody else of the inviter's server may is not to be known here.
                 let inviter = load::pdu(tx, row.nid)?.map(|invite| invite.sender.clone());
-                Ok(inviter.as_ref().is_some_and(|inviter| {
-                    inviter.server_name() == check.sender.server_name() || check.sender.as_str() == key
-                }))
+                Ok(inviter
+                    .as_ref()
+                    .is_some_and(|inviter| *inviter == check.sender || check.sender.as_str() == key))
             })
             .await?;
         let ends = matches!(pdu.membership().as_deref(), Some("leave" | "ban"));

@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 
 use super::{StateChange, text};
 use crate::{
-    room::core::pdu::MEMBER,
+    room::{core::pdu::MEMBER, read::json},
     store::{
         Kind, Nid, ReadTx, Seq, StoreError, Touched, WriteTx,
         schema::{
-            events::{self, stream_kind},
+            events::{self, EventRow, stream_kind},
             membership::{self, Membership, UserRoom},
             rooms::RoomRow,
             state,
@@ -194,7 +194,24 @@ pub(in crate::room) fn stripped(
     room: Nid,
     members: impl IntoIterator<Item = Option<Nid>>,
 ) -> Result<Vec<Box<RawValue>>, StoreError> {
-    let mut list = Vec::new();
+    let events = outside(tx, room, members)?;
+    Ok(events.iter().filter_map(|event| strip(&event.client)).collect())
+}
+
+/// The same events as servers exchange them.
+pub(in crate::room) fn stripped_pdus(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    members: impl IntoIterator<Item = Option<Nid>>,
+) -> Result<Vec<Box<RawValue>>, StoreError> {
+    outside(tx, room, members)?.iter().map(|event| json::pdu(tx, event)).collect()
+}
+
+fn outside(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    members: impl IntoIterator<Item = Option<Nid>>,
+) -> Result<Vec<EventRow>, StoreError> {
     let mut nids = Vec::new();
     for kind in STRIPPED {
         nids.extend(state::current_of(tx, room, kind, "")?);
@@ -204,12 +221,9 @@ pub(in crate::room) fn stripped(
             nids.push(nid);
         }
     }
+    let mut list = Vec::new();
     for nid in nids {
-        if let Some(event) = events::event(tx, nid)?
-            && let Some(event) = strip(&event.client)
-        {
-            list.push(event);
-        }
+        list.extend(events::event(tx, nid)?);
     }
     Ok(list)
 }

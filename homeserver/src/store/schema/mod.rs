@@ -25,6 +25,7 @@ pub mod receipts;
 pub mod rooms;
 pub mod search;
 pub mod server_keys;
+pub mod staged;
 pub mod state;
 pub mod sticky;
 pub mod sync;

@@ -2,7 +2,7 @@
 //!
 //! | table | key -> value | written by | read by |
 //! |---|---|---|---|
-//! | `server` | server -> when its keys were fetched, its identity log | `remote/keyring` | `remote/keyring` |
+//! | `server` | server -> when its keys were fetched, its identity log, the document they came with | `remote/keyring` | `remote/keyring` |
 //! | `server_key` | (server, key id) -> key and times, for servers without an identity | `remote/keyring` | `remote/keyring` |
 
 use ruma::ServerName;
@@ -16,6 +16,9 @@ CREATE TABLE server_key(server INTEGER, id TEXT, key BLOB NOT NULL, valid_until 
   PRIMARY KEY(server, id)) WITHOUT ROWID;
 ";
 
+/// The document that the keys came with, signed by its server: what a notary passes on.
+pub const SCHEMA_DOCUMENT: &str = "ALTER TABLE server ADD COLUMN document BLOB;";
+
 /// What is stored of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -25,6 +28,8 @@ pub struct Stored {
     pub log: Option<Vec<u8>>,
     /// The keys of a server without an identity.
     pub keys: Vec<KeyRow>,
+    /// The document they came with; read by [`document`] alone.
+    pub document: Option<Vec<u8>>,
 }
 
 /// One key.
@@ -56,15 +61,22 @@ pub fn load(tx: &ReadTx<'_>, name: &ServerName) -> Result<Option<Stored>, StoreE
                 expired_ms: row.get::<_, Option<i64>>(3)?.map(unsigned),
             })
         })?;
-    Ok(Some(Stored { fetched_ms: unsigned(fetched), log, keys }))
+    Ok(Some(Stored { fetched_ms: unsigned(fetched), log, keys, document: None }))
+}
+
+/// The document that a server's keys came with, as it signed it.
+pub fn document(tx: &ReadTx<'_>, name: &ServerName) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(server) = tx.lookup(Kind::Server, name.as_str())? else { return Ok(None) };
+    let found = tx.row("SELECT document FROM server WHERE nid = ?1", [server], |row| row.get(0))?;
+    Ok(found.flatten())
 }
 
 /// Writes what was fetched of a server; keys that it no longer lists stay.
 pub fn save(tx: &mut WriteTx<'_>, name: &ServerName, stored: &Stored) -> Result<(), StoreError> {
     let server = tx.intern(Kind::Server, name.as_str())?;
     tx.execute(
-        "INSERT OR REPLACE INTO server(nid, fetched, log) VALUES(?1, ?2, ?3)",
-        (server, signed(stored.fetched_ms), &stored.log),
+        "INSERT OR REPLACE INTO server(nid, fetched, log, document) VALUES(?1, ?2, ?3, ?4)",
+        (server, signed(stored.fetched_ms), &stored.log, &stored.document),
     )?;
     for key in &stored.keys {
         tx.execute(
