@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::control::{Handle, Request};
 use super::{account, backup};
 use crate::account::Identity;
+use crate::remote::contacts::{Destination, Way};
 use crate::server::Server;
 use crate::store::Store;
 
@@ -39,6 +40,7 @@ impl Handle for Answers {
                 }
                 answer
             }
+            Err(Request::Destinations) => self.destinations().await,
             Err(Request::Backup { file }) => self.backup(file).await,
             Err(Request::Admin { order }) => super::admin::handle(&self.server, order).await,
             Err(about_accounts) => account::handle(&self.server.users, &self.identity, about_accounts).await,
@@ -47,6 +49,24 @@ impl Handle for Answers {
 }
 
 impl Answers {
+    async fn destinations(&self) -> Result<Value, String> {
+        let list = self.server.remote.destinations().await.map_err(|error| error.to_string())?;
+        let now = self.server.clock.now_ms();
+        let row = |dest: Destination| {
+            let (way, at) = dest.answered.unzip();
+            json!({
+                "server": dest.server,
+                "carrier": way.map(|way| match way { Way::Overlay => "overlay", Way::Tls => "tls" }),
+                "answered_s_ago": at.map(|at| now.saturating_sub(at) / 1000),
+                "waiting": if dest.more { format!("{}+", dest.queued) } else { dest.queued.to_string() },
+                "under_way": dest.under_way,
+                "failures": dest.failures,
+                "retry_in_s": dest.retry_in.map(|wait| wait.as_secs()),
+            })
+        };
+        Ok(list.into_iter().map(row).collect())
+    }
+
     async fn backup(&self, file: PathBuf) -> Result<Value, String> {
         let Ok(_one) = self.backup.try_lock() else {
             return Err("another backup is being written; wait for its end".into());

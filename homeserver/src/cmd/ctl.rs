@@ -38,6 +38,8 @@ enum What {
     Routes { key: String },
     /// Measure the time to each hop on the way to a node
     Trace { key: String },
+    /// Other servers: on what carrier and when they last answered, what waits for them, when they are tried again
+    Destinations,
     /// Keep a link to one more peer, until the node ends
     AddPeer { uri: String },
     /// Let go of a peer that was added with this URI
@@ -55,6 +57,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<(), CmdError> {
         What::Ping { key } => Request::Ping { target: key.clone() },
         What::Routes { key } => Request::Routes { target: key.clone() },
         What::Trace { key } => Request::Trace { target: key.clone() },
+        What::Destinations => Request::Destinations,
         What::AddPeer { uri } => Request::AddPeer { uri: uri.clone() },
         What::RemovePeer { uri } => Request::RemovePeer { uri: uri.clone() },
     };

@@ -77,9 +77,45 @@ pub fn on_membership(
     if !local {
         // Before this join nobody told us of changes, unless another room was shared.
         table::mark_stale(tx, user)?;
-    } else if membership::local_members(tx, room, Membership::Join)?.len() <= 1 {
+        return Ok(());
+    }
+    if membership::local_members(tx, room, Membership::Join)?.len() <= 1 {
         // Our first member here: the same holds for everybody in the room.
         table::mark_room_stale(tx, room)?;
+    }
+    introduce(tx, room, user)
+}
+
+/// Devices of one user that servers are told of when the user meets them; more they see when they ask.
+const INTRODUCED_MAX: usize = 100;
+
+/// A user of ours came into a room: servers there that shared none with the user before hear which devices there are.
+///
+/// spec: <https://spec.matrix.org/v1.19/server-server-api/#device-management>
+fn introduce(tx: &mut WriteTx<'_>, room: Nid, nid: Nid) -> Result<(), StoreError> {
+    let Ok(user) = UserId::parse(&*tx.text(nid)?) else { return Ok(()) };
+    let ours = tx.lookup(Kind::Server, user.server_name().as_str())?;
+    let mut servers = membership::servers(tx, room)?;
+    servers.retain(|server| Some(*server) != ours);
+    if servers.is_empty() {
+        return Ok(());
+    }
+    let known = table::servers_sharing_elsewhere(tx, nid, room)?;
+    servers.retain(|server| !known.contains(server));
+    if servers.is_empty() {
+        return Ok(());
+    }
+    // Named without a predecessor, so that a server that keeps a list asks for it whole.
+    let mut at = table::announced(tx, nid)?;
+    if at == 0 {
+        at = tx.next_seq()?.0;
+        table::put_announced(tx, nid, at)?;
+    }
+    for device in table::local_devices(tx, nid)?.into_iter().take(INTRODUCED_MAX) {
+        let mut update = DeviceListUpdateContent::new(user.clone(), device.as_str().into(), id(at));
+        update.keys = table::device_key(tx, nid, &device)?.and_then(raw);
+        update.device_display_name = table::device_name(tx, nid, &device)?;
+        put_edu(tx, &servers, &Edu::DeviceListUpdate(update))?;
     }
     Ok(())
 }
@@ -381,7 +417,9 @@ fn apply_update(tx: &mut WriteTx<'_>, content: DeviceListUpdateContent) -> Resul
     };
     let new = i64::from(content.stream_id);
     let stale = match table::remote_list(tx, nid)? {
-        // Never asked for: whoever asks now gets the whole.
+        // Nothing that anybody could ask for.
+        None if content.keys.is_none() && content.deleted != Some(true) => return Ok(false),
+        // Never asked for, or in vain: whoever asks now gets the whole.
         None => false,
         // Repeated, or overtaken by a whole list.
         Some((have, false)) if new <= have => return Ok(false),

@@ -176,6 +176,18 @@ impl Head {
         })
     }
 
+    /// The time that an application service gives to an event it brings (`ts`, milliseconds); other callers' do not count.
+    // spec: https://spec.matrix.org/v1.19/application-service-api/#timestamp-massaging
+    pub fn massaged_ts(
+        &self,
+        server: &Server,
+        ts: Option<ruma::MilliSecondsSinceUnixEpoch>,
+    ) -> Result<Option<u64>, Error> {
+        let Some(ts) = ts else { return Ok(None) };
+        let service = super::auth::service_of(server, &self.headers, self.uri.query())?;
+        Ok(service.map(|_| ts.get().into()))
+    }
+
     /// Adds a query parameter unless there is one of that name.
     pub(crate) fn complete_query(&mut self, name: &'static str, value: &'static str) {
         if self.query_values(name).next().is_some() {

@@ -89,7 +89,8 @@ fn try_shrink(bytes: &[u8], size: Size) -> Option<Shrunk> {
     let mut small = fit(&picture, lying)?;
     small.apply_orientation(orientation);
     let mut out = Cursor::new(Vec::new());
-    if small.color().has_alpha() {
+    // What was drawn stays sharp, and what is seen through stays so; photographs are made small.
+    if format == ImageFormat::Png || small.color().has_alpha() {
         small.write_to(&mut out, ImageFormat::Png).ok()?;
         return Some(Shrunk::Made(out.into_inner(), "image/png"));
     }

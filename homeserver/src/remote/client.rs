@@ -20,6 +20,7 @@ use ruma::{
 use super::{
     Remote,
     carrier::{CarrierError, Class},
+    contacts::Way,
     error::RemoteError,
     resolve::unreachable,
     ways::{self, OVERLAY_WITHIN},
@@ -195,6 +196,7 @@ impl Remote {
             match asked {
                 Ok(response) => {
                     self.inner.there_on_overlay(to);
+                    self.inner.contacts.note(to, Way::Overlay, self.clock().now_ms());
                     return read(to, response, options.limit).await;
                 }
                 Err(error) => last = error,
@@ -207,7 +209,10 @@ impl Remote {
         self.inner.resolver.forget(to);
         let Some(tls) = ways.tls else { return Err(unreachable(to, last)) };
         match tls.request(to, request).await {
-            Ok(response) => read(to, response, options.limit).await,
+            Ok(response) => {
+                self.inner.contacts.note(to, Way::Tls, self.clock().now_ms());
+                read(to, response, options.limit).await
+            }
             Err(error) => {
                 tls.forget(to);
                 Err(unreachable(to, error))

@@ -6,6 +6,7 @@
 
 mod check;
 mod document;
+mod notary;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -191,16 +192,28 @@ impl Keyring {
             // What is known may do: an event can be signed by several keys of which one is enough.
             return stored.ok_or_else(|| failed.error.clone());
         }
+        self.fetch_in_turn(server, ids, hint, stored, &mut turn).await
+    }
+
+    /// Fetches a server's keys, whose turn it is, and keeps them. If they cannot be had, those that are stored may do.
+    async fn fetch_in_turn(
+        &self,
+        server: &ServerName,
+        ids: &BTreeSet<String>,
+        hint: Option<NodeId>,
+        stored: Option<Arc<ServerKeys>>,
+        turn: &mut Option<Failed>,
+    ) -> Result<Arc<ServerKeys>, KeyError> {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch(server, stored.as_deref(), hint)).await;
         let fetched = fetched.unwrap_or_else(|_| Err(KeyError::Timeout(server.to_owned())));
         let pause = |for_, error| Some(Failed { until: Instant::now() + for_, error });
         match fetched {
-            Ok(keys) => {
+            Ok((keys, document)) => {
                 let keys = Arc::new(keys);
                 let missing = ids.iter().find(|id| !keys.keys.contains_key(*id));
                 *turn = missing
                     .and_then(|id| pause(PAUSE_UNKNOWN, KeyError::UnknownKey(server.to_owned(), id.clone())));
-                self.save(server, &keys).await?;
+                self.save(server, &keys, document).await?;
                 self.remember(server, Arc::clone(&keys));
                 Ok(keys)
             }
@@ -269,7 +282,7 @@ impl Keyring {
         server: &ServerName,
         stored: Option<&ServerKeys>,
         hint: Option<NodeId>,
-    ) -> Result<ServerKeys, KeyError> {
+    ) -> Result<(ServerKeys, Bytes), KeyError> {
         let inner = self.remote.upgrade().ok_or(KeyError::Closing)?;
         let remote = Remote { inner };
         if let NameKind::Nobody = NameKind::of(server) {
@@ -299,7 +312,7 @@ impl Keyring {
                         keys.clear();
                     }
                     keys.extend(document.keys);
-                    Ok(ServerKeys { keys, log: None, fetched_ms: now })
+                    Ok((ServerKeys { keys, log: None, fetched_ms: now }, body))
                 }
                 _ => Err(DocumentError::NoIdentity.into()),
             };
@@ -327,7 +340,7 @@ impl Keyring {
         {
             remote.inner.resolver.note(server, Place { nodes: vec![node], log });
         }
-        Ok(keys)
+        Ok((keys, body))
     }
 
     /// The whole identity log, as the server itself has it.
@@ -381,8 +394,9 @@ impl Keyring {
         Ok(Some(Arc::new(ServerKeys { keys, log: None, fetched_ms: stored.fetched_ms })))
     }
 
-    async fn save(&self, server: &ServerName, keys: &ServerKeys) -> Result<(), KeyError> {
+    async fn save(&self, server: &ServerName, keys: &ServerKeys, document: Bytes) -> Result<(), KeyError> {
         let row = table::Stored {
+            document: (document.len() <= notary::DOCUMENT_LEN_MAX).then(|| document.to_vec()),
             fetched_ms: keys.fetched_ms,
             log: keys.log.as_ref().map(|log| {
                 let entries: Vec<_> = log.entries().iter().map(Entry::json).collect();

@@ -7,6 +7,7 @@
 
 pub mod carrier;
 pub mod client;
+pub mod contacts;
 mod dial;
 pub mod error;
 mod follow;
@@ -57,6 +58,8 @@ struct Inner {
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
+    /// When and how servers last answered.
+    contacts: contacts::Contacts,
     /// Rooms that somebody was seen to list, and who.
     listed: Mutex<HashMap<OwnedRoomId, OwnedServerName>>,
     turns: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
@@ -87,6 +90,7 @@ impl Remote {
             store,
             clock,
             outgoing: sender::Outgoing::default(),
+            contacts: contacts::Contacts::default(),
             listed: Mutex::default(),
             turns: Mutex::default(),
             identity,

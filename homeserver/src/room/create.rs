@@ -215,7 +215,7 @@ fn drafts(
     let mut list = vec![
         state(&StateEventType::RoomCreate, "", &Value::Object(create))?,
         state(&StateEventType::RoomMember, creator.as_str(), &member)?,
-        state(&StateEventType::RoomPowerLevels, "", &levels(request, &creators, privileged, trusted)?)?,
+        state(&StateEventType::RoomPowerLevels, "", &levels(request, &preset, &creators, privileged)?)?,
     ];
     if let Some(alias) = alias {
         list.push(state(&StateEventType::RoomCanonicalAlias, "", &json!({ "alias": alias }))?);
@@ -266,10 +266,12 @@ fn drafts(
 /// Who may do what at first.
 fn levels(
     request: &create_room::v3::Request,
+    preset: &create_room::v3::RoomPreset,
     creators: &[OwnedUserId],
     privileged: bool,
-    trusted: bool,
 ) -> Result<Value, RoomError> {
+    use create_room::v3::RoomPreset;
+    let trusted = *preset == RoomPreset::TrustedPrivateChat;
     let mut users = Map::new();
     if !privileged {
         users.extend(creators.iter().map(|user| (user.to_string(), json!(100))));
@@ -297,7 +299,8 @@ fn levels(
         "ban": 50,
         "kick": 50,
         "redact": 50,
-        "invite": 0,
+        // Whoever can come in by themselves needs no one who invites: then it is moderators' business, as elsewhere.
+        "invite": if *preset == RoomPreset::PublicChat { 50 } else { 0 },
         "historical": 100,
     });
     if let Some(raw) = &request.power_level_content_override {

@@ -28,6 +28,19 @@ use crate::store::{
     },
 };
 
+/// Who vouches for a join into a restricted room is the server's to say, not a client's.
+fn unvouched(draft: Draft) -> Result<Draft, RoomError> {
+    const KEY: &str = "join_authorised_via_users_server";
+    if !draft.content.get().contains(KEY) {
+        return Ok(draft);
+    }
+    let bad = |error: serde_json::Error| RoomError::BadJson(error.to_string());
+    let mut content: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(draft.content.get()).map_err(bad)?;
+    content.remove(KEY);
+    Ok(Draft { content: to_raw_value(&content).map_err(bad)?, ..draft })
+}
+
 impl Rooms {
     /// Sends a message or state event. With a transaction the same one again gives the same event.
     pub async fn send(
@@ -53,6 +66,7 @@ impl Rooms {
         {
             return self.invite_by_state(sender, room, &target, draft).await;
         }
+        let draft = if draft.event_type == MEMBER { unvouched(draft)? } else { draft };
         if draft.event_type == "m.room.power_levels" {
             self.check_levels(room, &draft).await?;
         }

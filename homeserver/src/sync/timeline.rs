@@ -32,6 +32,13 @@ pub(in crate::sync) struct Window {
     pub(in crate::sync) visible_from: Seq,
 }
 
+impl Window {
+    /// The client has nothing of the room yet.
+    fn is_first(&self) -> bool {
+        self.after == Seq(0)
+    }
+}
+
 /// For whom a timeline is read, and what of it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sync) struct View<'a> {
@@ -53,12 +60,14 @@ pub(in crate::sync) struct Timeline {
     pub(in crate::sync) limited: bool,
     /// Where to page back from.
     pub(in crate::sync) prev_batch: Token,
-    /// Position of the first event; after all if there is none.
+    /// The least position of its events; after all if there is none.
     pub(in crate::sync) start: Seq,
 }
 
 impl Timeline {
-    /// Reads the latest events of the window that the filter and the room's rules let through.
+    /// Reads the latest events of the window that the filter and the room's rules let through. For a client that sees the
+    /// room for the first time, those that are last in the room's own order: what came late and belongs further up is not
+    /// new to it.
     pub(in crate::sync) fn load(
         tx: &ReadTx<'_>,
         view: &View<'_>,
@@ -76,7 +85,10 @@ impl Timeline {
         }
         timeline.events.reverse();
         let first = timeline.events.first().and_then(|event| event.seq);
-        timeline.prev_batch = Token::stream(first.unwrap_or(timeline.start));
+        timeline.prev_batch = match timeline.events.first().and_then(Token::before) {
+            Some(first) if window.is_first() => first,
+            _ => Token::stream(first.unwrap_or(timeline.start)),
+        };
         Ok(timeline)
     }
 
@@ -85,10 +97,19 @@ impl Timeline {
         let limit = view.limit;
         let gaps: HashSet<Nid> = query::after_gaps(tx, window.room, GAPS_MAX)?.into_iter().collect();
         let mut upto = window.upto;
+        let mut place = (i64::MAX, Seq(i64::MAX));
         let mut scanned = 0;
         loop {
             let batch = (limit + 1).min(SCAN_MAX - scanned);
-            let rows = query::timeline(tx, window.room, window.after, upto, batch)?;
+            let rows: Vec<(Seq, Nid)> = if window.is_first() {
+                let seqs = (Seq(1), window.upto);
+                let size = u32::try_from(batch).unwrap_or(u32::MAX);
+                let rows = events::places(tx, window.room, place, seqs, true, size)?;
+                place = rows.last().map_or(place, |(depth, seq, _)| (*depth, *seq));
+                rows.into_iter().map(|(_, seq, nid)| (seq, nid)).collect()
+            } else {
+                query::timeline(tx, window.room, window.after, upto, batch)?
+            };
             let last = rows.len() < batch;
             scanned += rows.len();
             for (seq, nid) in rows {
@@ -105,7 +126,7 @@ impl Timeline {
                     return Ok(());
                 }
                 self.events.push(event);
-                self.start = seq;
+                self.start = self.start.min(seq);
                 if gaps.contains(&nid) {
                     self.limited = true;
                     return Ok(());

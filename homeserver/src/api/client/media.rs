@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use ruma::{
     ServerName, UInt, UserId,
@@ -256,13 +257,17 @@ async fn send(opened: Opened, head: &Head, name: Option<String>) -> Result<Made,
         if part.start > 0 {
             file.seek(std::io::SeekFrom::Start(part.start)).await.map_err(MediaError::from)?;
         }
-        *reply.body_mut() = stream(file, part.end - part.start);
+        *reply.body_mut() = Body::from_stream(chunks(file, part.end - part.start));
     }
     Ok(Made(reply))
 }
 
-fn stream(file: tokio::fs::File, length: u64) -> Body {
-    let chunks = futures_util::stream::try_unfold((file, length), |(mut file, left)| async move {
+/// A file's next `length` bytes, piece by piece.
+pub(in crate::api) fn chunks(
+    file: tokio::fs::File,
+    length: u64,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send {
+    futures_util::stream::try_unfold((file, length), |(mut file, left)| async move {
         if left == 0 {
             return Ok::<_, std::io::Error>(None);
         }
@@ -273,8 +278,7 @@ fn stream(file: tokio::fs::File, length: u64) -> Body {
         }
         chunk.truncate(read);
         Ok(Some((Bytes::from(chunk), (file, left - read as u64))))
-    });
-    Body::from_stream(chunks)
+    })
 }
 
 /// What a web page may do with a file of whoever uploaded it: look at it, in a sandbox, under the type it came with.

@@ -40,11 +40,13 @@ async fn send(server: Arc<Server>, args: Args<send_message_event::v3::Request>) 
         return Ok(Made(delayed_events::message(&server, args, delay).await?.into_reply()));
     }
     let kind = args.segment(1).to_owned();
-    let Args { request, caller, .. } = args;
+    let Args { request, caller, head, .. } = args;
     server.limits.take(Class::Message, caller.user.as_str())?;
+    let ts_ms = head.massaged_ts(&server, request.timestamp)?;
     let txn = Txn { device: caller.device, id: request.txn_id };
     // The content's bytes go on as they came: they were checked to be a JSON object, nothing more.
     let draft = Draft {
+        ts_ms,
         sticky_ms: request.sticky_duration_ms.map(u32::from),
         ..Draft::message(kind, request.body.into_json())
     };

@@ -16,7 +16,7 @@ mod discovery;
 mod filter;
 mod keys;
 mod legacy;
-mod media;
+pub(in crate::api) mod media;
 mod membership;
 mod message;
 mod presence;

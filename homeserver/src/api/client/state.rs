@@ -65,9 +65,10 @@ async fn set(server: Arc<Server>, args: Args<send_state_event::v3::Request>) -> 
         return Ok(Made(delayed_events::state(&server, args, delay).await?.into_reply()));
     }
     let kind = args.segment(1).to_owned();
-    let Args { request, caller, .. } = args;
+    let Args { request, caller, head, .. } = args;
     server.limits.take(Class::Message, caller.user.as_str())?;
-    let draft = Draft::state(kind, request.state_key, request.body.into_json());
+    let ts_ms = head.massaged_ts(&server, request.timestamp)?;
+    let draft = Draft { ts_ms, ..Draft::state(kind, request.state_key, request.body.into_json()) };
     let event_id = server.rooms.send(&caller.user, &request.room_id, draft, None).await?;
     Ok(Made(send_state_event::v3::Response::new(event_id).into_reply()))
 }

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ruma::{
+    CanonicalJsonObject, ServerName,
     api::federation::discovery::{
         get_remote_server_keys, get_remote_server_keys_batch, get_server_keys, get_server_version,
     },
     serde::Raw,
 };
 use serde_json::value::to_raw_value;
+use tokio::sync::Semaphore;
 
 use crate::{
     api::routes::{Group, Table},
-    error::Error,
+    error::{Error, RequestError},
     http::{args::Args, limits::Class},
     server::Server,
 };
@@ -43,26 +46,64 @@ async fn own(
     Ok(get_server_keys::v2::Response::new(document(&server)?))
 }
 
-/// Notary requests: we vouch for nobody but ourselves.
+/// Notary requests: what a server publishes of its keys, as it signed it, with our signature.
 async fn others(
     server: Arc<Server>,
     args: Args<get_remote_server_keys::v2::Request>,
 ) -> Result<get_remote_server_keys::v2::Response, Error> {
-    let keys = if args.server_name == server.name { vec![document(&server)?] } else { Vec::new() };
-    Ok(get_remote_server_keys::v2::Response::new(keys))
+    let wanted = args.minimum_valid_until_ts.get().into();
+    let keys = vouched(&server, &args.server_name, wanted).await?;
+    Ok(get_remote_server_keys::v2::Response::new(keys.into_iter().collect()))
 }
 
 async fn batch(
     server: Arc<Server>,
     args: Args<get_remote_server_keys_batch::v2::Request>,
 ) -> Result<get_remote_server_keys_batch::v2::Response, Error> {
-    let ours = args.server_keys.contains_key(&server.name);
-    let keys = if ours { vec![document(&server)?] } else { Vec::new() };
-    Ok(get_remote_server_keys_batch::v2::Response::new(keys))
+    if args.server_keys.len() > SERVERS_MAX {
+        return Err(Error::invalid_param("at most 100 servers in one question"));
+    }
+    let now = server.clock.now_ms();
+    let questions = args.server_keys.iter().map(|(name, keys)| {
+        let times = keys.values().filter_map(|key| key.minimum_valid_until_ts);
+        (name.clone(), times.map(|ts| u64::from(ts.get())).max().unwrap_or(now))
+    });
+    let questions: Vec<_> = questions.collect();
+    let found: Vec<_> = stream::iter(questions)
+        .map(|(name, wanted)| {
+            let server = Arc::clone(&server);
+            async move { vouched(&server, &name, wanted).await }
+        })
+        .buffered(SERVERS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(get_remote_server_keys_batch::v2::Response::new(found.into_iter().flatten().collect()))
 }
 
+async fn vouched<T>(server: &Server, name: &ServerName, wanted_ms: u64) -> Result<Option<Raw<T>>, Error> {
+    if *name == server.name {
+        return document(server).map(Some);
+    }
+    // Whoever may ask needs no signature: so many strangers' questions make us ask others at once, and no more.
+    let Ok(_place) = NOTARY.try_acquire() else {
+        return Err(RequestError::RateLimited { retry_after_ms: 2_000 }.into());
+    };
+    let found = server.remote.keyring().vouched(name, wanted_ms).await;
+    found.map(|document| raw(&document)).transpose()
+}
+
+/// Servers in one question to the notary.
+const SERVERS_MAX: usize = 100;
+/// Of which so many are asked at once.
+const SERVERS_AT_ONCE: usize = 4;
+/// Servers whose keys are looked up for others at the same time.
+static NOTARY: Semaphore = Semaphore::const_new(32);
+
 fn document<T>(server: &Server) -> Result<Raw<T>, Error> {
-    let document = server.remote.identity().key_document(server.clock.now_ms());
-    let json = to_raw_value(&document).map_err(|error| Error::internal(error.to_string()))?;
+    raw(&server.remote.identity().key_document(server.clock.now_ms()))
+}
+
+fn raw<T>(document: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
+    let json = to_raw_value(document).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Raw::from_json(json))
 }

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use ruma::{
-    UInt,
-    api::federation::{
-        authorization::get_event_authorization,
-        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::{
+        Direction,
+        federation::{
+            authorization::get_event_authorization,
+            event::{
+                get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids,
+            },
+        },
     },
 };
 
@@ -24,6 +29,7 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Federation, state_ids).limit(Class::Federation);
     table.add(Group::Federation, event_auth).limit(Class::Federation);
     table.add(Group::Federation, missing).limit(Class::Federation);
+    table.add(Group::Federation, at).limit(Class::Federation);
 }
 
 async fn event(
@@ -84,6 +90,24 @@ async fn missing(
         )
         .await?;
     Ok(get_missing_events::v1::Response::new(events))
+}
+
+async fn at(
+    server: Arc<Server>,
+    args: Args<get_event_by_timestamp::v1::Request>,
+) -> Result<get_event_by_timestamp::v1::Response, Error> {
+    check_acl(&server, &args.caller.name, &args.room_id).await?;
+    let (id, ts) = server
+        .rooms
+        .event_at_for_server(
+            &args.caller.name,
+            &args.room_id,
+            args.ts.get().into(),
+            args.dir == Direction::Backward,
+        )
+        .await?;
+    let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
+    Ok(get_event_by_timestamp::v1::Response::new(id, ts))
 }
 
 /// Events named at either end of a gap.

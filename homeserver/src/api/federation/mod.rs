@@ -14,6 +14,7 @@ mod media;
 mod membership;
 mod openid;
 mod query;
+mod space;
 mod transactions;
 
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, RoomId, ServerName};
@@ -33,6 +34,7 @@ pub(crate) fn routes(table: &mut Table) {
     membership::routes(table);
     openid::routes(table);
     query::routes(table);
+    space::routes(table);
     transactions::routes(table);
 }
 

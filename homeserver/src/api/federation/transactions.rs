@@ -99,7 +99,10 @@ async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>)
         Ok(Edu::DirectToDevice(content)) => {
             server.e2ee.receive_to_device(origin, content).await.map_err(Into::into)
         }
-        // Presence is not kept here; what we do not know is for others.
+        Ok(Edu::Presence(content)) => {
+            server.users.receive_presence(origin, content).await.map_err(Into::into)
+        }
+        // What we do not know is for others.
         Ok(_) => Ok(()),
         Err(error) => Err(Error::new(ErrorKind::BadJson, error.to_string())),
     };

@@ -161,7 +161,7 @@ async fn thumbnails_under_limits() {
         for _ in 0..2 {
             let (head, body) = download(&home, Some(&alice), &format!("{path}?{query}"), &[]).await;
             assert_eq!(head.status, StatusCode::OK, "{query} {body:?}");
-            assert_eq!(head.headers["content-type"], "image/jpeg");
+            assert_eq!(head.headers["content-type"], "image/png");
             let small = image::load_from_memory(&body).unwrap();
             assert_eq!((small.width(), small.height()), (width, height), "{query}");
         }

@@ -77,6 +77,11 @@ pub(super) fn read(server: &ServerName, bytes: &[u8], now_ms: u64) -> Result<Doc
     Ok(Document { keys, identity })
 }
 
+/// Until when a document says that its keys are valid.
+pub(super) fn valid_until(json: &CanonicalJsonObject) -> Option<u64> {
+    number(json.get("valid_until_ts"))
+}
+
 /// Whether one of the keys has signed the document.
 pub(super) fn is_signed(server: &ServerName, bytes: &[u8], keys: &ServerKeys) -> bool {
     let Ok(mut json) = serde_json::from_slice::<CanonicalJsonObject>(bytes) else { return false };

@@ -127,6 +127,23 @@ pub enum Outcome {
     Malformed,
 }
 
+/// A destination for which something waits, or that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The destination.
+    pub server: Nid,
+    /// Rows in memory that wait for it.
+    pub queued: usize,
+    /// Further rows are in the outbox only.
+    pub more: bool,
+    /// A transaction is under way, or is to be sent again.
+    pub under_way: bool,
+    /// Attempts that failed since the last success.
+    pub failures: u32,
+    /// Time to the next attempt, after a failure.
+    pub retry_in: Option<Duration>,
+}
+
 #[derive(Debug)]
 struct Flight {
     range: Range,
@@ -494,6 +511,19 @@ impl Core {
             retry.into_iter().chain(greet).min()
         });
         save.into_iter().chain(dests).min()
+    }
+
+    /// What waits for whom, for people to look at.
+    pub fn overview(&self, now: Duration) -> Vec<Waiting> {
+        let row = |(server, dest): (&Nid, &Dest)| Waiting {
+            server: *server,
+            queued: dest.queue.len(),
+            more: dest.cut,
+            under_way: dest.flight.is_some(),
+            failures: dest.failures,
+            retry_in: dest.retry_at.filter(|_| dest.failures > 0).map(|at| at.saturating_sub(now)),
+        };
+        self.dests.iter().map(row).collect()
     }
 
     /// Whether nothing waits to be sent or written: for tests and a clean end.

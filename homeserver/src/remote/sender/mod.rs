@@ -7,6 +7,8 @@ pub use task::PduWriter;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
+
 use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
@@ -24,6 +26,7 @@ struct News {
     all: bool,
     greet: bool,
     ephemeral: Vec<Ephemeral>,
+    overviews: Vec<oneshot::Sender<Vec<core::Waiting>>>,
 }
 
 struct Ephemeral {
@@ -34,6 +37,8 @@ struct Ephemeral {
 
 /// Unstored EDUs between two looks of the sender; at that rate nobody reads who is typing.
 const EPHEMERAL_MAX: usize = 256;
+/// The sender looks at once; longer, and it does not run.
+const OVERVIEW_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Names between two looks of the sender; more than that is "all".
 const HEARD_MAX: usize = 256;
 
@@ -73,6 +78,19 @@ impl Outgoing {
         news.ephemeral.push(Ephemeral { servers, key, edu });
         drop(news);
         self.bell.notify_one();
+    }
+
+    /// What waits for whom; none if the sender does not run.
+    pub(super) async fn overview(&self) -> Option<Vec<core::Waiting>> {
+        let (answer, result) = oneshot::channel();
+        {
+            let mut news = self.news();
+            // Questions of the owner's, on the control socket; who went away is forgotten.
+            news.overviews.retain(|waiting| !waiting.is_closed());
+            news.overviews.push(answer);
+        }
+        self.bell.notify_one();
+        tokio::time::timeout(OVERVIEW_WITHIN, result).await.ok()?.ok()
     }
 
     /// Waits until something was told since the last call.

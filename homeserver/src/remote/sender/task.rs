@@ -168,6 +168,10 @@ impl Remote {
 
     async fn take_news(&self, core: &mut Core, ours: Nid, start: Instant) -> Result<(), StoreError> {
         let news = self.inner.outgoing.take();
+        for asked in news.overviews {
+            // Who asked may have gone.
+            let _ = asked.send(core.overview(start.elapsed()));
+        }
         if news.greet && core.may_greet(start.elapsed()) {
             core.handle_joined(&self.greeted(ours).await?, start.elapsed());
         }

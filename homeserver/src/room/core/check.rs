@@ -54,10 +54,42 @@ pub fn format(
 ) -> Result<(OwnedEventId, CanonicalJsonObject), Malformed> {
     // What another server writes there means nothing to us, and is not signed.
     object.remove("unsigned");
-    check_pdu_format(&object, &rules.event_format).map_err(Malformed)?;
+    match lenient(&object, rules) {
+        Some(shortened) => check_pdu_format(&shortened, &rules.event_format).map_err(Malformed)?,
+        None => check_pdu_format(&object, &rules.event_format).map_err(Malformed)?,
+    }
     let id = event_id(&object, rules)?;
     Ok((id, object))
 }
+
+/// Longest type or state key.
+const FIELD_MAX: usize = 255;
+
+/// Before version 11 servers counted the characters of a type or state key, not its bytes, and rooms have such events.
+/// The event with those cut to what may be, if it is one of them and is not too large as a whole.
+fn lenient(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Option<CanonicalJsonObject> {
+    // Version 11 is the first that takes a create event's `creator` from its sender.
+    if !rules.authorization.use_room_create_sender {
+        let long = |key: &&str| {
+            let text = object.get(*key).and_then(CanonicalJsonValue::as_str);
+            text.is_some_and(|text| text.len() > FIELD_MAX && text.chars().count() <= FIELD_MAX)
+        };
+        let long: Vec<&str> = ["type", "state_key"].into_iter().filter(long).collect();
+        if !long.is_empty() && serde_json::to_string(object).ok()?.len() <= PDU_BYTES_MAX {
+            let mut object = object.clone();
+            for key in long {
+                if let Some(CanonicalJsonValue::String(text)) = object.get_mut(key) {
+                    text.truncate(text.floor_char_boundary(FIELD_MAX));
+                }
+            }
+            return Some(object);
+        }
+    }
+    None
+}
+
+/// spec: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>
+const PDU_BYTES_MAX: usize = 65_535;
 
 /// Servers that must have signed it, with the key ids that each signed with.
 pub fn wanted_keys(

@@ -16,6 +16,8 @@
 //! | `in_message` | their server, message id | a message that was received |
 //! | `sharing` | room, position, user | who began or ceased to share the room |
 
+use std::collections::HashSet;
+
 use crate::store::{Kind, Nid, ReadTx, Seq, StoreError, WriteTx};
 
 /// See the module.
@@ -403,6 +405,17 @@ pub fn servers_sharing_with(tx: &ReadTx<'_>, user: Nid) -> Result<Vec<Nid>, Stor
         [user],
         |row| row.get(0),
     )
+}
+
+/// Servers (ours, too) with a user in a room of this user other than one.
+pub fn servers_sharing_elsewhere(tx: &ReadTx<'_>, user: Nid, room: Nid) -> Result<HashSet<Nid>, StoreError> {
+    let servers = tx.rows(
+        "SELECT DISTINCT room_server.server FROM member JOIN room_server ON room_server.room = member.room
+         WHERE member.user = ?1 AND member.membership = 1 AND member.room <> ?2",
+        (user, room),
+        |row| row.get(0),
+    )?;
+    Ok(servers.into_iter().collect())
 }
 
 /// Whether a user of ours is in a room of this user.

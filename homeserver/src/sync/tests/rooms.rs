@@ -112,9 +112,9 @@ async fn invites_leaves_and_bans_are_told() {
     let events = told["timeline"]["events"].as_array().unwrap();
     assert_eq!(events.last().unwrap()["content"]["membership"], "ban");
     assert_eq!(b.sync().await["rooms"], json!({}));
-    // A client that begins now is not told, unless it wants to know what was left.
+    // A client that begins now is told too: it was not the user's own wish.
     let mut fresh = Client::new(&home, &bob, Value::Null);
-    assert_eq!(fresh.sync().await["rooms"].get("leave"), None);
+    assert!(fresh.sync().await["rooms"]["leave"][&room].is_object());
     let mut all = Client::new(&home, &bob, json!({"room": {"include_leave": true}}));
     let told = all.sync().await["rooms"]["leave"][&room].clone();
     assert!(bodies(&told).contains(&"seen".to_owned()) && !bodies(&told).contains(&"not seen".to_owned()));

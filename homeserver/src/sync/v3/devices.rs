@@ -76,6 +76,8 @@ pub(in crate::sync) fn changes(
                 let members = membership::members_with(tx, row.room, Membership::Join, u32::MAX)?;
                 let others = members.into_iter().map(|(member, _)| member).filter(|member| *member != user);
                 lists.met.extend(others);
+                // The user's other devices have somebody new to talk to.
+                lists.changed.insert(user);
             }
             Membership::Join => {
                 for (other, joined) in table::sharing(tx, row.room, since, until)? {

@@ -25,7 +25,7 @@ use crate::{
         schema::{
             account_data::{self, Entry},
             e2ee as keys,
-            events::stream_kind,
+            events::{self, stream_kind},
             membership::{self, Membership, UserRoom},
             sync as query,
         },
@@ -216,8 +216,9 @@ impl Plan {
                 // The user's other devices learn that the room was left, although it is forgotten by now.
                 Membership::Leave | Membership::Ban if row.forgotten => !initial && changed,
                 Membership::Leave | Membership::Ban => {
+                    // Who was thrown out is told so in any case, not only who looks at the right moment.
                     if initial {
-                        context.filter.include_leave
+                        context.filter.include_leave || thrown_out(tx, context.user, &row)?
                     } else {
                         changed
                     }
@@ -371,4 +372,9 @@ impl Progress {
             position: self.plan.until,
         }
     }
+}
+
+/// Whether somebody else ended the user's membership.
+fn thrown_out(tx: &ReadTx<'_>, user: Nid, row: &UserRoom) -> Result<bool, StoreError> {
+    Ok(events::event(tx, row.nid)?.is_some_and(|event| event.sender != user))
 }

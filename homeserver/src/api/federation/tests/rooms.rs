@@ -27,7 +27,7 @@ use crate::{
 
 const VERSIONS: [&str; 3] = ["10", "11", "12"];
 
-async fn create(peer: &Peer, creator: &UserId, version: &str, public: bool) -> OwnedRoomId {
+pub(super) async fn create(peer: &Peer, creator: &UserId, version: &str, public: bool) -> OwnedRoomId {
     let mut request = create_room::v3::Request::new();
     request.room_version = Some(RoomVersionId::try_from(version).unwrap());
     let preset = if public {
@@ -39,18 +39,18 @@ async fn create(peer: &Peer, creator: &UserId, version: &str, public: bool) -> O
     peer.server.rooms.create(creator, request).await.unwrap()
 }
 
-async fn say(rooms: &Rooms, user: &UserId, room: &RoomId, text: &str) -> OwnedEventId {
+pub(super) async fn say(rooms: &Rooms, user: &UserId, room: &RoomId, text: &str) -> OwnedEventId {
     let content = to_raw_value(&json!({ "msgtype": "m.text", "body": text })).unwrap();
     rooms.send(user, room, Draft::message("m.room.message", content), None).await.unwrap()
 }
 
-async fn join(peer: &Peer, user: &UserId, room: &RoomId, via: &Peer) -> Result<(), RoomError> {
+pub(super) async fn join(peer: &Peer, user: &UserId, room: &RoomId, via: &Peer) -> Result<(), RoomError> {
     let target = <&RoomOrAliasId>::from(room);
     peer.server.rooms.join(user, target, vec![via.name().to_owned()], None).await.map(drop)
 }
 
 /// Bodies of the messages that a user sees, oldest first.
-async fn bodies(peer: &Peer, user: &UserId, room: &RoomId) -> Vec<String> {
+pub(super) async fn bodies(peer: &Peer, user: &UserId, room: &RoomId) -> Vec<String> {
     let mut query = MessagesQuery {
         from: None,
         to: None,
@@ -77,7 +77,7 @@ async fn bodies(peer: &Peer, user: &UserId, room: &RoomId) -> Vec<String> {
     bodies
 }
 
-async fn sees(peer: &Peer, user: &UserId, room: &RoomId, text: &str) {
+pub(super) async fn sees(peer: &Peer, user: &UserId, room: &RoomId, text: &str) {
     until(&format!("{user} sees {text}"), || async {
         bodies(peer, user, room).await.iter().any(|body| body == text).then_some(())
     })
@@ -280,7 +280,11 @@ async fn three_servers_fill_each_others_gaps() {
     assert_eq!(all[1], all[2]);
 }
 
-fn transaction(peer: &Peer, txn: &str, pdus: Vec<Box<RawValue>>) -> send_transaction_message::v1::Request {
+pub(super) fn transaction(
+    peer: &Peer,
+    txn: &str,
+    pdus: Vec<Box<RawValue>>,
+) -> send_transaction_message::v1::Request {
     let mut request = send_transaction_message::v1::Request::new(
         txn.into(),
         peer.name().to_owned(),
