@@ -148,7 +148,7 @@ async fn events_that_do_not_hold_are_shown_to_nobody() {
     let mut unsigned = good.clone();
     unsigned.remove("signatures");
     let mut bent = good.clone();
-    bent.insert("depth".to_owned(), integer(7));
+    bent.insert("depth".to_owned(), integer(77));
     let many: Vec<String> = (0..21).map(|n| format!("${n:043}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let text = |event: &CanonicalJsonObject, from: &str, to: &str| {

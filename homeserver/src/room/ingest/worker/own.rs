@@ -1,0 +1,221 @@
+//! Building our own events on the head: what clients send, templates for other servers, and what merges forks.
+
+use std::sync::Arc;
+
+use ruma::{OwnedUserId, RoomId, UserId};
+use tokio::sync::oneshot;
+
+use super::{DUMMY, DraftJob, Job, MERGERS_MAX, MERGES_MAX, Made, Worker, jobs::refuse};
+use crate::{
+    room::{
+        Draft, RoomError,
+        core::{
+            build,
+            pdu::{FullEvent, Pdu},
+            version,
+        },
+        ingest::{
+            append::{After, Append, Before, Forward, Verdict},
+            head::{ENDS_MAX, Head, Key},
+            load,
+        },
+    },
+    store::{
+        Kind, ReadTx, StoreError,
+        schema::{
+            events,
+            membership::{self, Membership},
+            rooms, state,
+        },
+    },
+};
+
+impl Worker {
+    pub(super) async fn draft(&mut self, job: DraftJob) {
+        let mut built = self.build(&job).await;
+        if built.is_err() && self.renew().await {
+            built = self.build(&job).await;
+        }
+        match built {
+            Ok(append) => {
+                if let Some(head) = &mut self.head {
+                    head.advance(&append.event);
+                }
+                self.launch(append, Job::Draft(job), Verdict::Accepted, String::new());
+            }
+            Err(error) => refuse(Job::Draft(job), error),
+        }
+    }
+
+    /// A refusal counts only against what is committed: what is on its way may fail yet, and a room may have been imported
+    /// anew since the head was read. True if there was a head to doubt.
+    pub(super) async fn renew(&mut self) -> bool {
+        self.drain().await;
+        self.head.take().is_some()
+    }
+
+    pub(super) async fn build(&mut self, job: &DraftJob) -> Result<Append, RoomError> {
+        let now = self.tools.clock.now_ms();
+        let signer = self.tools.signer.clone();
+        let head = self.prepared(&job.sender, &job.draft).await?;
+        let event = head.build(&job.sender, &job.draft, now, &signer)?;
+        let power = head.may_redact(&job.sender);
+        Ok(Append {
+            event,
+            own: signer.name,
+            version: head.version.clone(),
+            rules: head.rules.clone(),
+            head: head.number,
+            before: Before::Current,
+            after: After::Linear,
+            verdict: Verdict::Accepted,
+            power,
+            // Others meet a merging event when the next one builds on it.
+            forward: if job.draft.event_type == DUMMY { Forward::No } else { Forward::All },
+            txn: job.txn.clone(),
+            now_ms: now,
+        })
+    }
+
+    /// Merges the graph's ends by events that say nothing, if there are too many and someone of ours may send one.
+    pub(super) async fn merge_ends(&mut self) {
+        for _ in 0..MERGES_MAX {
+            match self.head().await {
+                Ok(head) if head.ends.len() > ENDS_MAX => {}
+                _ => return,
+            }
+            let (room, own) = (self.room.clone(), self.tools.signer.name.clone());
+            let members = self.tools.store.read(move |tx| mergers(tx, &room)).await;
+            let Ok(members) = members else { return };
+            let mut merged = false;
+            for sender in members.into_iter().filter(|member| member.server_name() == own) {
+                let Ok(content) = serde_json::value::to_raw_value(&serde_json::Map::new()) else { return };
+                // Nobody waits for the answer.
+                let (answer, _) = oneshot::channel();
+                let draft = Draft::message(DUMMY, content);
+                let job = DraftJob { sender, draft, txn: None, answer, tries: 0 };
+                let Ok(append) = self.build(&job).await else { continue };
+                if let Some(head) = &mut self.head {
+                    head.advance(&append.event);
+                }
+                self.launch(append, Job::Draft(job), Verdict::Accepted, String::new());
+                merged = true;
+                break;
+            }
+            if !merged {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn template(
+        &mut self,
+        sender: &OwnedUserId,
+        draft: &Draft,
+        sign: bool,
+    ) -> Result<Made, RoomError> {
+        let now = self.tools.clock.now_ms();
+        let signer = self.tools.signer.clone();
+        let room = self.room.clone();
+        let head = self.prepared(sender, draft).await?;
+        let mut event = head.unsigned(sender, draft, now)?;
+        // An id is needed to ask the rules; it is not the final one if others have to sign or hash.
+        let mut signed = event.clone();
+        let id = build::sign(&mut signed, &signer, &head.rules)?;
+        let whole = FullEvent::new(id, &room, signed.clone())
+            .map_err(|error| RoomError::Invalid(error.to_string()))?;
+        head.check(&whole.pdu)?;
+        if sign {
+            event = signed;
+        }
+        Ok(Made { version: head.version.clone(), event })
+    }
+
+    /// The head, knowing all that a draft needs.
+    pub(super) async fn prepared(
+        &mut self,
+        sender: &OwnedUserId,
+        draft: &Draft,
+    ) -> Result<&mut Head, RoomError> {
+        let keys = self.head().await?.needed(sender, draft)?;
+        self.tell(&keys).await?;
+        self.head().await
+    }
+
+    /// Tells the head the state entries that it misses.
+    pub(super) async fn tell(&mut self, keys: &[Key]) -> Result<(), RoomError> {
+        let missing = self.head().await?.missing(keys);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let room = self.room.clone();
+        let found = self
+            .tools
+            .store
+            .read(move |tx| -> Result<_, StoreError> { read_entries(tx, &room, missing) })
+            .await?;
+        let head = self.head().await?;
+        for (key, event) in found {
+            head.learn(key, event);
+        }
+        Ok(())
+    }
+
+    /// The head; the committed one if there is none.
+    pub(super) async fn head(&mut self) -> Result<&mut Head, RoomError> {
+        if self.head.is_none() {
+            let room = self.room.clone();
+            let head = self.tools.store.read(move |tx| read_head(tx, &room)).await?;
+            self.head = Some(head);
+        }
+        self.head.as_mut().ok_or(RoomError::Busy)
+    }
+}
+
+/// Members of ours in a room.
+fn mergers(tx: &ReadTx<'_>, room: &RoomId) -> Result<Vec<OwnedUserId>, StoreError> {
+    let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+    let members = membership::local_members(tx, room, Membership::Join)?;
+    let mut users = Vec::new();
+    for member in members.into_iter().take(MERGERS_MAX) {
+        users.extend(UserId::parse(&*tx.text(member)?).ok());
+    }
+    Ok(users)
+}
+
+/// The committed head.
+fn read_head(tx: &ReadTx<'_>, room: &RoomId) -> Result<Head, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    let nid = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+    let row = rooms::room(tx, nid)?.ok_or_else(unknown)?;
+    if !row.resident {
+        return Err(RoomError::Forbidden("nobody of this server is in the room".into()));
+    }
+    let rules =
+        version::rules(&row.version).ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
+    let mut ends = Vec::new();
+    for end in events::forward(tx, nid)? {
+        if let Some(event) = events::event(tx, end)? {
+            ends.push((events::id(tx, end)?, event.depth, event.state_after == Some(row.sid)));
+        }
+    }
+    Ok(Head::stored(room.to_owned(), row.version.into(), Arc::new(rules), row.head, ends, row.sid))
+}
+
+#[allow(clippy::type_complexity, reason = "pairs of what was asked and what was found")]
+fn read_entries(
+    tx: &ReadTx<'_>,
+    room: &RoomId,
+    keys: Vec<Key>,
+) -> Result<Vec<(Key, Option<Arc<Pdu>>)>, StoreError> {
+    let Some(nid) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
+    keys.into_iter()
+        .map(|key| {
+            let event = match state::current_of(tx, nid, &key.0, &key.1)? {
+                Some(event) => load::pdu(tx, event)?,
+                None => None,
+            };
+            Ok((key, event))
+        })
+        .collect()
+}
