@@ -30,8 +30,13 @@ impl Rooms {
         via: &[OwnedServerName],
         draft: Draft,
     ) -> Result<(), RoomError> {
+        let mut via = via.to_vec();
+        if self.is_resident(room).await? {
+            // Nobody here may let the user in: somebody of the room's other servers may.
+            via.extend(self.room_servers(room).await?);
+        }
         let mut last = None;
-        for server in self.join_candidates(via, room) {
+        for server in self.join_candidates(&via, room) {
             match self.join_through(user, room, &server, &draft).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = Some(first_or(last, error)),
