@@ -37,7 +37,7 @@ pub fn relations(
     )
 }
 
-/// Children of `parent` with a place in the timeline, from a place on in the order of the direction (see [`places`]):
+/// Children of `parent` with a place in the timeline, from a place on in the order of the direction (see [`places`](super::places)):
 /// (depth, seq, child).
 pub fn children(
     tx: &ReadTx<'_>,
