@@ -23,6 +23,16 @@ pub(super) fn load(file: AccountsFile) -> Result<AccountSettings, ConfigError> {
     if let Some(email) = &email {
         Mailer::new(email).map_err(ConfigError)?;
     }
+    if let Some(name) = &accounts.notices_localpart
+        && (name.is_empty()
+            || !name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte)))
+    {
+        return Err(ConfigError(format!(
+            "accounts.notices_localpart {name:?}: a local part has a-z, 0-9 and . _ = - / +, e.g. \"server\""
+        )));
+    }
     if accounts.require_email && email.is_none() {
         return Err(ConfigError(
             "accounts.require_email: mails have to be sent for it; add a section [email]".into(),

@@ -206,11 +206,25 @@ async fn what_sticks_is_told_whatever_the_timeline_shows() {
     let (_, first) = home.post(SLIDING, &bob, ask.clone()).await;
     let part = &first["extensions"]["org.matrix.msc4354.sticky_events"];
     assert_eq!(part["rooms"][&room]["events"][0]["event_id"], sent["event_id"], "{first}");
-    let mut again = ask.clone();
-    again["extensions"]["org.matrix.msc4354.sticky_events"]["since"] = part["next_batch"].clone();
-    let next = format!("{SLIDING}?timeout=0&pos={}", first["pos"].as_str().unwrap());
-    let (_, second) = home.post(&next, &bob, again).await;
+    let next_of = |answer: &Value| format!("{SLIDING}?timeout=0&pos={}", answer["pos"].as_str().unwrap());
+    let again_from = |ask: &Value, part: &Value| {
+        let mut again = ask.clone();
+        again["extensions"]["org.matrix.msc4354.sticky_events"]["since"] = part["next_batch"].clone();
+        again
+    };
+    let (_, second) = home.post(&next_of(&first), &bob, again_from(&ask, part)).await;
     assert_eq!(second["extensions"].get("org.matrix.msc4354.sticky_events"), None, "{second}");
+    // What the timeline has shown does not come again beside it.
+    let mut since = again_from(&ask, part);
+    let (_, shown) = home.put(&sticky("5", 60_000), &alice, json!({ "sticky_key": "c" })).await;
+    let (_, next) = home.post(&next_of(&second), &bob, since.clone()).await;
+    let timeline = &next["rooms"][&room]["timeline"];
+    assert_eq!(timeline[0]["event_id"], shown["event_id"], "{next}");
+    let told = &next["extensions"]["org.matrix.msc4354.sticky_events"];
+    assert_eq!(told["rooms"], json!({}), "{next}");
+    since = again_from(&ask, told);
+    let (_, last) = home.post(&next_of(&next), &bob, since).await;
+    assert_eq!(last["extensions"].get("org.matrix.msc4354.sticky_events"), None, "{last}");
     home.server.clock.advance(61_000);
     let (_, third) = home.post(SLIDING, &bob, ask).await;
     assert_eq!(third["extensions"]["org.matrix.msc4354.sticky_events"]["rooms"], json!({}), "{third}");
