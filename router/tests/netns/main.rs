@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use lab::Lab;
 
 const SOON: Duration = Duration::from_secs(10);
+/// What takes several exchanges of several nodes, on a machine that is busy with other tests.
+const LATER: Duration = Duration::from_secs(30);
 
 /// Not a test: what the processes of the others run.
 #[test]
@@ -220,7 +222,7 @@ fn large_packets_go_where_a_probe_has_shown_that_they_arrive() {
     assert!((0..20).any(|_| ping(0, &c.address, 100, whole)));
     let start = Instant::now();
     while !ping(0, &c.address, 9000, whole) {
-        assert!(start.elapsed() < SOON, "packets stay small");
+        assert!(start.elapsed() < LATER, "packets stay small");
         ping(0, &c.address, 100, whole);
     }
     eprintln!("packets of 9048 bytes after {:?}", start.elapsed());
@@ -274,7 +276,7 @@ fn a_hub_that_drops_is_avoided_at_once_and_found_out_within_an_audit_round() {
     let ids: Vec<String> = ends.iter().map(|end| end.id.clone()).collect();
     for (from, end) in ends.iter_mut().enumerate() {
         for to in (0..ENDS).filter(|&to| to != from) {
-            end.until(&format!("ping {}", ids[to]), SOON, |p| p.starts_with("ok"));
+            end.until(&format!("ping {}", ids[to]), LATER, |p| p.starts_with("ok"));
         }
     }
     eprintln!("all pairs reached each other after {:?}", start.elapsed());
