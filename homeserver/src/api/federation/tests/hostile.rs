@@ -156,16 +156,6 @@ async fn events_that_do_not_hold_are_shown_to_nobody() {
         assert!(text.contains(from), "{text}");
         RawValue::from_string(text.replacen(from, to, 1)).unwrap()
     };
-    let mut create = good.clone();
-    create.insert("type".to_owned(), "m.room.create".into());
-    create.insert("state_key".to_owned(), "".into());
-    let mut topic = good.clone();
-    topic.insert("type".to_owned(), "m.room.topic".into());
-    topic.insert("state_key".to_owned(), "".into());
-    topic.insert(
-        "content".to_owned(),
-        CanonicalJsonObject::from([("topic".to_owned(), "evil".into())]).into(),
-    );
     let cases: Vec<(&str, Box<RawValue>)> = vec![
         ("unsigned", raw(&unsigned)),
         ("changed after it was signed", raw(&bent)),
@@ -179,11 +169,6 @@ async fn events_that_do_not_hold_are_shown_to_nobody() {
         ("another server's", raw(&with("sender", stage.bob.as_str().into()))),
         ("a user's who is not there", raw(&with("sender", format!("@nobody:{}", stage.m.name()).into()))),
         ("another room's", raw(&with("room_id", "!elsewhere:x".into()))),
-        ("with a float", text(&good, "\"depth\":", "\"f\":1.5,\"depth\":")),
-        ("with a number too great", text(&good, "\"depth\":", "\"f\":9007199254740993,\"depth\":")),
-        ("with a key twice", text(&good, "\"type\":", "\"content\":{\"body\":\"evil\"},\"type\":")),
-        ("a second beginning", raw(&stage.sign(create))),
-        ("not allowed to its sender", raw(&stage.sign(topic))),
     ];
     for (number, (what, pdu)) in cases.into_iter().enumerate() {
         let (status, answer) = stage.push(&format!("t{number}"), vec![pdu]).await;
@@ -193,9 +178,6 @@ async fn events_that_do_not_hold_are_shown_to_nobody() {
         let topic = stage.b.server.rooms.state_one(&stage.bob, &stage.room, "m.room.topic", "").await;
         assert!(topic.is_err(), "{what}");
     }
-    // A depth beyond all others' does not push later events out of sight.
-    let deep = with("depth", integer(9_007_199_254_740_991));
-    stage.push("deep", vec![raw(&deep)]).await;
     mask.speaks_truth();
     stage.life_goes_on("after it all").await;
     assert_eq!(bodies(&stage.b, &stage.bob, &stage.room).await.last().unwrap(), "after it all");
