@@ -183,11 +183,28 @@ pub enum Hop {
         index: usize,
         /// The course from there on.
         course: Course,
+        /// Cost of the link, and what is left from the peer as far as the trees tell.
+        total: u32,
     },
     /// It came to where the coordinates lead, but this is another node.
     Stale,
     /// Nobody is nearer.
     NoRoute,
+}
+
+impl Hop {
+    /// To a peer on the way to a destination in sight, which is so far from here.
+    pub const fn in_sight(index: usize, left: u32, course: Course) -> Self {
+        Self::Send { index, course: Course { phi_min: left, ..course }, total: left }
+    }
+
+    /// Is a way of that cost better? Trees end where they end, so any is better than none.
+    pub const fn is_longer_than(&self, left: u32) -> bool {
+        match self {
+            Self::Send { total, .. } => left < *total,
+            Self::Stale | Self::NoRoute => true,
+        }
+    }
 }
 
 /// Chooses the next hop of a packet that came `from` that port ([`Port::SELF`]: it is our own). O(peers x trees x
@@ -197,14 +214,14 @@ pub fn next_hop(sid: Sid, from: Port, destination: &Destination, course: Course,
     if let Some(index) =
         table.peers.iter().position(|peer| peer.sid == sid && !peer.late && peer.port != from)
     {
-        return Hop::Send { index, course };
+        return Hop::Send { index, course, total: table.peers[index].cost.into() };
     }
     match descend(destination, from, course, table, false) {
         send @ Hop::Send { .. } => send,
         // With nobody else left, a late peer is better than none.
         hop if table.peers.iter().any(HopPeer::is_passed_over) => {
             if let Some(index) = table.peers.iter().position(|peer| peer.sid == sid && peer.port != from) {
-                return Hop::Send { index, course };
+                return Hop::Send { index, course, total: table.peers[index].cost.into() };
             }
             match descend(destination, from, course, table, true) {
                 send @ Hop::Send { .. } => send,
@@ -235,7 +252,7 @@ fn descend(destination: &Destination, from: Port, mut course: Course, table: &Ta
                 best = Some((total, phi, index));
             }
         }
-        if let Some((_, phi, index)) = best {
+        if let Some((total, phi, index)) = best {
             let phi = phi.min(PHI_NONE - 1);
             let lower = phi < course.phi_min;
             if lower || course.budget > 0 {
@@ -244,7 +261,7 @@ fn descend(destination: &Destination, from: Port, mut course: Course, table: &Ta
                 } else {
                     course.budget -= 1;
                 }
-                return Hop::Send { index, course };
+                return Hop::Send { index, course, total };
             }
         }
         // The tree that gave my distance has led astray.
@@ -274,6 +291,7 @@ struct Kept {
     before: Course,
     index: usize,
     after: Course,
+    total: u32,
 }
 
 impl Memory {
@@ -282,36 +300,46 @@ impl Memory {
         self.version += 1;
     }
 
-    /// What was chosen for a packet just like this one: the peer's place in [`Table::peers`], and the course.
-    pub fn recall(&self, dst: Sid, from: Port, coords: &[u8], course: Course) -> Option<(usize, Course)> {
+    /// What was chosen for a packet just like this one: the peer's place in [`Table::peers`], the course, and what is left.
+    pub fn recall(
+        &self,
+        dst: Sid,
+        from: Port,
+        coords: &[u8],
+        course: Course,
+    ) -> Option<(usize, Course, u32)> {
         let kept = self.kept.get(Self::slot(dst))?;
         let same = kept.version == self.version
             && kept.dst == dst
             && kept.from == from
             && kept.before == course
             && kept.coords == coords;
-        same.then_some((kept.index, kept.after))
+        same.then_some((kept.index, kept.after, kept.total))
     }
 
     /// Keeps a choice, in the place of the one that was there.
-    pub fn keep(&mut self, dst: Sid, from: Port, coords: &[u8], before: Course, index: usize, after: Course) {
+    #[allow(clippy::too_many_arguments)] // what names a packet, and what was chosen
+    pub fn keep(
+        &mut self,
+        dst: Sid,
+        from: Port,
+        coords: &[u8],
+        before: Course,
+        index: usize,
+        after: Course,
+        total: u32,
+    ) {
         if self.kept.is_empty() {
+            let coords = Vec::new();
             let nothing =
-                Kept { version: u64::MAX, dst, from, coords: Vec::new(), before, index: 0, after: before };
+                Kept { version: u64::MAX, dst, from, coords, before, index: 0, after: before, total };
             self.kept.resize(FLOWS_KEPT, nothing);
         }
         let kept = &mut self.kept[Self::slot(dst)];
         kept.coords.clear();
         kept.coords.extend_from_slice(coords);
-        *kept = Kept {
-            version: self.version,
-            dst,
-            from,
-            coords: std::mem::take(&mut kept.coords),
-            before,
-            index,
-            after,
-        };
+        let coords = std::mem::take(&mut kept.coords);
+        *kept = Kept { version: self.version, dst, from, coords, before, index, after, total };
     }
 
     fn slot(dst: Sid) -> usize {
@@ -373,7 +401,8 @@ mod tests {
         table.insert(peer(1, &[Some(coords(1, &[1]))]));
         table.insert(peer(2, &[Some(coords(1, &[2, 5]))]));
         let destination = to(&[Some(coords(1, &[2, 5, 7]))]);
-        let Hop::Send { index, course } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table) else {
+        let Hop::Send { index, course, .. } = next_hop(NOBODY, Port::SELF, &destination, FRESH, &table)
+        else {
             panic!()
         };
         assert_eq!((table.peers[index].port, course.phi_min, course.budget), (Port(2), 2, BUDGET));
@@ -469,8 +498,8 @@ mod tests {
         let mut memory = Memory::default();
         assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), None);
         let after = Course { phi_min: 3, ..FRESH };
-        memory.keep(NOBODY, Port(1), b"coords", FRESH, 2, after);
-        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), Some((2, after)));
+        memory.keep(NOBODY, Port(1), b"coords", FRESH, 2, after, 9);
+        assert_eq!(memory.recall(NOBODY, Port(1), b"coords", FRESH), Some((2, after, 9)));
         assert_eq!(memory.recall(NOBODY, Port(1), b"others", FRESH), None);
         assert_eq!(memory.recall(NOBODY, Port(1), b"coords", after), None);
         assert_eq!(memory.recall(Sid::from_bytes([64; 8]), Port(1), b"coords", FRESH), None, "same place");

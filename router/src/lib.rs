@@ -50,6 +50,7 @@ pub mod stats;
 pub mod time;
 pub mod timer;
 pub mod tree;
+pub mod vicinity;
 pub mod wire;
 
 pub use config::{Boot, Class, Config, LinkKind, LinkSpec, Role, Secret};

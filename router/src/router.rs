@@ -24,6 +24,7 @@ use crate::time::Instant;
 use crate::timer::{Timer, TimerTable};
 use crate::tree::Trees;
 use crate::tree::tenure::RootTimes;
+use crate::vicinity::Vicinity;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
@@ -41,6 +42,7 @@ pub struct Router {
     table: forward::Table,
     endpoint: Endpoint,
     audit: Audit,
+    vicinity: Vicinity,
     timers: TimerTable,
     events: VecDeque<Event>,
     /// Links with frames to send that were not reported yet.
@@ -83,6 +85,8 @@ impl Router {
         let endpoint = Endpoint::new(secret.clone(), &config, boot.counter, &mut *entropy, now);
         let audit = Audit::new(&secret, &config);
         trees.set_prove(config.audit);
+        let seq = u32::try_from(boot.counter / 1000).unwrap_or(u32::MAX);
+        let vicinity = Vicinity::new(secret.id().sid(), config.vicinity, seq, now);
         let mut router = Self {
             sid: secret.id().sid(),
             secret,
@@ -94,6 +98,7 @@ impl Router {
             table: forward::Table::default(),
             endpoint,
             audit,
+            vicinity,
             timers: TimerTable::default(),
             events: VecDeque::new(),
             ready: VecDeque::new(),
@@ -167,6 +172,12 @@ impl Router {
                     }
                 }
                 Timer::Audit => self.on_audit_timeout(now),
+                Timer::Vicinity => {
+                    for (port, control) in self.vicinity.handle_timeout(now) {
+                        self.send_control(port, &control, now);
+                    }
+                    self.arm_vicinity();
+                }
                 Timer::Endpoint => {
                     self.endpoint.handle_timeout(&mut *self.entropy, now);
                     self.endpoint_touched = true;
@@ -325,6 +336,11 @@ impl Router {
     /// Bytes of memory of the tables of trees and forwarding, by the sizes of their parts.
     pub fn table_bytes(&self) -> usize {
         self.trees.bytes() + self.table.bytes()
+    }
+
+    /// Nodes in sight, which are reached without the trees.
+    pub fn in_sight(&self) -> usize {
+        self.vicinity.len()
     }
 
     /// Nodes of which something is known in any tree.

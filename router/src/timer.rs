@@ -20,6 +20,8 @@ pub enum Timer {
     Endpoint,
     /// Audits of peers.
     Audit,
+    /// What peers are told of the nodes around.
+    Vicinity,
 }
 
 /// Which timer is set to when.

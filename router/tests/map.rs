@@ -42,7 +42,7 @@ fn a_handshake_that_the_trees_swallow_goes_by_the_map() {
         assert_eq!(took.is_some(), map);
         if map {
             assert!(took.unwrap() < 3 * SECOND);
-            assert!(stats.map_questions <= 60 && stats.map_found == 1);
+            assert!(stats.map_questions <= 60 && stats.map_searches == 1);
         } else {
             assert_eq!(stats.map_questions, 0);
         }

@@ -122,6 +122,9 @@ pub struct Args {
     /// The report says so.
     #[arg(long)]
     pub quick_keys: bool,
+    /// Nodes tell of those around them, and are reached straight on (the vicinity).
+    #[arg(long)]
+    pub vicinity: bool,
     /// Packets between random pairs that never talked before. [default: two a node, at most 2000]
     #[arg(long)]
     pub probes: Option<usize>,
@@ -361,6 +364,9 @@ impl Args {
         if self.no_source_routes || self.no_audit {
             scenario.switch(!self.no_source_routes, !self.no_audit);
         }
+        if self.vicinity {
+            scenario.config.vicinity = true;
+        }
         if self.no_map {
             scenario.config.map = false;
         }
@@ -453,6 +459,7 @@ impl Args {
             ("no-source-routes", self.no_source_routes),
             ("no-audit", self.no_audit),
             ("no-map", self.no_map),
+            ("vicinity", self.vicinity),
             ("dropper-lies", self.dropper_lies),
             ("quick-keys", self.quick_keys),
         ] {

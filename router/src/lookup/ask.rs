@@ -1,8 +1,8 @@
 //! Owns what the lookup asks: searches from their first question to their end, and what their answers bring.
 use super::{
-    Body, Duration, Entropy, Find, Found, Goal, Instant, Lookup, LookupEvent, NodeId, Outbound, PATHS,
-    Pending, Position, Purpose, Query, Question, Running, Search, Unreachable, Values, What, account_place,
-    body, random,
+    Body, Destination, Duration, Entropy, Find, Found, Goal, Instant, Lookup, LookupEvent, NodeId, Outbound,
+    PATHS, Pending, Position, Purpose, Query, Question, Running, Search, Unreachable, Values, What,
+    account_place, body, random,
 };
 
 impl Lookup {
@@ -207,7 +207,11 @@ impl Lookup {
             self.questions.insert(ask.nonce, Question::Search(id));
             let mut body = Body::with_capacity(body::find::FIND_LEN);
             Find { nonce: ask.nonce, what, place, known, skip: ask.skip, asker }.encode(&mut body);
-            self.out.push_back(Outbound::node(ask.node.sid(), &ask.position, 0, body));
+            // By the trees, the second time: whoever says that the node is in sight may lie.
+            let mask = if ask.again { ask.position.locator.mask() } else { u8::MAX };
+            let (sid, locator) = (ask.node.sid(), ask.position.locator);
+            let to = Destination::Node { sid, locator, mask, record: false };
+            self.out.push_back(Outbound { to, index: 0, body });
         }
         for node in failed {
             self.contacts.fail(&node);

@@ -33,7 +33,7 @@ use crate::wire::FrameError;
 use crate::wire::body::find::{
     Contact, Find, Found, GAIN_MAX, Record, Refresh, Store as StoreBody, Values, What,
 };
-use crate::wire::body::{self, Body, Outbound};
+use crate::wire::body::{self, Body, Destination, Outbound};
 use answer::Budget;
 #[cfg(test)]
 pub(crate) use ask::{GIVE_UP, PENDING_MAX};

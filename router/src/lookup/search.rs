@@ -70,6 +70,8 @@ pub(super) struct Ask {
     pub(super) position: Position,
     pub(super) nonce: u64,
     pub(super) skip: u8,
+    /// It was asked before, without an answer.
+    pub(super) again: bool,
 }
 
 /// A node that answered, with what it takes to store a record with it.
@@ -146,7 +148,8 @@ impl Search {
         candidate.tries += 1;
         candidate.state = State::Asked { until: now + patience };
         let nonce = *candidate.nonce.get_or_insert(nonce);
-        Some(Ask { node: candidate.node, position: candidate.position.clone(), nonce, skip: candidate.skip })
+        let (node, position) = (candidate.node, candidate.position.clone());
+        Some(Ask { node, position, nonce, skip: candidate.skip, again: candidate.tries > 1 })
     }
 
     /// The node that a question was put to, if it has not answered. A late answer is as good as any.

@@ -192,10 +192,11 @@ impl Map {
         let read: Result<(), FrameError> = match packet.first() {
             Some(&body::MAP_GET) => MapGet::decode(packet).map(|get| self.on_get(get, ingress, way, now)),
             // Who was not asked costs no check of a signature.
-            Some(_) if packet.get(1..9).is_some_and(|nonce| self.is_asked(nonce)) => MapPage::decode(packet)
-                .map(|(nonce, page)| {
+            Some(_) if packet.get(1..9).is_some_and(|nonce| self.is_asked(nonce)) => {
+                MapPage::decode(packet, self.secret.stand_in()).map(|(nonce, page)| {
                     self.on_page(nonce, page, blame, entropy, now);
-                }),
+                })
+            }
             _ => Err(FrameError::Value),
         };
         self.stats.dropped_body += u64::from(read.is_err());

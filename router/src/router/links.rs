@@ -53,7 +53,10 @@ impl Router {
             }
             Ok(Incoming::Control(control)) => {
                 self.touch_link(id);
-                if let (Some(port), Control::Peers { .. }) = (port, &control) {
+                if let (Some(port), Control::Vicinity { entries }) = (port, &control) {
+                    self.vicinity.on_frame(port, entries, now);
+                    self.arm_vicinity();
+                } else if let (Some(port), Control::Peers { .. }) = (port, &control) {
                     self.audit.on_frame(port, control, now);
                     self.audit_touched = true;
                 } else if let Some(port) = port {
@@ -110,6 +113,8 @@ impl Router {
             });
             self.notices.insert(port, Rate::new(NOTICES_BURST, NOTICES_PER_SECOND, now));
             self.trees.on_peer_up(port, proof.node, proof.class, cost, control_max, now);
+            self.vicinity.on_peer_up(port, sid, cost, now);
+            self.arm_vicinity();
             self.audit.on_peer_up(port, proof.node, &mut *self.entropy, now);
             self.audit_touched = true;
             self.trees_touched = true;
@@ -152,12 +157,19 @@ impl Router {
             hop.late = late;
         }
         self.trees.on_peer_link(port, cost, control_max, now);
+        self.vicinity.on_peer_cost(port, cost, now);
         if moved {
+            self.vicinity.on_peer_moved(port);
             self.trees.on_peer_moved(port);
             self.audit.on_peer_moved(port, now);
             self.audit_touched = true;
         }
+        self.arm_vicinity();
         self.trees_touched = true;
+    }
+
+    pub(super) fn arm_vicinity(&mut self) {
+        self.timers.set(Timer::Vicinity, self.vicinity.deadline());
     }
 
     pub(super) fn close_link(&mut self, id: LinkId, reason: LinkError, now: Instant) {
@@ -176,6 +188,7 @@ impl Router {
         self.events.push_back(Event::PeerDown { link: id, node });
         if self.peers.remove_link(port, id, now).is_none() {
             // Others are left. What waited for this one is lost.
+            self.vicinity.on_peer_moved(port);
             self.trees.on_peer_moved(port);
             self.audit.on_peer_moved(port, now);
             self.audit_touched = true;
@@ -186,6 +199,8 @@ impl Router {
         self.table.me.iter_mut().for_each(|generations| generations.lose(port));
         self.notices.remove(&port);
         self.trees.on_peer_down(port, now);
+        self.vicinity.on_peer_down(port, now);
+        self.arm_vicinity();
         self.audit.on_peer_down(port, now);
         self.audit_touched = true;
         self.endpoint.handle_peer_lost(node, &mut *self.entropy, now);

@@ -9,8 +9,8 @@ use crate::time::Instant;
 use crate::timer::Timer;
 use crate::wire::codec::port_bytes;
 use crate::wire::data::{
-    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, FLAG_RECORD, FLAG_REPLY, PHI_NONE, PORTS_BYTES_MAX, TTL,
-    TURNS, split_port,
+    BUDGET, COORDS_BYTES_GOAL, COORDS_BYTES_MAX, FLAG_NO_VICINITY, FLAG_RECORD, FLAG_REPLY, FLAG_VICINITY,
+    PHI_NONE, PORTS_BYTES_MAX, TTL, TURNS, split_port,
 };
 use crate::wire::record::{Entry, LIST_MAX};
 use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, Record, Reply, kind};
@@ -47,17 +47,36 @@ impl Router {
             self.refuse(from, packet.rev, NoticeCode::Ttl, 0, packet.body, now);
             return Ok(());
         }
-        let course = Course { mask: packet.mask, phi_min: packet.phi_min, budget: packet.budget };
-        let hop = match self.choices.recall(packet.dst, from, packet.coords, course) {
-            Some((index, course)) => Hop::Send { index, course },
-            None => {
-                self.destination.read(packet.coords)?;
-                let hop = next_hop(packet.dst, from, &self.destination, course, &self.table);
-                if let Hop::Send { index, course: after, .. } = hop {
-                    self.choices.keep(packet.dst, from, packet.coords, course, index, after);
+        let mut course = Course { mask: packet.mask, phi_min: packet.phi_min, budget: packet.budget };
+        let mut flags = packet.flags;
+        let mark = (flags & FLAG_VICINITY != 0).then_some(course.phi_min);
+        let seen =
+            if flags & FLAG_NO_VICINITY == 0 { self.in_sight_hop(&packet.dst, from, mark) } else { None };
+        if mark.is_some() && seen.is_none() {
+            // It has been led on to where nobody sees its destination any more: by the trees from here on.
+            flags = flags & !FLAG_VICINITY | FLAG_NO_VICINITY;
+            course.phi_min = PHI_NONE;
+        }
+        let hop = match (mark, seen) {
+            (Some(_), Some((index, left))) => Hop::in_sight(index, left, course),
+            _ => match self.choices.recall(packet.dst, from, packet.coords, course) {
+                Some((index, course, total)) => Hop::Send { index, course, total },
+                None => {
+                    self.destination.read(packet.coords)?;
+                    let hop = next_hop(packet.dst, from, &self.destination, course, &self.table);
+                    if let Hop::Send { index, course: after, total } = hop {
+                        self.choices.keep(packet.dst, from, packet.coords, course, index, after, total);
+                    }
+                    hop
                 }
-                hop
+            },
+        };
+        let hop = match seen {
+            Some((index, left)) if mark.is_some() || hop.is_longer_than(left) => {
+                flags |= FLAG_VICINITY;
+                Hop::in_sight(index, left, course)
             }
+            _ => hop,
         };
         let (index, course) = match hop {
             Hop::Send { index, course, .. } => (index, course),
@@ -82,6 +101,7 @@ impl Router {
         };
         let list_len = record.map_or(0, |record| record.encoded_len(entry.as_ref()));
         let packet = DataT {
+            flags,
             mask: course.mask,
             ttl: packet.ttl - 1,
             budget: course.budget,
@@ -108,6 +128,15 @@ impl Router {
         self.stats.forwarded += 1;
         self.touch_link(id);
         Ok(())
+    }
+
+    /// The peer by which a node in sight is reached, and what the way costs: less than `mark`, if there is one, so that no
+    /// packet goes in circles. A peer that is passed over leads to nobody.
+    fn in_sight_hop(&self, dst: &Sid, from: Port, mark: Option<u32>) -> Option<(usize, u32)> {
+        let (port, cost) = self.vicinity.route(dst)?;
+        let at = self.table.peers.binary_search_by_key(&port, |peer| peer.port).ok()?;
+        let nearer = mark.is_none_or(|mark| cost < mark);
+        (nearer && port != from && !self.table.peers[at].is_passed_over()).then_some((at, cost))
     }
 
     fn on_data_s(&mut self, from: Port, packet: DataS<'_>, now: Instant) -> Result<(), FrameError> {
@@ -307,7 +336,12 @@ impl Router {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         }
         let fresh = Course { mask, phi_min: PHI_NONE, budget: BUDGET };
+        // One tree alone is for who got no answer by the straight way.
+        let plain = mask != u8::MAX || avoid != Port::SELF;
+        let seen = if plain { None } else { self.in_sight_hop(&dst, avoid, None) };
         let hop = next_hop(dst, avoid, &self.aim.destination, fresh, &self.table);
+        let seen = seen.filter(|&(_, left)| hop.is_longer_than(left));
+        let hop = seen.map_or(hop, |(index, left)| Hop::in_sight(index, left, fresh));
         let Hop::Send { index: at, course, .. } = hop else {
             return self.setback(NoticeCode::NoRoute, 0, Notice::tail_of(body.as_slice()), now);
         };
@@ -316,7 +350,9 @@ impl Router {
         let list = Record::new(link.span());
         let record = record && list.encoded_len(None) + body.as_slice().len() <= LIST_MAX;
         let header = DataT {
-            flags: if record { FLAG_RECORD } else { 0 },
+            flags: if record { FLAG_RECORD } else { 0 }
+                | if seen.is_some() { FLAG_VICINITY } else { 0 }
+                | if plain { FLAG_NO_VICINITY } else { 0 },
             mask: course.mask,
             ttl: TTL,
             budget: course.budget,
@@ -344,7 +380,10 @@ impl Router {
             return None;
         }
         let fresh = Course { mask, phi_min: PHI_NONE, budget: BUDGET };
-        match next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table) {
+        let hop = next_hop(dst, Port::SELF, &self.aim.destination, fresh, &self.table);
+        let seen = if mask == u8::MAX { self.in_sight_hop(&dst, Port::SELF, None) } else { None };
+        let seen = seen.filter(|&(_, left)| hop.is_longer_than(left));
+        match seen.map_or(hop, |(index, left)| Hop::in_sight(index, left, fresh)) {
             Hop::Send { index, .. } => {
                 let peer = &self.table.peers[index];
                 (peer.sid != dst).then_some(peer.port)

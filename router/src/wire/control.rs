@@ -2,7 +2,7 @@
 use super::announce::{self, TreeInfo};
 use super::codec::{Reader, Writer};
 use super::{FrameError, kind};
-use crate::id::{NodeId, Port};
+use crate::id::{NodeId, Port, Sid};
 
 /// What is inside a SEALED frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,11 @@ pub enum Control {
         /// Peers that are new.
         here: Vec<PeerEntry>,
     },
+    /// What has changed among the nodes nearest to the sender.
+    Vicinity {
+        /// Nodes, and what the sender's way to them costs.
+        entries: Vec<VicinityEntry>,
+    },
     /// Datagram links: a control frame that must arrive.
     Reliable {
         /// Counts such frames of this sender, from 0.
@@ -83,6 +88,20 @@ pub struct PeerEntry {
     /// "The sender is a peer of mine", by that peer.
     pub half: [u8; 64],
 }
+
+/// A node near the sender of a [`Control::Vicinity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VicinityEntry {
+    /// Who.
+    pub node: Sid,
+    /// Summed cost of the links on the sender's way; 65535 if it is near no longer.
+    pub cost: u16,
+    /// Given by the node itself; only grows.
+    pub seq: u32,
+}
+
+/// Nodes in one VICINITY: what a frame of 1280 bytes holds.
+pub const VICINITY_ENTRIES_MAX: usize = 80;
 
 /// Peers, and ports, in one PEERS: what a frame of 1280 bytes holds.
 pub const PEERS_ENTRIES_MAX: usize = 10;
@@ -141,6 +160,14 @@ impl Control {
                     out.put_port(entry.port);
                     out.put(entry.node.as_bytes());
                     out.put(&entry.half);
+                }
+            }
+            Self::Vicinity { entries } => {
+                out.put_byte(kind::VICINITY);
+                for entry in entries {
+                    out.put(entry.node.as_bytes());
+                    out.put_two(entry.cost);
+                    out.put_four(entry.seq);
                 }
             }
             Self::Reliable { seq, frame } => {
@@ -217,6 +244,20 @@ impl Control {
                 }
                 Self::Peers { half, gone, here }
             }
+            kind::VICINITY => {
+                let mut entries = Vec::with_capacity(reader.rest().len() / 14);
+                while !reader.is_empty() {
+                    if entries.len() == VICINITY_ENTRIES_MAX {
+                        return Err(FrameError::Long);
+                    }
+                    entries.push(VicinityEntry {
+                        node: reader.sid()?,
+                        cost: reader.u16()?,
+                        seq: reader.u32()?,
+                    });
+                }
+                Self::Vicinity { entries }
+            }
             kind::RELIABLE => {
                 let seq = reader.u32()?;
                 let frame = reader.bytes(reader.rest().len())?.to_vec();
@@ -255,6 +296,10 @@ mod tests {
                 half: Some([4; 64]),
                 gone: vec![Port(9), Port(300)],
                 here: vec![PeerEntry { port: Port(4000), node: NodeId::from_bytes([7; 32]), half: [9; 64] }],
+            },
+            Control::Vicinity { entries: vec![] },
+            Control::Vicinity {
+                entries: vec![VicinityEntry { node: Sid::from_bytes([3; 8]), cost: 700, seq: 9 }; 3],
             },
             Control::Reliable { seq: 4, frame: vec![kind::RESYNC, 1] },
             Control::Ack { next: 3, more: 5 },

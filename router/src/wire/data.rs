@@ -10,9 +10,9 @@ use crate::id::{Port, Sid};
 pub const FLAG_RECORD: u8 = 0x80;
 /// Of DATA_S: such a list goes back, between index and body; hops add their chords.
 pub const FLAG_REPLY: u8 = 0x80;
-/// Do not use the vicinity table (a retry; not built yet): passed on unchanged.
+/// Do not use the vicinity table (a retry).
 pub const FLAG_NO_VICINITY: u8 = 0x40;
-/// Somebody on the way found the destination in its vicinity (not built yet): passed on unchanged.
+/// Somebody on the way found the destination in its vicinity: the least distance is then what the way there costs.
 pub const FLAG_VICINITY: u8 = 0x20;
 
 /// Of DATA_S: how often it has gone out where it came in. A tree that is given up may turn a packet back, once each but the last

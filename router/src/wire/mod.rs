@@ -72,7 +72,7 @@ pub mod kind {
     pub const ANNOUNCE: u8 = 0x15;
     /// Inside SEALED: tell me your whole way again.
     pub const RESYNC: u8 = 0x16;
-    /// Inside SEALED: the nearest nodes (not sent yet).
+    /// Inside SEALED: what has changed among the nodes nearest to me.
     pub const VICINITY: u8 = 0x17;
     /// Inside SEALED, datagram links: a control frame that must arrive.
     pub const RELIABLE: u8 = 0x18;

@@ -294,6 +294,11 @@ impl Session {
             None => Outbound::node(self.sid, place, 0, body),
         };
         ctx.out.push_back(out);
+        if attempt.tries == 2 && ctx.neighbours.is_some() {
+            // The first may have gone straight to a node in sight, as somebody says: all trees together are untried then.
+            let body = Body::from_slice(&attempt.body);
+            ctx.out.push_back(Outbound::recording(self.sid, place, place.locator.mask(), 0, body));
+        }
         if self.mapped {
             self.send_init_by_ways(ctx);
         }
