@@ -38,7 +38,7 @@ async fn a_space_is_told_with_what_may_be_seen_of_it() {
     assert_eq!(told.room.children_state.len(), 2);
     let children: Vec<_> = told.children.iter().map(|child| &child.room_id).collect();
     assert_eq!(children, [&open]);
-    assert_eq!(told.inaccessible_children, [shut.clone()]);
+    assert_eq!(told.inaccessible_children, std::slice::from_ref(&shut));
     // As a client of b sees it, which has to join first to be sure of the way.
     let path = format!("/_matrix/client/v3/join/{space}?via={}", a.name());
     bob.call("POST", &path, &json!({})).await;
