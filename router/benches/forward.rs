@@ -21,11 +21,8 @@ fn coords(tree: u8, last: u16) -> Coords {
 }
 
 fn locator(last: u16) -> Locator {
-    let mut locator = Locator::default();
-    for tree in 0..4 {
-        locator.trees[usize::from(tree)] = Some(coords(tree, last));
-    }
-    locator
+    let coords = [0, 1, 2, 3].map(|tree| coords(tree, last));
+    Locator::of(coords.iter().enumerate())
 }
 
 fn choice(c: &mut Criterion) {

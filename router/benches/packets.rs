@@ -21,12 +21,11 @@ impl Entropy for Counting {
 const NOW: Instant = Instant::from_micros(1_000_000);
 
 fn locator(port: u16) -> Locator {
-    let mut locator = Locator::default();
-    for tree in 0..4 {
+    let coords = [0, 1, 2, 3].map(|tree| {
         let hops = vec![Hop { port: Port(port), cost: 3 }; 4];
-        locator.trees[tree] = Some(Coords { root: Sid::from_bytes([tree as u8; 8]), hops });
-    }
-    locator
+        Coords { root: Sid::from_bytes([tree; 8]), hops }
+    });
+    Locator::of(coords.iter().enumerate())
 }
 
 /// Hands everything over until both are quiet.

@@ -18,7 +18,6 @@ use crate::wire::record::Span;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
-use std::sync::Arc;
 
 /// Sessions and lookup of one node.
 pub struct Endpoint {
@@ -28,7 +27,7 @@ pub struct Endpoint {
     now: Instant,
     /// Above all seqs given to our position.
     seq: u64,
-    own: Arc<Locator>,
+    own: Locator,
     sessions: Sessions,
     lookup: Lookup,
     map: Map,
@@ -101,7 +100,7 @@ impl Endpoint {
             address: secret.id().address(),
             now,
             seq: boot,
-            own: Arc::default(),
+            own: Locator::default(),
             sessions: Sessions::new(&secret, config.source_routes, boot, entropy, now),
             lookup: Lookup::new(&secret, config, entropy, now),
             map: Map::new(&secret, config.map && config.source_routes, boot, now),
@@ -253,10 +252,10 @@ impl Endpoint {
 
     /// This node's coordinates are now these (call it when they first appear and after every change).
     pub fn handle_coordinates(&mut self, locator: Locator, entropy: &mut dyn Entropy, now: Instant) {
-        if locator == *self.own {
+        if locator == self.own {
             return;
         }
-        self.own = Arc::new(locator);
+        self.own = locator;
         self.map.handle_own(self.own.clone());
         self.seq = self.seq.saturating_add(1);
         let own = Position { seq: self.seq, locator: self.own.clone() };
@@ -268,7 +267,7 @@ impl Endpoint {
     /// A peer is up, or its coordinates have changed.
     pub fn handle_peer(&mut self, node: NodeId, locator: Locator, entropy: &mut dyn Entropy, now: Instant) {
         let seq = self.sessions.place_seq(&node).unwrap_or_default();
-        let position = Position { seq, locator: Arc::new(locator) };
+        let position = Position { seq, locator };
         self.sessions.handle_place(&node, position.clone(), entropy, now);
         self.lookup.handle_peer(node, position, entropy, now);
         self.settle(entropy, now);
@@ -361,7 +360,7 @@ impl Endpoint {
     }
 
     /// Where packets to a node go now, if it is talked to.
-    pub fn locator(&self, node: &NodeId) -> Option<Arc<Locator>> {
+    pub fn locator(&self, node: &NodeId) -> Option<Locator> {
         self.sessions.place(node).map(|place| place.locator.clone())
     }
 

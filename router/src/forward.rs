@@ -382,8 +382,8 @@ mod tests {
     }
 
     fn to(trees: &[Option<Coords>]) -> Destination {
-        let mut locator = Locator::default();
-        locator.trees[..trees.len()].clone_from_slice(trees);
+        let known = trees.iter().enumerate().filter_map(|(tree, coords)| Some((tree, coords.as_ref()?)));
+        let locator = Locator::of(known);
         let mut bytes = Vec::new();
         locator.encode(&mut bytes);
         let mut destination = Destination::default();

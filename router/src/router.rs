@@ -36,7 +36,7 @@ pub struct Router {
     sid: Sid,
     config: Config,
     entropy: Box<dyn Entropy>,
-    links: BTreeMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Box<Link>>,
     peers: PeerTable,
     trees: Trees,
     table: forward::Table,

@@ -95,7 +95,7 @@ pub struct AuditStats {
 pub struct Audit {
     on: bool,
     roster: Roster,
-    watches: BTreeMap<Port, Watch>,
+    watches: BTreeMap<Port, Box<Watch>>,
     asks: VecDeque<Ask>,
     verdicts: VecDeque<Verdict>,
     stats: AuditStats,
@@ -120,7 +120,7 @@ impl Audit {
         self.roster.on_peer_up(port, node, now);
         if self.on {
             let first = now + FIRST_AFTER + jitter(FIRST_AFTER, entropy);
-            self.watches.insert(port, Watch::new(port, first, now));
+            self.watches.insert(port, Box::new(Watch::new(port, first, now)));
         }
     }
 
@@ -178,7 +178,7 @@ impl Audit {
 
     /// When [`Self::handle_timeout`] is wanted. O(peers).
     pub fn deadline(&self) -> Option<Instant> {
-        self.watches.values().map(Watch::deadline).chain(self.roster.deadline()).min()
+        self.watches.values().map(|watch| watch.deadline()).chain(self.roster.deadline()).min()
     }
 
     /// Does what is due. O(peers).

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) struct Roster {
     secret: SecretKey,
     checked: Option<Arc<dyn SignatureMemory>>,
-    rows: BTreeMap<Port, Row>,
+    rows: BTreeMap<Port, Box<Row>>,
     frames: VecDeque<(Port, Control)>,
 }
 
@@ -58,7 +58,7 @@ impl Roster {
             last: Instant::ZERO,
             checks: Rate::new(CHECKS_BURST, CHECKS_PER_SECOND, now),
         };
-        self.rows.insert(port, row);
+        self.rows.insert(port, Box::new(row));
     }
 
     pub(super) fn on_peer_down(&mut self, port: Port, now: Instant) {

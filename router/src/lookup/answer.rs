@@ -64,7 +64,7 @@ impl Lookup {
             return;
         }
         if self.is_genuine(asker) {
-            let position = Position { seq: asker.seq, locator: asker.locator.clone().into() };
+            let position = Position { seq: asker.seq, locator: asker.locator.clone() };
             self.meet(asker.node, position, false, now);
         } else {
             self.stats.refused += 1;
@@ -99,7 +99,7 @@ impl Lookup {
             return false;
         }
         if let Record::Locator(record) = &record {
-            let position = Position { seq: record.seq, locator: record.locator.clone().into() };
+            let position = Position { seq: record.seq, locator: record.locator.clone() };
             self.meet(node, position, false, now);
         }
         let kept = self.store.put(record, ingress, now);

@@ -81,7 +81,7 @@ impl Lookup {
                 self.stats.dropped_body += 1;
                 continue;
             }
-            let position = Position { seq: record.seq, locator: record.locator.into() };
+            let position = Position { seq: record.seq, locator: record.locator };
             if record.node == node {
                 // It answered where it said it was, so it can be asked there.
                 if let Some(running) = self.searches.get_mut(&id) {
@@ -174,11 +174,11 @@ impl Lookup {
             _ if tries > 0 => search.broad(),
             _ => search,
         };
-        self.searches.insert(id, Running { purpose, search });
+        self.searches.insert(id, Box::new(Running { purpose, search }));
         Some(id)
     }
 
-    pub(super) fn end_search(&mut self, id: u64) -> Option<Running> {
+    pub(super) fn end_search(&mut self, id: u64) -> Option<Box<Running>> {
         self.questions.retain(|_, question| !matches!(question, Question::Search(of) if *of == id));
         self.searches.remove(&id)
     }
@@ -219,7 +219,7 @@ impl Lookup {
         if !over {
             return;
         }
-        let Some(Running { purpose, search }) = self.end_search(id) else { return };
+        let Some(Running { purpose, search }) = self.end_search(id).map(|running| *running) else { return };
         match purpose {
             Purpose::Answer(query) if query.what == What::Account && !search.accounts.is_empty() => {
                 self.pending.remove(&query);

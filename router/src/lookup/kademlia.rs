@@ -9,6 +9,7 @@ use crate::time::Instant;
 /// All contacts of one node.
 pub(super) struct Contacts {
     me: Place,
+    /// As many as there are contacts in: few are.
     buckets: Vec<Vec<Contact>>,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Contact {
 
 impl Contacts {
     pub(super) fn new(me: Place) -> Self {
-        Self { me, buckets: vec![Vec::new(); 256] }
+        Self { me, buckets: Vec::new() }
     }
 
     /// Takes a node in, or notes where it is now. True if it is new here. Full buckets keep who answers.
@@ -127,6 +128,9 @@ impl Contacts {
 
     fn bucket(&mut self, place: &Place) -> Option<&mut Vec<Contact>> {
         let index = self.bucket_index(place)?;
+        if self.buckets.len() <= index {
+            self.buckets.resize_with(index + 1, Vec::new);
+        }
         self.buckets.get_mut(index)
     }
 
@@ -158,7 +162,6 @@ mod tests {
     use super::*;
     use crate::crypto::SecretKey;
     use crate::lookup::{Coords, Locator};
-    use std::sync::Arc;
 
     fn node(seed: u16) -> NodeId {
         let mut bytes = [0; 32];
@@ -167,9 +170,8 @@ mod tests {
     }
 
     fn position(seq: u64) -> Position {
-        let mut locator = Locator::default();
-        locator.trees[0] = Some(Coords { root: node(0).sid(), hops: Vec::new() });
-        Position { seq, locator: Arc::new(locator) }
+        let coords = Coords { root: node(0).sid(), hops: Vec::new() };
+        Position { seq, locator: Locator::of([(0, &coords)]) }
     }
 
     #[test]

@@ -167,10 +167,10 @@ pub struct Lookup {
     cache: Cache,
     store: Store,
     pending: BTreeMap<Query, Pending>,
-    searches: BTreeMap<u64, Running>,
+    searches: BTreeMap<u64, Box<Running>>,
     search_next: u64,
     /// Our locator record (`None`) and our account records.
-    publications: BTreeMap<Option<[u8; 32]>, Publication>,
+    publications: BTreeMap<Option<[u8; 32]>, Box<Publication>>,
     /// What the nonces of questions stand for.
     questions: BTreeMap<u64, Question>,
     /// Searches that get us to know nodes far from our place: rounds done since when, and when the next is due.
@@ -233,7 +233,10 @@ impl Lookup {
             pending: BTreeMap::new(),
             searches: BTreeMap::new(),
             search_next: 0,
-            publications: BTreeMap::from([(None, Publication::new(place, TTL_MAX, FRESH_EVERY, now))]),
+            publications: BTreeMap::from([(
+                None,
+                Box::new(Publication::new(place, TTL_MAX, FRESH_EVERY, now)),
+            )]),
             questions: BTreeMap::new(),
             joining: Joining::default(),
             budgets: BTreeMap::new(),
@@ -341,7 +344,7 @@ impl Lookup {
         let publication = self
             .publications
             .entry(key)
-            .or_insert_with(|| Publication::new(place, ACCOUNT_TTL, FRESH_EVERY_ACCOUNT, now));
+            .or_insert_with(|| Box::new(Publication::new(place, ACCOUNT_TTL, FRESH_EVERY_ACCOUNT, now)));
         publication.record = Some(Record::Account(record));
         publication.want(true, now);
         self.settle(entropy, now);
@@ -438,7 +441,7 @@ impl Lookup {
 
     /// How many nodes have confirmed that they keep this node's locator record.
     pub fn keepers(&self) -> usize {
-        self.publications.get(&None).map_or(0, Publication::kept_by)
+        self.publications.get(&None).map_or(0, |publication| publication.kept_by())
     }
 
     /// Our own record of an account, if we publish one.
@@ -462,7 +465,7 @@ impl Lookup {
             return Some(cached);
         }
         if let Some(record) = self.store.locator(prefix, now) {
-            let position = Position { seq: record.seq, locator: record.locator.clone().into() };
+            let position = Position { seq: record.seq, locator: record.locator.clone() };
             return Some((record.node, position));
         }
         None
@@ -487,7 +490,8 @@ impl Lookup {
         let searches = self.searches.values().filter_map(|running| running.search.deadline());
         let pending = self.pending.values().filter_map(|pending| pending.next_at);
         let placed = !self.own.locator.is_empty();
-        let publications = self.publications.values().filter_map(Publication::deadline).filter(|_| placed);
+        let publications =
+            self.publications.values().filter_map(|publication| publication.deadline()).filter(|_| placed);
         let joining = self.joining.next_at.filter(|_| placed);
         self.wake =
             searches.chain(pending).chain(publications).chain(joining).min().map(|at| at.max(now + TICK));

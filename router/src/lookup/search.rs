@@ -168,7 +168,7 @@ impl Search {
         let path = candidate.path;
         for Contact { node, locator } in contacts {
             if node != *me && !locator.is_empty() && self.paths[path].candidates < CANDIDATES_MAX {
-                self.add(node, Position { seq: 0, locator: locator.into() }, path);
+                self.add(node, Position { seq: 0, locator }, path);
             }
         }
     }
@@ -331,10 +331,10 @@ impl Search {
 
 /// The first two steps of a position's deepest tree.
 pub(super) fn prefix(position: &Position) -> Option<Vec<u8>> {
-    let (tree, coords) = position.locator.iter().find(|(_, coords)| coords.hops.len() > 2)?;
+    let (tree, coords) = position.locator.iter().find(|(_, coords)| coords.depth() > 2)?;
     let mut prefix = vec![tree];
     prefix.extend_from_slice(coords.root.as_bytes());
-    for hop in &coords.hops[..2] {
+    for hop in coords.hops().take(2) {
         prefix.extend_from_slice(&hop.port.0.to_be_bytes());
     }
     Some(prefix)
@@ -371,9 +371,8 @@ mod tests {
 
     fn position(first: u16, second: u16) -> Position {
         let hop = |port| Hop { port: Port(port), cost: 1 };
-        let mut locator = Locator::default();
-        locator.trees[0] = Some(Coords { root: node(0).sid(), hops: vec![hop(first), hop(second), hop(9)] });
-        Position { seq: 1, locator: locator.into() }
+        let coords = Coords { root: node(0).sid(), hops: vec![hop(first), hop(second), hop(9)] };
+        Position { seq: 1, locator: Locator::of([(0, &coords)]) }
     }
 
     fn nearest(start: Vec<(NodeId, Position)>) -> Search {
@@ -413,10 +412,7 @@ mod tests {
                         fresh += 1;
                         let mut bytes = [0; 32];
                         bytes[..4].copy_from_slice(&fresh.to_le_bytes());
-                        Contact {
-                            node: NodeId::from_bytes(bytes),
-                            locator: (*position(1, 1).locator).clone(),
-                        }
+                        Contact { node: NodeId::from_bytes(bytes), locator: position(1, 1).locator }
                     })
                     .collect();
                 search.on_answer(&ask.node, [0; 16], contacts, &node(200));

@@ -9,7 +9,7 @@ impl Lookup {
     pub(super) fn record_of(&mut self, key: Option<[u8; 32]>) -> Option<Record> {
         match key {
             None => {
-                self.published = (*self.own.locator).clone();
+                self.published = self.own.locator.clone();
                 Some(Record::Locator(self.own_record().clone()))
             }
             Some(_) => self.publications.get(&key)?.record.clone(),
@@ -43,7 +43,7 @@ impl Lookup {
             }
             // Short headers: what need not be quick need not know four ways.
             let Position { seq, locator } = &telling.replica.position;
-            let place = Position { seq: *seq, locator: locator.fit_or_one(CONTACT_BYTES).into() };
+            let place = Position { seq: *seq, locator: locator.fit_or_one(CONTACT_BYTES) };
             self.out.push_back(Outbound::node(telling.replica.node.sid(), &place, 0, body));
         }
     }

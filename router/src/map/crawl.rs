@@ -135,10 +135,10 @@ impl Map {
 
 /// Least distance over the trees that both are in, in milliseconds one way; `None` without any.
 fn distance(a: &Locator, b: &Locator) -> Option<u32> {
-    let both = a.trees.iter().zip(&b.trees).filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?)));
+    let both = a.iter().filter_map(|(tree, a)| Some((a, b.get(tree.into())?)));
     let of_one = both.filter(|(a, b)| a.root == b.root).map(|(a, b)| {
-        let common = a.hops.iter().zip(&b.hops).take_while(|(a, b)| a.port == b.port).count();
-        let below = a.hops[common..].iter().chain(&b.hops[common..]);
+        let common = a.hops().zip(b.hops()).take_while(|(a, b)| a.port == b.port).count();
+        let below = a.hops().skip(common).chain(b.hops().skip(common));
         below.map(|hop| u32::from(hop.cost)).sum::<u32>()
     });
     of_one.min()

@@ -28,14 +28,13 @@ use crate::wire::record::Span;
 use bytes::Bytes;
 use crawl::Explored;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 /// What one node knows of others' links.
 pub struct Map {
     secret: SecretKey,
     me: Sid,
     on: bool,
-    own: Arc<Locator>,
+    own: Locator,
     neighbours: Neighbours,
     /// Of our own pages.
     seq: u64,
@@ -75,7 +74,7 @@ pub struct MapStats {
 struct Place {
     seq: u64,
     links: Vec<MapLink>,
-    locator: Arc<Locator>,
+    locator: Locator,
     heard: Instant,
 }
 
@@ -99,7 +98,7 @@ struct Ask {
 struct Goal {
     node: NodeId,
     there: Sid,
-    locator: Arc<Locator>,
+    locator: Locator,
     until: Instant,
     asked: usize,
     /// Of these not answered.
@@ -119,7 +118,7 @@ impl Map {
             secret: secret.clone(),
             me: secret.id().sid(),
             on,
-            own: Arc::default(),
+            own: Locator::default(),
             neighbours: Neighbours::new(),
             seq,
             pages: BTreeMap::new(),
@@ -151,7 +150,7 @@ impl Map {
     }
 
     /// This node is there now.
-    pub fn handle_own(&mut self, own: Arc<Locator>) {
+    pub fn handle_own(&mut self, own: Locator) {
         self.own = own;
         self.on_changed();
     }
@@ -161,7 +160,7 @@ impl Map {
     pub fn want(
         &mut self,
         node: NodeId,
-        locator: Arc<Locator>,
+        locator: Locator,
         blame: &Blame,
         entropy: &mut dyn Entropy,
         now: Instant,
@@ -272,7 +271,7 @@ impl Map {
         let known = self.known.get(&sid);
         if known.is_none_or(|known| page.seq >= known.seq) {
             self.make_room(now);
-            let locator = Arc::new(page.locator);
+            let locator = page.locator;
             let place = self.known.entry(sid).or_insert_with(|| Place {
                 seq: page.seq,
                 links: Vec::new(),

@@ -52,10 +52,8 @@ impl Grid {
             let (x, y) = (n % side, n / side);
             let down = std::iter::repeat_n(Hop { port: Port(4), cost: 2 }, y);
             let along = std::iter::repeat_n(Hop { port: Port(2), cost: 2 }, x);
-            let mut locator = Locator::default();
-            locator.trees[0] =
-                Some(Coords { root: secrets[0].id().sid(), hops: down.chain(along).collect() });
-            map.handle_own(Arc::new(locator));
+            let coords = Coords { root: secrets[0].id().sid(), hops: down.chain(along).collect() };
+            map.handle_own(Locator::of([(0, &coords)]));
         }
         grid.maps = maps;
         grid

@@ -177,7 +177,7 @@ const CONTROL_BYTES_MAX: usize = 512 * 1024;
 /// A turn's bytes: five full packets of an ordinary path, so that taking turns costs little.
 const QUANTUM: usize = 8 * 1024;
 /// Sources whose (empty) queues are kept, so that a source that comes back allocates nothing.
-const IDLE_SOURCES_MAX: usize = 16;
+const IDLE_SOURCES_MAX: usize = 4;
 /// A wait that counts as full: at 15 ms CoDel begins to cut, at 100 ms it has done so for a while.
 const WAIT_FULL: Duration = Duration::from_millis(100);
 

@@ -35,7 +35,7 @@ impl Chords {
         body: usize,
         granted: bool,
         table: &Table,
-        links: &BTreeMap<LinkId, Link>,
+        links: &BTreeMap<LinkId, Box<Link>>,
     ) -> (Reply<'a>, Self) {
         let mut own = Self::default();
         let empty = Reply { record: Record { full: true, entries: &[], ..reply.record }, chords: &[] };

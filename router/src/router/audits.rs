@@ -15,7 +15,7 @@ use crate::wire::codec::Writer;
 use std::collections::BTreeMap;
 
 struct Sight<'a> {
-    links: &'a BTreeMap<LinkId, Link>,
+    links: &'a BTreeMap<LinkId, Box<Link>>,
     peers: &'a PeerTable,
     table: &'a forward::Table,
     endpoint: &'a Endpoint,

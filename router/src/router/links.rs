@@ -27,7 +27,7 @@ impl Router {
             mtu: u32::try_from(spec.mtu).unwrap_or(u32::MAX),
         };
         let link = Link::new(id, spec, ours, self.config.queue_bytes_max, &mut *self.entropy, now);
-        self.links.insert(id, link);
+        self.links.insert(id, Box::new(link));
         self.touch_link(id);
     }
 
@@ -306,7 +306,7 @@ impl Router {
 
         for port in self.trees.announceable(now) {
             let active = self.peers.get(port).map(|peer| peer.active);
-            let room = active.and_then(|id| self.links.get(&id)).is_some_and(Link::control_has_room);
+            let room = active.and_then(|id| self.links.get(&id)).is_some_and(|link| link.control_has_room());
             if !room {
                 self.trees.postpone(port, now);
                 continue;
@@ -375,7 +375,7 @@ impl Router {
                 up_for: now - link.since,
             }
         };
-        self.links.values().map(info).collect()
+        self.links.values().map(|link| info(link)).collect()
     }
 }
 

@@ -64,10 +64,9 @@ impl super::Router {
                 let byte = usize::from(random::<1>(&mut *self.entropy)[0]);
                 let at = if round == 0 { way.len() - 1 } else { byte % way.len() };
                 let (node, coords) = way.swap_remove(at);
-                let mut locator = Locator::default();
-                locator.trees[tree] = Some(coords);
+                let locator = Locator::of([(tree, &coords)]);
                 if guides.iter().all(|(known, _)| *known != node) {
-                    guides.push((node, Position { seq: 0, locator: locator.into() }));
+                    guides.push((node, Position { seq: 0, locator }));
                 }
             }
         }

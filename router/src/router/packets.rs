@@ -15,7 +15,6 @@ use crate::wire::data::{
 use crate::wire::record::{Entry, LIST_MAX};
 use crate::wire::{DataS, DataT, FrameError, Notice, NoticeCode, Record, Reply, kind};
 use bytes::Bytes;
-use std::sync::Arc;
 
 impl Router {
     /// A packet or a notice from a peer.
@@ -324,7 +323,7 @@ impl Router {
     fn send_to(
         &mut self,
         dst: Sid,
-        locator: &Arc<Locator>,
+        locator: &Locator,
         avoid: Port,
         mask: u8,
         record: bool,
@@ -375,7 +374,7 @@ impl Router {
     }
 
     /// The peer that a packet of ours is given to first; `None` if the node itself is that peer.
-    pub(super) fn first_hop(&mut self, dst: Sid, locator: &Arc<Locator>, mask: u8) -> Option<Port> {
+    pub(super) fn first_hop(&mut self, dst: Sid, locator: &Locator, mask: u8) -> Option<Port> {
         if !self.aim.at(locator) {
             return None;
         }
@@ -439,15 +438,15 @@ impl Router {
 /// is kept ready.
 #[derive(Debug, Default)]
 pub(super) struct Aim {
-    locator: Option<Arc<Locator>>,
+    locator: Option<Locator>,
     coords: Vec<u8>,
     destination: forward::Destination,
 }
 
 impl Aim {
     /// Makes it that locator's; false if no packet can carry it.
-    fn at(&mut self, locator: &Arc<Locator>) -> bool {
-        if self.locator.as_ref().is_some_and(|last| Arc::ptr_eq(last, locator)) {
+    fn at(&mut self, locator: &Locator) -> bool {
+        if self.locator.as_ref().is_some_and(|last| last == locator) {
             return true;
         }
         let mut fitting = locator.fit(COORDS_BYTES_GOAL);
@@ -458,7 +457,7 @@ impl Aim {
         self.coords.clear();
         fitting.encode(&mut self.coords);
         let read = self.destination.read(&self.coords).is_ok();
-        self.locator = read.then(|| Arc::clone(locator));
+        self.locator = read.then(|| locator.clone());
         read
     }
 }

@@ -33,6 +33,8 @@ pub struct Ancestry {
     index: HashMap<NodeId, Slot>,
     nodes: Vec<Option<Node>>,
     free: Vec<Slot>,
+    /// Entries taken so far.
+    taken: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,8 @@ struct Entry {
 #[derive(Debug)]
 struct Place {
     info: TreeInfo,
+    /// Names it among all entries that were ever taken here.
+    stamp: u64,
     parent: Slot,
     rank: Option<Rank>,
 }
@@ -139,7 +143,8 @@ impl Ancestry {
         let slot = self.slot_or_new(info.node);
         let parent = self.slot_or_new(info.parent);
         let rank = info.is_root().then(|| Rank::of(&info));
-        let place = Some(Box::new(Place { info, parent, rank }));
+        self.taken += 1;
+        let place = Some(Box::new(Place { info, stamp: self.taken, parent, rank }));
         let entry = &mut self.node_mut(slot).entries[usize::from(info.tree)];
         let old = entry.as_ref().and_then(|entry| Some(entry.place.as_ref()?.parent));
         *entry = Some(Box::new(Entry { seq: info.seq, place, needed: true, needed_last: now }));
@@ -161,6 +166,21 @@ impl Ancestry {
             }
             slot = place.parent;
         }
+    }
+
+    /// Stands for all that [`Self::walk`] from that node finds: the same as before, and nothing on the way has changed. Never 0.
+    pub fn stamp(&self, tree: usize, start: Slot) -> u64 {
+        let mut stamp = 1u64;
+        let mut slot = start;
+        for _ in 0..=DEPTH_MAX {
+            let Some(place) = self.place(tree, slot) else { break };
+            stamp = (stamp ^ place.stamp).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            if place.rank.is_some() {
+                return stamp | 1;
+            }
+            slot = place.parent;
+        }
+        stamp & !1 | 2
     }
 
     /// Coordinates and summed cost of the first node of a chain that [`Self::walk`] gave.

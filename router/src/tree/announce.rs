@@ -179,11 +179,15 @@ impl Trees {
         frames.collect()
     }
 
-    /// Walks anew from every peer without choosing (the caller does).
+    /// Walks anew from every peer above which something has changed, without choosing (the caller does).
     pub(super) fn rewalk_peers(&mut self, tree: usize, now: Instant) {
         let mut chain = std::mem::take(&mut self.scratch);
         let last = self.is_last(tree);
         for (&port, peer) in &mut self.peers {
+            let stamp = self.known.stamp(tree, peer.slot);
+            if std::mem::replace(&mut peer.walked[tree], stamp) == stamp {
+                continue;
+            }
             let mut new = super::walk(&self.known, tree, peer.slot, self.me_slot, &mut chain);
             // A place that the peer could not prove is none; in the last tree it still leads to the common root.
             let parent =

@@ -39,7 +39,8 @@ pub struct Trees {
     next_seq: u64,
     known: Ancestry,
     own: Vec<Own>,
-    peers: BTreeMap<Port, TreePeer>,
+    /// (Boxed: a map of large values has room for eleven of them at least.)
+    peers: BTreeMap<Port, Box<TreePeer>>,
     frames: VecDeque<(Port, Control)>,
     changes: BTreeSet<(Port, usize)>,
     hints: BTreeSet<Port>,
@@ -93,6 +94,8 @@ struct TreePeer {
     /// Its port for this node.
     port_there: Option<Port>,
     ways: Vec<Result<Way, Void>>,
+    /// [`Ancestry::stamp`] of the entries that these come from; 0 if they have to be walked anew whatever it is.
+    walked: Vec<u64>,
     /// Nodes and seqs of the chain last announced to it, per tree.
     sent: Vec<Vec<(Slot, u64)>>,
     /// Audits say that it drops what it should pass on.
@@ -214,6 +217,7 @@ impl Trees {
             cost,
             port_there: None,
             ways: vec![Err(Void::Unknown); self.trees],
+            walked: vec![0; self.trees],
             sent: vec![Vec::new(); self.trees],
             suspect: false,
             proved: Vec::new(),
@@ -226,7 +230,7 @@ impl Trees {
             checks: Rate::new(CHECKS_BURST, CHECKS_PER_SECOND, now),
             requests: Rate::new(REQUESTS_BURST, REQUESTS_PER_SECOND, now),
         };
-        if let Some(old) = self.peers.insert(port, peer) {
+        if let Some(old) = self.peers.insert(port, Box::new(peer)) {
             self.unpin_peer(&old);
         }
         self.recompute_all(now);
@@ -272,6 +276,7 @@ impl Trees {
         let Some(peer) = self.peers.get_mut(&port) else { return };
         peer.proved = proved;
         peer.claimed = claimed;
+        peer.walked.fill(0);
         self.recompute_all(now);
     }
 
@@ -363,20 +368,12 @@ impl Trees {
 
     /// This node's coordinates in all trees.
     pub fn locator(&self) -> Locator {
-        let mut locator = Locator::default();
-        for (tree, own) in self.own.iter().enumerate() {
-            locator.trees[tree] = Some(own.way.coords.clone());
-        }
-        locator
+        Locator::of(self.own.iter().enumerate().map(|(tree, own)| (tree, &own.way.coords)))
     }
 
     /// A peer's coordinates in all trees, as far as they are known.
     pub fn peer_locator(&self, port: Port) -> Locator {
-        let mut locator = Locator::default();
-        for tree in 0..self.trees {
-            locator.trees[tree] = self.peer_coords(port, tree).cloned();
-        }
-        locator
+        Locator::of((0..self.trees).filter_map(|tree| Some((tree, self.peer_coords(port, tree)?))))
     }
 
     /// Number of trees.
@@ -427,7 +424,7 @@ impl Trees {
 
     /// Bytes of memory that tree entries and peers' ways take.
     pub fn bytes(&self) -> usize {
-        let peer = |peer: &TreePeer| {
+        let peer = |peer: &Box<TreePeer>| {
             let ways =
                 peer.ways.iter().flatten().map(|way| size_of_val(way.coords.hops.as_slice())).sum::<usize>();
             let sent = peer.sent.iter().map(|sent| size_of_val(sent.as_slice())).sum::<usize>();

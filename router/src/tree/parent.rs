@@ -196,7 +196,8 @@ impl Trees {
                 return;
             }
         }
-        let Some(TreePeer { node, port_there: Some(port_there), cost, .. }) = self.peers.get(&whom.port)
+        let Some(TreePeer { node, port_there: Some(port_there), cost, .. }) =
+            self.peers.get(&whom.port).map(|peer| &**peer)
         else {
             return;
         };

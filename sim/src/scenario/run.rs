@@ -344,12 +344,11 @@ fn chosen(world: &World, droppers: &Droppers, rng: &mut ChaCha8Rng) -> Vec<usize
 fn corrupt(world: &mut World, droppers: Option<&Droppers>, nodes: &[usize]) {
     let Some(droppers) = droppers else { return };
     let contact = |&node: &usize| {
-        let mut locator = Locator::default();
-        for (tree, place) in locator.trees.iter_mut().enumerate() {
-            let router = world.router(node);
-            *place = router.and_then(|router| router.place(tree)).map(|(_, coords)| coords.clone());
-        }
-        Contact { node: world.key(node), locator }
+        let router = world.router(node);
+        let places = router.into_iter().flat_map(|router| {
+            (0..router.tree_count()).filter_map(|tree| Some((tree, router.place(tree)?.1)))
+        });
+        Contact { node: world.key(node), locator: Locator::of(places) }
     };
     let fellows: Arc<[Contact]> = nodes.iter().map(contact).collect();
     for &node in nodes {

@@ -252,13 +252,12 @@ fn a_record_goes_out_when_two_trees_have_changed_and_not_for_one() {
     world.peer(0, 1);
     world.run(5000);
     world.sent.clear();
-    let mut moved = locator(1);
-    moved.trees[2] = locator(5).trees[2].clone();
+    let moved = locator_of([1, 1, 5, 1]);
     let node = &mut world.nodes[0];
-    node.endpoint.handle_coordinates(moved.clone(), &mut node.entropy, world.now);
+    node.endpoint.handle_coordinates(moved, &mut node.entropy, world.now);
     world.run(5000);
     assert_eq!(world.sent(body::STORE), 0);
-    moved.trees[1] = locator(5).trees[1].clone();
+    let moved = locator_of([1, 5, 5, 1]);
     let node = &mut world.nodes[0];
     node.locator = moved.clone();
     node.endpoint.handle_coordinates(moved, &mut node.entropy, world.now);

@@ -45,12 +45,16 @@ pub(crate) struct Flight {
 }
 
 pub(crate) fn locator(port: u16) -> Locator {
-    let mut locator = Locator::default();
-    for tree in 0..4 {
-        let hops = vec![Hop { port: Port(port), cost: 3 }];
-        locator.trees[tree] = Some(Coords { root: Sid::from_bytes([tree as u8; 8]), hops });
-    }
-    locator
+    locator_of([port; 4])
+}
+
+/// One step below the root of each tree, by that port.
+pub(crate) fn locator_of(ports: [u16; 4]) -> Locator {
+    let coords = [0, 1, 2, 3].map(|tree: usize| {
+        let hops = vec![Hop { port: Port(ports[tree]), cost: 3 }];
+        Coords { root: Sid::from_bytes([tree as u8; 8]), hops }
+    });
+    Locator::of(coords.iter().enumerate())
 }
 
 fn config() -> Config {
@@ -228,7 +232,7 @@ impl World {
                 Destination::Around { sid, locator, .. } | Destination::Node { sid, locator, .. } => {
                     let to = (0..self.nodes.len()).find(|&at| self.id(at).sid() == *sid);
                     match to {
-                        Some(to) if self.nodes[to].locator == **locator => to,
+                        Some(to) if self.nodes[to].locator == *locator => to,
                         _ => {
                             self.notice(from, Setback::Lost, &body);
                             continue;

@@ -44,6 +44,10 @@ impl Source {
     pub(super) fn rest(&mut self) {
         self.in_turns = false;
         self.deficit = 0;
+        if self.flows.capacity() > IDLE_FLOWS_MAX && self.fresh.is_empty() && self.waiting.is_empty() {
+            self.flows.truncate(IDLE_FLOWS_MAX);
+            self.flows.shrink_to(IDLE_FLOWS_MAX);
+        }
     }
 
     pub(super) fn push(&mut self, key: u32, packet: Bytes, now: Instant) {
@@ -136,4 +140,6 @@ impl Flow {
 /// Flows of one source that are told apart: beyond that, some share a turn.
 const FLOWS_MAX: usize = 64;
 /// Packets that an empty flow keeps room for.
-const IDLE_CAPACITY_MAX: usize = 64;
+const IDLE_CAPACITY_MAX: usize = 8;
+/// Flows that an idle source keeps room for.
+const IDLE_FLOWS_MAX: usize = 4;

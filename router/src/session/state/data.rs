@@ -12,7 +12,6 @@ use crate::wire::body::Inbound;
 use crate::wire::body::sealed::{SealedHeader, channel};
 use crate::wire::codec::{Reader, Writer};
 use bytes::Bytes;
-use std::sync::Arc;
 
 impl Session {
     /// A packet under keys of this session.
@@ -81,7 +80,7 @@ impl Session {
                 let mut reader = Reader::new(&payload);
                 let seq = reader.u64().map_err(|_| Refused::Bad)?;
                 let locator = Locator::decode(&mut reader).map_err(|_| Refused::Bad)?;
-                self.learn_newer(Position { seq, locator: Arc::new(locator) }, ctx);
+                self.learn_newer(Position { seq, locator }, ctx);
                 self.answer(channel::LOCATOR_ACK, &seq.to_be_bytes(), Some(header.route), ctx);
             }
             channel::LOCATOR_ACK => {

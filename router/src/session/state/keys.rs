@@ -14,7 +14,6 @@ use crate::wire::body::init::{AckPayload, Init, InitAck, InitPayload};
 use crate::wire::body::sealed::channel;
 use crate::wire::body::{Body, Inbound, Outbound, tail};
 use bytes::Bytes;
-use std::sync::Arc;
 
 impl Session {
     /// An INIT that is proved to come from the peer (or to be a replay of one that did).
@@ -69,7 +68,7 @@ impl Session {
         self.waiting = Some(waiting);
         // Others hear of it only once the keys were used: an INIT alone may be a replay.
         if self.place.as_ref().is_none_or(|place| said.seq > place.seq) {
-            self.place = Some(Position { seq: said.seq, locator: Arc::new(said.locator) });
+            self.place = Some(Position { seq: said.seq, locator: said.locator });
         }
     }
 
@@ -106,7 +105,7 @@ impl Session {
         self.heard_at = Some(ctx.now);
         let by_audit = self.via.take().is_some();
         self.told.confirmed = self.told.confirmed.max(attempt.seq);
-        self.learn_newer(Position { seq: said.seq, locator: Arc::new(said.locator) }, ctx);
+        self.learn_newer(Position { seq: said.seq, locator: said.locator }, ctx);
         let keys = Keys::new(keys, index, said.index, true, ctx.now);
         // It came back by the way that INIT went.
         let rtt = (attempt.tries == 1).then(|| ctx.now.since(attempt.began_at));

@@ -364,11 +364,8 @@ mod tests {
 
     fn locator(depth: usize) -> Locator {
         let hops = vec![Hop { port: Port(3), cost: 9 }; depth];
-        let mut locator = Locator::default();
-        for tree in &mut locator.trees[..4] {
-            *tree = Some(Coords { root: Sid::from_bytes([7; 8]), hops: hops.clone() });
-        }
-        locator
+        let coords = Coords { root: Sid::from_bytes([7; 8]), hops };
+        Locator::of((0..4).map(|tree| (tree, &coords)))
     }
 
     fn record(seed: u8, depth: usize) -> LocatorRecord {

@@ -12,7 +12,6 @@ use crate::id::{Port, Sid};
 use crate::lookup::{Locator, Position};
 use crate::wire::{Record, Reply};
 use bytes::{Buf, Bytes, BytesMut};
-use std::sync::Arc;
 
 /// A packet under a session's keys.
 pub const DATA: u8 = 0x01;
@@ -111,7 +110,7 @@ pub enum Destination {
         /// Its short name.
         sid: Sid,
         /// Where it is; empty if it is only known to be a peer.
-        locator: Arc<Locator>,
+        locator: Locator,
         /// The trees that may be used, one bit each.
         mask: u8,
         /// The hops shall write themselves down.
@@ -124,7 +123,7 @@ pub enum Destination {
         /// Its short name.
         sid: Sid,
         /// Where it is.
-        locator: Arc<Locator>,
+        locator: Locator,
         /// The peer that is passed by.
         avoid: Port,
         /// The trees that may be used, one bit each.
