@@ -1,4 +1,5 @@
 //! Owns the router's plain counters; only those who drive it export them.
+use crate::wire::kind;
 
 /// What happened since the start. Copied out, never reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Stats {
     pub control_bytes_out: u64,
     /// Control frames handed out.
     pub control_frames_out: u64,
+    /// The bytes of these by what they say.
+    pub control_kinds: ControlKinds,
     /// Frames that could not be read, or not be opened.
     pub frames_bad: u64,
     /// Frames of a kind this version does not know.
@@ -89,3 +92,31 @@ pub struct Stats {
     /// Signatures checked.
     pub signatures_checked: u64,
 }
+
+/// Bytes of control frames by what they say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlKinds([u64; CONTROL_KINDS.len()]);
+
+impl ControlKinds {
+    /// Counts a frame of a control kind ([`kind`]) with so many bytes on the wire.
+    pub(crate) fn add(&mut self, kind: u8, bytes: usize) {
+        let named = CONTROL_KINDS.iter().position(|(_, kinds)| kinds.contains(&kind));
+        self.0[named.unwrap_or(CONTROL_KINDS.len() - 1)] += bytes as u64;
+    }
+
+    /// Name and bytes of each kind.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CONTROL_KINDS.iter().map(|(name, _)| *name).zip(self.0)
+    }
+}
+
+/// What is counted together.
+const CONTROL_KINDS: [(&str, &[u8]); 7] = [
+    ("link handshake", &[kind::HELLO, kind::LINK_ACK]),
+    ("signs of life", &[kind::PING, kind::PONG, kind::ACK]),
+    ("parents", &[kind::PARENT_REQ, kind::PARENT_SIG]),
+    ("announcements", &[kind::ANNOUNCE, kind::RESYNC]),
+    ("peers told", &[kind::PEERS]),
+    ("vicinity", &[kind::VICINITY]),
+    ("other control", &[]),
+];

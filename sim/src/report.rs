@@ -32,6 +32,12 @@ pub struct Report {
     pub delivery: Option<Delivery>,
     /// Costs of a node, means.
     pub per_node: PerNode,
+    /// Bytes a link, both directions, of the first 75 s after all start at once, by what they are for. Only without traffic.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub start_bytes: BTreeMap<&'static str, f64>,
+    /// The same of a minute without traffic, from three quarters of a minute after the network has settled.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub idle_bytes: BTreeMap<&'static str, f64>,
     /// How lookups fared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookup: Option<LookupShare>,
@@ -77,6 +83,10 @@ pub struct Totals {
     pub control_bytes_min: Option<f64>,
     /// The same by link and direction.
     pub link_bytes_min: Option<f64>,
+    /// Bytes of the first 75 s, if no application sent anything, by what they are for.
+    pub start_kinds: BTreeMap<&'static str, u64>,
+    /// Bytes of a minute without traffic.
+    pub idle_kinds: BTreeMap<&'static str, u64>,
     /// Traffic that goes on was started.
     pub loaded: bool,
     /// Where nodes are, if the network lies in a plane.
@@ -307,6 +317,22 @@ impl fmt::Display for Report {
         }
         if let Some(bytes) = self.per_node.control_bytes_min {
             writeln!(f, "control, idle       {bytes:.0} bytes a node and minute")?;
+        }
+        for (name, kinds) in [("start", &self.start_bytes), ("idle", &self.idle_bytes)] {
+            if !kinds.is_empty() {
+                let sum: f64 = kinds.values().sum();
+                write!(
+                    f,
+                    "a link, {name:<12}{sum:.0} bytes{}",
+                    if name == "idle" { " a minute" } else { "" }
+                )?;
+                let mut kinds: Vec<_> = kinds.iter().collect();
+                kinds.sort_by(|a, b| b.1.total_cmp(a.1));
+                for (kind, bytes) in kinds {
+                    write!(f, ", {kind} {bytes:.0}")?;
+                }
+                writeln!(f)?;
+            }
         }
         if let Some(delivery) = &self.delivery {
             writeln!(f, "delivered           {delivery}")?;

@@ -52,7 +52,12 @@ pub struct Traces {
     pub visits_max: usize,
     /// The longest way.
     pub hops_max: usize,
+    /// Bytes that came over links, by the first byte of the packet's body.
+    bytes: [u64; BODIES],
 }
+
+/// Kinds of bodies that are told apart, and one for the others.
+const BODIES: usize = body::MAP as usize + 2;
 
 /// A packet is forgotten after this long: the same bytes later are a repeat.
 const FORGET: Duration = Duration::from_secs(4);
@@ -76,11 +81,13 @@ pub(crate) struct Seen<'a> {
     /// The destination, of a packet that goes by the trees.
     pub(crate) dst: Option<Sid>,
     ttl: u8,
+    length: u32,
 }
 
 impl<'a> Seen<'a> {
     /// `None` for frames that are no packet.
     pub(crate) fn new(frame: &'a [u8]) -> Option<Self> {
+        let length = frame.len() as u32;
         let frame = match *frame.first()? {
             kind::GUARDED => frame.get(GUARD..)?,
             _ => frame,
@@ -90,13 +97,13 @@ impl<'a> Seen<'a> {
                 let packet = DataT::decode(frame).ok()?;
                 let (DataT { ttl, dst, rev, index, .. }, body) = (packet, packet.bare_body().ok()?);
                 let key = name(index, body);
-                Some(Self { key, body, ports: None, rev, index, dst: Some(dst), ttl })
+                Some(Self { key, body, ports: None, rev, index, dst: Some(dst), ttl, length })
             }
             kind::DATA_S => {
                 let packet = DataS::decode(frame).ok()?;
                 let (DataS { ports, rev, index, .. }, body) = (packet, packet.bare_body().ok()?);
                 let key = name(index, body);
-                Some(Self { key, body, ports: Some(ports), rev, index, dst: None, ttl: 0 })
+                Some(Self { key, body, ports: Some(ports), rev, index, dst: None, ttl: 0, length })
             }
             _ => None,
         }
@@ -116,6 +123,8 @@ pub(crate) struct Arrival {
     ended: bool,
     /// The first byte of its body.
     kind: Option<u8>,
+    /// Its length on that link.
+    length: u32,
 }
 
 impl Arrival {
@@ -130,14 +139,29 @@ impl Arrival {
             ttl: seen.ttl,
             ended: seen.dst == Some(sid) || seen.ports.is_some_and(<[u8]>::is_empty),
             kind: seen.body.first().copied(),
+            length: seen.length,
         }
     }
 }
 
 impl Traces {
+    /// Bytes of packets that came over links, hop by hop, by what they are for.
+    pub fn bytes_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let named = |at: usize| match at as u8 {
+            body::DATA => "sessions",
+            body::INIT | body::INIT_ACK | body::COOKIE | body::HINT => "session handshakes",
+            body::FIND | body::FOUND => "lookups",
+            body::STORE | body::REFRESH => "records",
+            body::MAP_GET | body::MAP => "map",
+            _ => "other packets",
+        };
+        self.bytes.iter().enumerate().map(move |(at, &bytes)| (named(at), bytes))
+    }
+
     /// A packet arrived at a node: returns its way, this hop included, if it has come to its end.
     pub(crate) fn arrived(&mut self, arrival: &Arrival, now: Instant) -> Option<Way> {
-        let &Arrival { key, from, to, latency, listed, ttl, ended, kind } = arrival;
+        let &Arrival { key, from, to, latency, listed, ttl, ended, kind, length } = arrival;
+        self.bytes[kind.map_or(0, usize::from).min(BODIES - 1)] += u64::from(length);
         if self.ways.len() >= WAYS_MAX {
             self.ways.retain(|_, way| now.since(way.since) < FORGET);
         }

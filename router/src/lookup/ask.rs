@@ -230,13 +230,13 @@ impl Lookup {
             Purpose::Join => {}
             Purpose::Publish(key) => {
                 let replicas = search.replicas();
-                let jitter = Duration::from_millis(u16::from_be_bytes(random(entropy)).into());
+                let share = u16::from_be_bytes(random(entropy));
                 let record = self.record_of(key);
                 let Some(publication) = self.publications.get_mut(&key) else { return };
                 publication.search = None;
                 match record {
                     Some(record) if !replicas.is_empty() => {
-                        publication.on_keepers(replicas, record, jitter, now);
+                        publication.on_keepers(replicas, record, share, now);
                     }
                     _ => publication.want(true, now),
                 }

@@ -114,7 +114,9 @@ impl Publication {
         self.refill(now);
         let at = match self.tokens {
             0 => self.refilled_at + TOKEN_EVERY,
-            tokens => now + DELAYS[(BURST - tokens) as usize],
+            tokens if self.is_forming(now) => now + DELAYS[(BURST - tokens) as usize],
+            // What has moved in some trees may move in others, and is found by the rest meanwhile.
+            _ => self.last_at.map_or(now, |last| last + TOKEN_EVERY).max(now + MOVED_AFTER),
         };
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
@@ -221,18 +223,13 @@ impl Publication {
         self.search = None;
     }
 
-    /// The search for keepers is over: they get the record. `jitter` keeps nodes that began together apart.
-    pub(super) fn on_keepers(
-        &mut self,
-        replicas: Vec<Replica>,
-        record: Record,
-        jitter: Duration,
-        now: Instant,
-    ) {
+    /// The search for keepers is over: they get the record. `share`, drawn evenly, keeps nodes that began together apart.
+    pub(super) fn on_keepers(&mut self, replicas: Vec<Replica>, record: Record, share: u16, now: Instant) {
         self.search = None;
         let same = self.record.as_ref() == Some(&record);
         self.record = Some(record);
-        self.refresh_at = Some(now + self.pause + jitter);
+        let apart = self.pause / REFRESH_APART * u32::from(share) / (1 << 16);
+        self.refresh_at = Some(now + self.pause - self.pause / (2 * REFRESH_APART) + apart);
         let before = std::mem::take(&mut self.keepers);
         let keeps = |node: &NodeId| {
             same && before.iter().any(|known| known.replica.node == *node && known.state == State::Keeps)
@@ -269,8 +266,12 @@ impl Publication {
                 continue;
             }
             let nonce = if tries == 0 { nonces() } else { nonce };
-            keeper.state =
-                State::Told { nonce, refresh, tries: tries + 1, until: now + ANSWER_WITHIN * (1 << tries) };
+            keeper.state = State::Told {
+                nonce,
+                refresh,
+                tries: tries + 1,
+                until: now + patience(refresh) * (1 << tries),
+            };
             due.push(Telling { replica: keeper.replica.clone(), nonce, refresh });
         }
         let lost = !self.keepers.is_empty()
@@ -351,13 +352,17 @@ const BURST: u32 = 4;
 /// The wait before each of a burst: while trees settle, coordinates change several times.
 const DELAYS: [Duration; BURST as usize] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1000), Duration::from_millis(3000)];
-/// After the burst.
+/// Once the network is known, a record waits so long for more to change.
+const MOVED_AFTER: Duration = Duration::from_secs(10);
+/// After the burst, and between any two once the network is known.
 const TOKEN_EVERY: Duration = Duration::from_secs(60);
 /// While nobody could find this node by its record.
 const URGENT_EVERY: Duration = Duration::from_secs(5);
 /// The first time; half a locator record's ttl. Twice as long each time that all have answered, up to four fifths of the ttl:
 /// each round costs some 16 packets, and 900 bytes a link and minute are for all there is.
 pub(super) const REFRESH_AFTER: Duration = Duration::from_secs(900);
+/// All of a network that began together would refresh in the same minute: they do it within a third of that time.
+const REFRESH_APART: u32 = 3;
 /// After one of those that keep it has fallen silent.
 const REFRESH_LEAST: Duration = Duration::from_secs(300);
 /// Nodes taken in place of farther ones at once: all eight of them, three times over, while a network forms.
@@ -373,8 +378,14 @@ const ADOPT_AFTER: Duration = Duration::from_millis(20);
 pub(super) const FRESH_EVERY: u32 = 8;
 /// Of an account's record, whose place is near nobody in particular.
 pub(super) const FRESH_EVERY_ACCOUNT: u32 = 4;
-/// Patience with a keeper; doubled for each repetition.
-const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+const fn patience(refresh: bool) -> Duration {
+    if refresh { REFRESH_WITHIN } else { ANSWER_WITHIN }
+}
+
+/// Patience with a keeper that gets a record; doubled for each repetition.
+const ANSWER_WITHIN: Duration = Duration::from_millis(600);
+/// With one that hears that the record still holds: that is not urgent, and far nodes on busy machines are slow.
+const REFRESH_WITHIN: Duration = Duration::from_secs(3);
 /// How often a keeper is told.
 const TRIES: u32 = 3;
 
@@ -417,7 +428,7 @@ mod tests {
         };
         let replica = Replica { node: secret.id(), position: Position::default(), token: [1; 16] };
         let now = Instant::ZERO;
-        publication.on_keepers(vec![replica], record(), Duration::ZERO, now);
+        publication.on_keepers(vec![replica], record(), u16::MAX / 2, now);
         let mut nonce = 10;
         let mut nonces = move || {
             nonce += 1;
@@ -452,7 +463,7 @@ mod tests {
             &crate::lookup::Locator::default(),
         ));
         let mut now = Instant::ZERO;
-        publication.on_keepers(vec![replica], record, Duration::ZERO, now);
+        publication.on_keepers(vec![replica], record, u16::MAX / 2, now);
         let mut count = 0;
         while let Some(at) = publication.deadline().filter(|at| *at < Instant::from_micros(10_000_000)) {
             now = at;

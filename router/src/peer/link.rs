@@ -79,7 +79,7 @@ struct Life {
     ping: Option<(u32, Instant)>,
     nonce: u32,
     largest: usize,
-    /// A new link is measured some times at once.
+    /// A link that is new, or seems to have changed, is measured then.
     probe: Option<Instant>,
     /// We sent the latest ping, not they.
     asked_last: bool,
@@ -233,7 +233,7 @@ impl Link {
                 let started = handshake.started;
                 let done = handshake.on_ack(frame, &self.spec, secret)?;
                 self.rtt.sample(now - started, now);
-                self.cost.update(now - started, false, now);
+                self.cost.update(&self.rtt, now);
                 self.frame_max = self.spec.mtu.min(done.proof.mtu as usize);
                 let least = match self.spec.kind {
                     LinkKind::Stream => DATAGRAM_MTU,
@@ -244,7 +244,6 @@ impl Link {
                 }
                 self.since = now;
                 self.life.last_in = now;
-                self.life.probe = Some(now + PROBE_EVERY);
                 self.state = State::Up(Box::new(Up {
                     keys: done.keys,
                     sent: 0,
@@ -343,9 +342,11 @@ impl Link {
                     && asked == nonce
                 {
                     self.life.ping = None;
-                    self.rtt.sample(now - sent, now);
-                    self.life.probe = (!self.rtt.is_known()).then_some(now + PROBE_EVERY);
-                    if self.rtt.typical().is_some_and(|rtt| self.cost.update(rtt, self.rtt.is_known(), now)) {
+                    let counts = self.rtt.sample(now - sent, now);
+                    let changed = counts && self.cost.update(&self.rtt, now);
+                    let next = self.rtt.next().or_else(|| self.cost.next(&self.rtt, now));
+                    self.life.probe = next.map(|next| now + next);
+                    if changed {
                         return Ok(Incoming::CostChanged);
                     }
                 }
@@ -422,29 +423,34 @@ impl Link {
         !self.queue.is_empty() || matches!(&self.state, State::Up(up) if !up.pieces.is_empty())
     }
 
-    /// The next frame for the wire, and whether it is a control frame.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+    /// The next frame for the wire, and its kind if it is a control frame (of one that must arrive what it says).
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<(Bytes, Option<u8>)> {
         if let State::Up(up) = &mut self.state
             && let Some(piece) = up.pieces.pop_front()
         {
             self.bytes_out += piece.len() as u64;
-            return Some((piece, false));
+            return Some((piece, None));
         }
         let waiting = self.queue.pop(now)?;
         let frame_max = self.frame_max;
         let datagram = self.spec.kind == LinkKind::Datagram;
         let (frame, control, answerable) = match (waiting, &mut self.state) {
-            (Waiting::Plain(frame), _) => (frame, true, false),
+            (Waiting::Plain(frame), _) => {
+                let kind = frame.first().copied();
+                (frame, kind, false)
+            }
             (Waiting::Control(text), State::Up(up)) => {
                 let answerable = !matches!(text[0], kind::PONG | kind::ACK);
-                (up.seal(&text, datagram), true, answerable)
+                // What must arrive has its kind behind its number.
+                let says = if text[0] == kind::RELIABLE { text.get(5) } else { text.first() };
+                (up.seal(&text, datagram), says.copied(), answerable)
             }
             (Waiting::Packet(packet), State::Up(up)) => {
                 // Looked at only where it makes a difference: not in the midst of traffic.
                 let answerable = self.life.owed_since.is_some() || !is_last_word(&packet);
-                (if datagram { up.guard_or_cut(&packet, frame_max)? } else { packet }, false, answerable)
+                (if datagram { up.guard_or_cut(&packet, frame_max)? } else { packet }, None, answerable)
             }
-            (Waiting::Packet(packet), State::Opening { .. }) => (packet, false, true),
+            (Waiting::Packet(packet), State::Opening { .. }) => (packet, None, true),
             (Waiting::Control(_), State::Opening { .. }) => return None,
         };
         self.bytes_out += frame.len() as u64;
@@ -642,8 +648,6 @@ const IDLE_MAX: Duration = Duration::from_secs(28);
 const IDLE_MAX_AGAIN: Duration = Duration::from_secs(32);
 /// A ping that the driver cannot even send.
 const STUCK_MAX: Duration = Duration::from_secs(10);
-/// A new link is measured that often until there are as many measurements as are looked at.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// A peer that owes a frame for that long is asked.
 const PING_AFTER: Duration = Duration::from_millis(100);
 /// And again.

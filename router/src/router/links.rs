@@ -258,9 +258,10 @@ impl Router {
         Self::arm(&mut self.timers, link);
         self.stats.frames_out += 1;
         self.stats.bytes_out += frame.len() as u64;
-        if control {
+        if let Some(kind) = control {
             self.stats.control_frames_out += 1;
             self.stats.control_bytes_out += frame.len() as u64;
+            self.stats.control_kinds.add(kind, frame.len());
         }
         Some(frame)
     }

@@ -50,6 +50,7 @@ pub struct Trees {
     prove: bool,
     checked: Option<Arc<dyn SignatureMemory>>,
     sweep_at: Option<Instant>,
+    started: Instant,
     scratch: Vec<Slot>,
     /// Changes of my root so far, in all trees.
     pub root_changes: u64,
@@ -161,6 +162,7 @@ impl Trees {
             prove: false,
             checked,
             sweep_at: None,
+            started: now,
             scratch: Vec::new(),
             root_changes: 0,
         };

@@ -166,11 +166,17 @@ impl Trees {
         }
         let since = *own.cost_off_since.get_or_insert(now);
         let rested = own.cost_published.is_none_or(|last| now - last >= COST_REST);
-        now - since >= COST_HOLD && rested
+        now - since >= self.cost_hold(now) && rested
+    }
+
+    /// While a node starts everything moves anyway, and its first costs were made of one measurement.
+    fn cost_hold(&self, now: Instant) -> Duration {
+        if now - self.started < STARTING { COST_HOLD_STARTING } else { COST_HOLD }
     }
 
     /// When nothing comes, what has to be looked at again, and when?
     fn look_again(&mut self, tree: usize, now: Instant) {
+        let cost_hold = self.cost_hold(now);
         let own = &mut self.own[tree];
         let passed = own.passed_over.values().copied().filter(|&until| until > now).min();
         // A gain that waits for a proof is told of it; a second is for what is not told.
@@ -178,7 +184,7 @@ impl Trees {
         let gain = gain.map(|(at, waits)| if waits { at } else { now + GAIN_AGAIN });
         let cost = own.cost_off_since.map(|since| {
             let rested = own.cost_published.map_or(now, |last| last + COST_REST);
-            (since + COST_HOLD).max(rested)
+            (since + cost_hold).max(rested)
         });
         let next = [passed, gain, cost].into_iter().flatten().min();
         // What is due already waits for an answer that is under way.
@@ -359,6 +365,10 @@ const SUSPECT_COST: u32 = 1000;
 const GAIN_HOLD: Duration = Duration::from_secs(5);
 /// A published cost must be off by a factor of two for that long to be published anew (kilobytes on every link below),
 const COST_HOLD: Duration = Duration::from_secs(60);
+/// or for that long soon after the start,
+const COST_HOLD_STARTING: Duration = Duration::from_secs(15);
+/// which is as long as new links are measured (`peer/cost.rs`), and a little more;
+const STARTING: Duration = Duration::from_secs(30);
 /// and that only so often.
 const COST_REST: Duration = Duration::from_secs(30 * 60);
 /// An unanswered PARENT_REQ lapses after four round trips, and not before.

@@ -37,6 +37,8 @@ pub struct Net {
     next_link: u64,
     rng: ChaCha12Rng,
     pub config: Config,
+    /// Every frame takes up to so much longer than its link's latency, evenly spread.
+    pub jitter: Duration,
     /// Sees every frame: (from, to, frame); says whether it is let through.
     pub tap: Tap,
     /// Changes what a node sends, if it gives something: (from, to, frame).
@@ -103,6 +105,7 @@ impl Net {
             next_link: 1,
             rng: ChaCha12Rng::seed_from_u64(seed),
             config,
+            jitter: Duration::ZERO,
             tap: Box::new(|_, _, _| true),
             alter: Box::new(|_, _, _| None),
         };
@@ -212,6 +215,15 @@ impl Net {
         }
     }
 
+    /// From now on frames take that long.
+    pub fn lengthen(&mut self, a: usize, b: usize, latency: Duration) {
+        for ((node, _), end) in &mut self.ends {
+            if *node == a && end.node == b || *node == b && end.node == a {
+                end.latency = latency;
+            }
+        }
+    }
+
     pub fn command(&mut self, node: usize, command: Command) {
         let now = self.now;
         self.node(node).handle_command(command, now);
@@ -270,6 +282,9 @@ impl Net {
                 let micros = (frame.len() as u64 + 80) * 1_000_000 / rate;
                 end.free = end.free.max(now) + Duration::from_micros(micros);
                 at = end.free + end.latency;
+            }
+            if !self.jitter.is_zero() {
+                at += self.jitter.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
             }
             if end.kind == LinkKind::Stream && end.loss < 1.0 {
                 // It is sent again, and what comes behind it waits.

@@ -208,6 +208,8 @@ pub(super) fn report(
             sessions: round(infos.iter().map(|info| info.sessions).sum::<usize>() as f64 / nodes),
             records: round(infos.iter().map(|info| info.records).sum::<usize>() as f64 / nodes),
         },
+        start_bytes: each_link(&totals.start_kinds, totals.edges),
+        idle_bytes: each_link(&totals.idle_kinds, totals.edges),
         lookup: (lookups > 0).then(|| LookupShare {
             lookups,
             success: share(found, lookups),
@@ -230,6 +232,11 @@ pub(super) fn report(
         picture: picture(world, &totals),
         ..Report::default()
     }
+}
+
+fn each_link(kinds: &BTreeMap<&'static str, u64>, links: usize) -> BTreeMap<&'static str, f64> {
+    let each = |bytes: u64| round(bytes as f64 / links.max(1) as f64);
+    kinds.iter().map(|(&name, &bytes)| (name, each(bytes))).filter(|(_, bytes)| *bytes > 0.0).collect()
 }
 
 fn mean((count, sum): (u64, u64)) -> Option<f64> {

@@ -1,6 +1,6 @@
 //! One run from cold start to report: the network settles, is left alone, gets traffic, and meets its troubles.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -23,6 +23,8 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 const BOUNDS_EVERY: Duration = Duration::from_secs(5);
 /// After settling it is left alone for so long before idle traffic is counted: nodes publish, look for others, measure costs.
 const CALM: Duration = Duration::from_secs(45);
+/// What the start costs is counted until then.
+const START: Duration = Duration::from_secs(75);
 /// A network without faults must have settled by then, whatever the seed.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// And after trouble. (A silent neighbour on an idle link is noticed after half a minute only.)
@@ -56,7 +58,7 @@ struct Run<'a> {
     settled: Option<Instant>,
     totals: Totals,
     /// When idle counting began, with all bytes so far.
-    idle: Option<(Instant, u64)>,
+    idle: Option<(Instant, u64, BTreeMap<&'static str, u64>)>,
     traffic: Option<(Instant, Instant)>,
     probes_sent: usize,
     lookups_sent: usize,
@@ -220,18 +222,27 @@ impl<'a> Run<'a> {
         self.map();
         let Some((from, last)) = self.traffic else { return };
         if now < from {
+            if self.totals.start_kinds.is_empty() && self.troubles.is_empty() && now >= Instant::ZERO + START
+            {
+                self.totals.start_kinds = self.world.bytes_by_kind();
+            }
             if self.idle.is_none() && self.troubles.is_empty() && now >= settled + CALM {
-                self.idle = Some((now, self.bytes()));
+                self.idle = Some((now, self.bytes(), self.world.bytes_by_kind()));
             }
             return;
         }
-        if let Some((since, bytes)) = self.idle.take() {
+        if let Some((since, bytes, kinds)) = self.idle.take() {
             let minutes = now.since(since).as_secs_f64() / 60.0;
             if minutes > 0.1 {
                 let spent = self.bytes().saturating_sub(bytes) as f64;
                 self.totals.control_bytes_min = Some(spent / minutes / self.world.len().max(1) as f64);
                 let links = 2.0 * self.world.edges().max(1) as f64;
                 self.totals.link_bytes_min = Some(spent / minutes / links);
+                self.totals.idle_kinds = self.world.bytes_by_kind();
+                for (name, bytes) in &mut self.totals.idle_kinds {
+                    *bytes -= kinds.get(name).copied().unwrap_or_default();
+                    *bytes = (*bytes as f64 / minutes) as u64;
+                }
             }
         }
         let map = Map { components: &self.components, island: self.prepared.mesh.clone() };

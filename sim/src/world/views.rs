@@ -1,6 +1,6 @@
 //! What can be asked of a world.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use router::{Instant, NodeId, Router, Stats};
 
@@ -128,6 +128,17 @@ impl World {
     /// The counters of all nodes that are up, added.
     pub fn stats(&self) -> Vec<Stats> {
         self.routers().map(|(_, router)| router.stats()).collect()
+    }
+
+    /// All bytes that nodes which are up have sent, or that came over links to them, by what they are for.
+    pub fn bytes_by_kind(&self) -> BTreeMap<&'static str, u64> {
+        let mut kinds = BTreeMap::new();
+        let stats = self.stats();
+        let control = stats.iter().flat_map(|stats| stats.control_kinds.iter());
+        for (name, bytes) in control.chain(self.traces.bytes_by_kind()).filter(|(_, bytes)| *bytes > 0) {
+            *kinds.entry(name).or_default() += bytes;
+        }
+        kinds
     }
 
     /// Takes what happened since the last call.

@@ -262,7 +262,7 @@ fn a_record_goes_out_when_two_trees_have_changed_and_not_for_one() {
     node.locator = moved.clone();
     node.endpoint.handle_coordinates(moved, &mut node.entropy, world.now);
     world.peer(1, 0);
-    world.run(5000);
+    world.run(70_000);
     assert_eq!(world.sent(body::STORE), 1);
 }
 

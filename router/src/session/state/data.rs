@@ -1,7 +1,10 @@
 //! Owns a session's packets: sealed and sent, opened, answered; and what both ends tell each other of where they are.
 use super::super::cipher::PacketError;
 use super::super::{Refused, SessionEvent};
-use super::{Context, PING_TIMEOUT, PING_TRIES, SETBACK_GAP, Session, TELL_GAP, TELL_TRIES, retry_delay};
+use super::{
+    Context, IDLE, PING_TIMEOUT, PING_TRIES, SETBACK_GAP, Session, TALKING, TELL_GAP, TELL_GAP_SILENT,
+    TELL_TRIES, retry_delay,
+};
 use crate::config::MTU_MIN;
 use crate::crypto::random;
 use crate::error::Unreachable;
@@ -72,7 +75,7 @@ impl Session {
                 if channel == channel::IP && payload.get(8..24) != Some(&self.address[..]) {
                     return Err(Refused::Address);
                 }
-                self.used_at = ctx.now;
+                self.talk(ctx.now);
                 ctx.events.push_back(SessionEvent::Received { from: self.node, channel, payload });
             }
             channel::KEEPALIVE => {}
@@ -222,10 +225,16 @@ impl Session {
         if self.told.confirmed >= own.seq || self.current.is_none() {
             return None;
         }
-        if self.told.sent < own.seq {
-            return Some(self.told.sent_at + TELL_GAP);
-        }
-        (self.told.tries < TELL_TRIES).then(|| self.told.sent_at + retry_delay(self.told.tries))
+        let talked = self.talked_at?;
+        let at = if self.told.sent < own.seq {
+            let soon = self.told.sent_at + TELL_GAP;
+            if soon < talked + TALKING { soon } else { self.told.sent_at + TELL_GAP_SILENT }
+        } else if self.told.tries < TELL_TRIES {
+            self.told.sent_at + retry_delay(self.told.tries)
+        } else {
+            return None;
+        };
+        (at < talked + IDLE).then_some(at)
     }
 
     pub(super) fn hear(&mut self) {

@@ -92,6 +92,8 @@ pub(in crate::session) struct Session {
     up_since: Option<Instant>,
     /// Last sign of use: a packet of the application in either direction, or the beginning.
     pub(in crate::session) used_at: Instant,
+    /// The last packet of the application or question of it, in either direction; audits alone need not know where this node is.
+    talked_at: Option<Instant>,
     /// First packet of the application that was sent since anything was heard.
     owed_since: Option<Instant>,
     /// The peer has been found silent, and nothing was heard since.
@@ -217,6 +219,7 @@ impl Session {
             kept: VecDeque::new(),
             up_since: None,
             used_at: now,
+            talked_at: None,
             owed_since: None,
             silent: false,
             attempt_after: Instant::ZERO,
@@ -252,10 +255,16 @@ impl Session {
         self.current.is_none() && !self.wanted
     }
 
+    /// The application says something, or hears something.
+    const fn talk(&mut self, now: Instant) {
+        self.used_at = now;
+        self.talked_at = Some(now);
+    }
+
     /// Seals the packet, or lets it wait for keys and place.
     pub(in crate::session) fn send(&mut self, channel: u8, payload: Bytes, ctx: &mut Context<'_>) {
         self.wanted = true;
-        self.used_at = ctx.now;
+        self.talk(ctx.now);
         if self.can_send() {
             self.transmit(channel, payload, ctx);
             return;
@@ -273,7 +282,7 @@ impl Session {
     /// Measures the way to the peer and back.
     pub(in crate::session) fn ping(&mut self, id: u64, bytes: usize, ctx: &mut Context<'_>) {
         self.wanted = true;
-        self.used_at = ctx.now;
+        self.talk(ctx.now);
         if self.pings.len() >= PINGS_MAX {
             ctx.events.push_back(SessionEvent::Pong { id, result: Err(Unreachable::Busy) });
             return;
@@ -314,7 +323,8 @@ impl Session {
         }
     }
 
-    /// This node has moved: the peer hears of it, not more often than every [`TELL_GAP`] unless packets go to it.
+    /// This node has moved: the peer hears of it if it is talked to, not more often than every [`TELL_GAP`] unless packets go to
+    /// it, and more seldom when nothing has been said for [`TALKING`].
     pub(in crate::session) fn handle_own_move(&mut self, ctx: &mut Context<'_>) {
         self.told.tries = 0;
         if self.can_send() && self.tell_at(ctx.own).is_some_and(|at| at <= ctx.now) {
@@ -472,6 +482,11 @@ pub(in crate::session) const SILENCE: Duration = Duration::from_millis(2500);
 const SETBACK_GAP: Duration = Duration::from_millis(500);
 /// Moves are told at most so often to peers that nothing is sent to.
 const TELL_GAP: Duration = Duration::from_secs(5);
+/// And so often to those that nothing was said to or heard from for [`TALKING`]: old places hold for that long, and their
+/// next packet finds its way by the trees that have not changed.
+const TELL_GAP_SILENT: Duration = Duration::from_secs(60);
+/// See [`TELL_GAP_SILENT`].
+const TALKING: Duration = Duration::from_secs(60);
 /// How often a move is told before it is left to the next packet's fate.
 const TELL_TRIES: u32 = 5;
 /// Packets that wait for a session; the newest are kept.
