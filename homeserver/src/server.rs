@@ -191,6 +191,9 @@ impl Server {
             if let Err(error) = waiting.resume_staged().await {
                 tracing::error!(%error, "events that wait for what comes before them cannot be read");
             }
+            if let Err(error) = waiting.resume_partial().await {
+                tracing::error!(%error, "rooms whose state is not whole cannot be read");
+            }
         });
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
         let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));

@@ -28,7 +28,7 @@ use crate::store::{
         e2ee::{self as table, RemoteDevice, Usage},
         events::{self, stream_kind},
         membership::{self, Membership},
-        outbox,
+        outbox, partial,
     },
 };
 
@@ -40,11 +40,7 @@ pub fn device_changed(tx: &mut WriteTx<'_>, user: &UserId, device: &DeviceId) ->
     let Some(nid) = tx.lookup(Kind::User, user.as_str())? else {
         return Ok(());
     };
-    // Without keys nobody else knows that it is there.
-    if table::device_key(tx, nid, device.as_str())?.is_some() {
-        announce_device(tx, nid, user, device)?;
-    }
-    Ok(())
+    announce_device(tx, nid, user, device)
 }
 
 /// A device of ours is deleted: its keys and what waits for it go, and whoever knew it hears so.
@@ -54,7 +50,7 @@ pub fn device_deleted(tx: &mut WriteTx<'_>, user: &UserId, device: &DeviceId) ->
     };
     dehydrated::remove(tx, nid, device.as_str())?;
     if table::delete_device(tx, nid, device.as_str())? {
-        announce_device(tx, nid, user, device)?;
+        announce(tx, nid, user, device, true)?;
     }
     Ok(())
 }
@@ -86,6 +82,25 @@ pub fn on_membership(
     introduce(tx, room, user)
 }
 
+/// A member of a room that was joined with a part of its state came into view. Clients look after the members of encrypted
+/// rooms; of others they hear only if something changed meanwhile.
+pub fn on_found(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    seq: Seq,
+    user: Nid,
+    encrypted: bool,
+) -> Result<(), StoreError> {
+    if encrypted {
+        table::put_sharing(tx, room, seq, user, true)?;
+    }
+    table::mark_stale(tx, user)?;
+    if partial::take_devices(tx, user)? {
+        list_changed(tx, user, false)?;
+    }
+    Ok(())
+}
+
 /// Devices of one user that servers are told of when the user meets them; more they see when they ask.
 const INTRODUCED_MAX: usize = 100;
 
@@ -105,19 +120,24 @@ fn introduce(tx: &mut WriteTx<'_>, room: Nid, nid: Nid) -> Result<(), StoreError
     if servers.is_empty() {
         return Ok(());
     }
-    // Named without a predecessor, so that a server that keeps a list asks for it whole.
     let mut at = table::announced(tx, nid)?;
     if at == 0 {
         at = tx.next_seq()?.0;
         table::put_announced(tx, nid, at)?;
     }
-    for device in table::local_devices(tx, nid)?.into_iter().take(INTRODUCED_MAX) {
-        let mut update = DeviceListUpdateContent::new(user.clone(), device.as_str().into(), id(at));
-        update.keys = table::device_key(tx, nid, &device)?.and_then(raw);
-        update.device_display_name = table::device_name(tx, nid, &device)?;
-        put_edu(tx, &servers, &Edu::DeviceListUpdate(update))?;
+    let mut devices = table::local_devices(tx, nid)?;
+    if partial::is_partial(tx, room)? {
+        // A large room, mostly: those without keys are of no use to anybody.
+        let mut keyed = Vec::with_capacity(devices.len());
+        for device in devices {
+            if table::device_key(tx, nid, &device)?.is_some() {
+                keyed.push(device);
+            }
+        }
+        devices = keyed;
     }
-    Ok(())
+    devices.truncate(INTRODUCED_MAX);
+    introduce_to(tx, nid, &user, at, &devices, &servers)
 }
 
 /// Tells everybody concerned about one device: its keys as they are now, or that it is gone.
@@ -126,6 +146,16 @@ pub(super) fn announce_device(
     nid: Nid,
     user: &UserId,
     device: &DeviceId,
+) -> Result<(), StoreError> {
+    announce(tx, nid, user, device, false)
+}
+
+fn announce(
+    tx: &mut WriteTx<'_>,
+    nid: Nid,
+    user: &UserId,
+    device: &DeviceId,
+    gone: bool,
 ) -> Result<(), StoreError> {
     let seq = list_changed(tx, nid, true)?;
     let servers = servers_sharing_with(tx, nid, user)?;
@@ -141,6 +171,10 @@ pub(super) fn announce_device(
     match table::device_key(tx, nid, device.as_str())? {
         Some(json) => {
             update.keys = raw(json);
+            update.device_display_name = table::device_name(tx, nid, device.as_str())?;
+        }
+        // One without keys is told by its name.
+        None if !gone && table::local_devices(tx, nid)?.iter().any(|known| known == device.as_str()) => {
             update.device_display_name = table::device_name(tx, nid, device.as_str())?;
         }
         None => update.deleted = Some(true),
@@ -171,6 +205,37 @@ fn servers_sharing_with(tx: &WriteTx<'_>, nid: Nid, user: &UserId) -> Result<Vec
     let mut servers = table::servers_sharing_with(tx, nid)?;
     servers.retain(|server| Some(*server) != ours);
     Ok(servers)
+}
+
+/// A user of ours shares a room with servers of which that was not known while its devices changed: they hear of the
+/// devices, if one changed at `since` or later.
+pub fn announce_since(tx: &mut WriteTx<'_>, nid: Nid, since: Seq, servers: &[Nid]) -> Result<(), StoreError> {
+    let at = table::announced(tx, nid)?;
+    if at < since.0 {
+        return Ok(());
+    }
+    let Ok(user) = UserId::parse(&*tx.text(nid)?) else { return Ok(()) };
+    let mut devices = table::local_devices(tx, nid)?;
+    devices.truncate(INTRODUCED_MAX);
+    introduce_to(tx, nid, &user, at, &devices, servers)
+}
+
+/// Names devices without a predecessor, so that a server that keeps a list asks for it whole.
+fn introduce_to(
+    tx: &mut WriteTx<'_>,
+    nid: Nid,
+    user: &UserId,
+    at: i64,
+    devices: &[String],
+    servers: &[Nid],
+) -> Result<(), StoreError> {
+    for device in devices {
+        let mut update = DeviceListUpdateContent::new(user.to_owned(), device.as_str().into(), id(at));
+        update.keys = table::device_key(tx, nid, device)?.and_then(raw);
+        update.device_display_name = table::device_name(tx, nid, device)?;
+        put_edu(tx, servers, &Edu::DeviceListUpdate(update))?;
+    }
+    Ok(())
 }
 
 /// Queues an EDU for servers.
@@ -413,6 +478,7 @@ fn followed(tx: &WriteTx<'_>, user: &UserId) -> Result<Option<Nid>, StoreError> 
 /// Applies one update. True if the list has to be fetched whole.
 fn apply_update(tx: &mut WriteTx<'_>, content: DeviceListUpdateContent) -> Result<bool, E2eeError> {
     let Some(nid) = followed(tx, &content.user_id)? else {
+        partial::note_devices(tx, &content.user_id)?;
         return Ok(false);
     };
     let new = i64::from(content.stream_id);

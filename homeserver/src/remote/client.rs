@@ -1,6 +1,6 @@
 //! A typed federation request to a server, by name: signed, carried, its answer read.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,7 @@ use ruma::{
     },
     signatures::Ed25519KeyPair,
 };
+use serde_json::value::RawValue;
 
 use super::{
     Remote,
@@ -119,7 +120,15 @@ impl Remote {
         let signed = self.sign_request(to, request)?;
         let response = self.carry(to, signed, options).await?;
         let (parts, body) = response.into_parts();
-        R::IncomingResponse::try_from_http_response(http::Response::from_parts(parts, &body[..]))
+        let read = |body: &[u8]| {
+            let (parts, _) = http::Response::from_parts(parts.clone(), ()).into_parts();
+            R::IncomingResponse::try_from_http_response(http::Response::from_parts(parts, body))
+        };
+        read(&body)
+            .or_else(|error| match without_nulls(&body) {
+                Some(body) => read(&body),
+                None => Err(error),
+            })
             .map_err(|error| RemoteError::BadAnswer { server: to.to_owned(), reason: error.to_string() })
     }
 
@@ -312,3 +321,13 @@ fn refusal(server: &ServerName, status: http::StatusCode, body: &[u8]) -> Remote
 
 /// What of another server's words is passed on to our users.
 const MESSAGE_CHARS_MAX: usize = 300;
+/// An answer without the members that are null, if there are any: servers written in Go say so of what they do not have.
+fn without_nulls(body: &[u8]) -> Option<Vec<u8>> {
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
+    let before = members.len();
+    members.retain(|_, value| value.get() != "null");
+    if members.len() == before {
+        return None;
+    }
+    serde_json::to_vec(&members).ok()
+}

@@ -13,6 +13,7 @@ use super::{Draft, RoomError, Rooms, core::auth::Action, ingest::load, read::acc
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
+        accounts,
         membership::{self, Membership},
         rooms::{self, RoomRow},
     },
@@ -200,7 +201,8 @@ impl Rooms {
             .await
     }
 
-    /// Lists a room in our directory, or no longer: by a joined user who may change the canonical alias.
+    /// Lists a room in our directory, or no longer: by a joined user who may change the canonical alias,
+    /// or who administers this server.
     pub async fn set_listed(&self, user: &UserId, room: &RoomId, listed: bool) -> Result<(), RoomError> {
         let (user, room) = (user.to_owned(), room.to_owned());
         self.inner
@@ -208,7 +210,11 @@ impl Rooms {
             .write(move |tx| -> Result<(), RoomError> {
                 let access = access(tx, &user, &room)?;
                 let room = access.row.room;
-                if !access.joined || !may(tx, room, &user, "m.room.canonical_alias")? {
+                let admin = match tx.lookup(Kind::User, user.as_str())? {
+                    Some(user) => accounts::standing(tx, user)?.admin,
+                    None => false,
+                };
+                if !access.joined || !(admin || may(tx, room, &user, "m.room.canonical_alias")?) {
                     return Err(RoomError::Forbidden("you may not change how this room is listed".into()));
                 }
                 rooms::set_public(tx, room, listed)?;

@@ -30,6 +30,8 @@ pub struct JoinReply {
     pub event: PduJson,
     /// Servers in the room.
     pub servers: Vec<String>,
+    /// Members were left out of the state.
+    pub omitted: bool,
 }
 
 impl Rooms {
@@ -42,6 +44,7 @@ impl Rooms {
         spoken: &[RoomVersionId],
     ) -> Result<Template, RoomError> {
         self.check_asker(origin, room, user).await?;
+        self.check_whole(room).await?;
         self.check_newcomer(room, origin).await?;
         self.check_spoken(room, spoken).await?;
         let mut content = CanonicalJsonObject::from([("membership".to_owned(), "join".into())]);
@@ -60,6 +63,7 @@ impl Rooms {
         spoken: &[RoomVersionId],
     ) -> Result<Template, RoomError> {
         self.check_asker(origin, room, user).await?;
+        self.check_whole(room).await?;
         self.check_newcomer(room, origin).await?;
         self.check_spoken(room, spoken).await?;
         let content = CanonicalJsonObject::from([("membership".to_owned(), "knock".into())]);
@@ -78,14 +82,17 @@ impl Rooms {
         self.template(room, user, member_draft(user, &content)).await
     }
 
-    /// `send_join`: takes the join in and answers with the state it came into.
+    /// `send_join`: takes the join in and answers with the state it came into; without its members, if the other server
+    /// can do without (`omit`).
     pub async fn answer_send_join(
         &self,
         origin: &ServerName,
         room: &RoomId,
         id: &EventId,
         pdu: &RawValue,
+        omit: bool,
     ) -> Result<JoinReply, RoomError> {
+        self.check_whole(room).await?;
         self.check_newcomer(room, origin).await?;
         let (mut event, rules) = self.take_membership(origin, room, id, pdu, "join").await?;
         if authority(&event).is_some_and(|by| self.is_local(&by)) {
@@ -93,12 +100,16 @@ impl Rooms {
         }
         let signed = raw(&event);
         self.receive_handshake(origin, room, event).await?;
-        let answer = self.state_answer(origin, room, id).await?;
+        let answer = match omit {
+            true => self.lean_state_answer(origin, room, id).await?,
+            false => self.state_answer(origin, room, id).await?,
+        };
         let mut servers: Vec<String> = self.room_servers(room).await?.into_iter().map(String::from).collect();
         if !servers.iter().any(|server| *server == self.server_name().as_str()) {
             servers.push(self.server_name().to_string());
         }
-        Ok(JoinReply { state: answer.state, auth_chain: answer.auth_chain, event: signed, servers })
+        let (state, auth_chain) = (answer.state, answer.auth_chain);
+        Ok(JoinReply { state, auth_chain, event: signed, servers, omitted: omit })
     }
 
     /// `send_leave`.
@@ -122,6 +133,7 @@ impl Rooms {
         id: &EventId,
         pdu: &RawValue,
     ) -> Result<Vec<RawStrippedState>, RoomError> {
+        self.check_whole(room).await?;
         self.check_newcomer(room, origin).await?;
         let (event, _) = self.take_membership(origin, room, id, pdu, "knock").await?;
         let user = state_key(&event)?;
@@ -210,6 +222,14 @@ impl Rooms {
             return Err(RoomError::Forbidden("the room's server access list denies your server".to_owned()));
         }
         Ok(())
+    }
+
+    /// Nobody comes in through a server that does not know all of the room itself.
+    async fn check_whole(&self, room: &RoomId) -> Result<(), RoomError> {
+        match self.is_partial(room).await? {
+            true => Err(unknown(room)),
+            false => Ok(()),
+        }
     }
 
     async fn check_spoken(&self, room: &RoomId, spoken: &[RoomVersionId]) -> Result<(), RoomError> {

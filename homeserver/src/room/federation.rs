@@ -10,7 +10,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Draft, PduJson, RoomError, Rooms,
-    core::{check, pdu::FullEvent},
+    core::{
+        check,
+        pdu::{FullEvent, MEMBER},
+    },
     ingest::{
         gaps::Known,
         load,
@@ -22,9 +25,10 @@ use super::{
 };
 use crate::store::{
     Kind, Nid, ReadTx, StoreError,
+    ids::skey_split,
     schema::{
-        events::{self, EventRow, OUTLIER},
-        membership,
+        events::{self, EventRow, OUTLIER, PARTIAL},
+        membership::{self, Membership},
         rooms::{self, RoomRow},
         state,
     },
@@ -34,6 +38,8 @@ use crate::store::{
 const BACKFILL_MAX: u32 = 100;
 /// Events in one answer to a question about a gap.
 const MISSING_MAX: u32 = 50;
+/// Members told by whose names a room without one is called.
+const HEROES_MAX: u32 = 6;
 /// Events looked at for one answer.
 const WALK_MAX: usize = 1000;
 
@@ -61,6 +67,8 @@ pub struct JoinAnswer {
     pub auth_chain: Vec<PduJson>,
     /// The server that answered.
     pub origin: OwnedServerName,
+    /// Members are left out of the state; the servers that are in the room, as told.
+    pub partial: Option<Vec<OwnedServerName>>,
 }
 
 /// State before an event, as federation answers it.
@@ -256,6 +264,44 @@ impl Rooms {
             .read(move |tx| {
                 let (state, chain) = state_before(tx, &origin, &room, &event)?;
                 Ok(StateAnswer { state: pdus(tx, &state)?, auth_chain: pdus(tx, &chain)? })
+            })
+            .await
+    }
+
+    /// Like [`Rooms::state_answer`] without the members, but those that name a room without a name; the auth chain has
+    /// that of the event too, and leaves out what the state has.
+    pub(in crate::room) async fn lean_state_answer(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<StateAnswer, RoomError> {
+        let (origin, room, event) = (origin.to_owned(), room.to_owned(), event.to_owned());
+        self.inner
+            .store
+            .read(move |tx| {
+                let (nid, row) = (guest(tx, &origin, &room)?, event_of(tx, &room, &event)?);
+                let sid = told_state(&row)?;
+                let mut named = HashSet::new();
+                if let Some(room) =
+                    rooms::room(tx, nid)?.filter(|room| room.name.is_none() && room.alias.is_none())
+                {
+                    for (_, member) in membership::members_with(tx, room.room, Membership::Join, HEROES_MAX)?
+                    {
+                        named.insert(member);
+                    }
+                }
+                let mut list = Vec::new();
+                for (skey, nid) in state::full(tx, sid)? {
+                    if named.contains(&nid) || skey_split(&tx.text(skey)?).0 != MEMBER {
+                        list.push(nid);
+                    }
+                }
+                let seeds: Vec<Nid> = list.iter().copied().chain([row.nid]).collect();
+                let here: HashSet<Nid> = list.iter().copied().collect();
+                let mut chain = chain(tx, &seeds)?;
+                chain.retain(|nid| !here.contains(nid));
+                Ok(StateAnswer { state: pdus(tx, &list)?, auth_chain: pdus(tx, &chain)? })
             })
             .await
     }
@@ -487,6 +533,19 @@ pub(in crate::room) fn in_room(tx: &ReadTx<'_>, room: Nid, event: &EventId) -> R
         .ok_or_else(|| RoomError::NotFound("there is no such event in this room".into()))
 }
 
+fn event_of(tx: &ReadTx<'_>, room: &RoomId, event: &EventId) -> Result<EventRow, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    in_room(tx, tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?, event)
+}
+
+/// The state before an event, if it is known whole.
+fn told_state(row: &EventRow) -> Result<i64, RoomError> {
+    if row.flags & PARTIAL != 0 {
+        return Err(RoomError::Forbidden("only a part of the state at this event is here yet".into()));
+    }
+    row.state_before.ok_or_else(|| RoomError::NotFound("the state at this event is not known here".into()))
+}
+
 /// Numbers of the state before an event, and of its auth chain.
 fn state_before(
     tx: &ReadTx<'_>,
@@ -495,10 +554,7 @@ fn state_before(
     event: &EventId,
 ) -> Result<(Vec<Nid>, Vec<Nid>), RoomError> {
     let room = guest(tx, origin, room)?;
-    let row = in_room(tx, room, event)?;
-    let sid = row
-        .state_before
-        .ok_or_else(|| RoomError::NotFound("the state at this event is not known here".into()))?;
+    let sid = told_state(&in_room(tx, room, event)?)?;
     let state: Vec<Nid> = state::full(tx, sid)?.into_values().collect();
     let chain = chain(tx, &state)?;
     Ok((state, chain))

@@ -13,6 +13,7 @@ use crate::store::{
     Kind, Nid, ReadTx, StoreError,
     schema::{
         membership::{self, Membership},
+        partial,
         rooms::{self, RoomRow},
         state,
     },
@@ -235,6 +236,10 @@ fn entry(tx: &ReadTx<'_>, user: &UserId, room: &RoomId) -> Result<Entry, RoomErr
     let Some(nid) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Entry::Elsewhere) };
     let Some(row) = rooms::room(tx, nid)?.filter(|row| row.resident) else { return Ok(Entry::Elsewhere) };
     let membership = membership_of(tx, user, room)?;
+    if membership != Some(Membership::Join) && partial::is_partial(tx, nid)? {
+        // Whether the user may come in is for a server to say that knows the whole room.
+        return Ok(Entry::Elsewhere);
+    }
     match membership {
         Some(Membership::Join) => return Ok(Entry::Joined),
         Some(Membership::Invite) => return Ok(Entry::Here { vouch: None }),

@@ -28,6 +28,7 @@ mod handshake;
 pub mod ingest;
 pub mod join;
 pub mod leave;
+pub mod partial;
 mod project;
 pub mod purge;
 pub mod read;
@@ -297,6 +298,8 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) imports: tokio::sync::Mutex<()>,
     /// Events that wait for what comes before them.
     pub(in crate::room) staging: staging::Staging,
+    /// Rooms whose state is fetched in the background.
+    pub(in crate::room) fetching: Arc<tokio::sync::Semaphore>,
 }
 
 impl Inner {
@@ -326,6 +329,7 @@ impl Rooms {
                 workers,
                 imports: tokio::sync::Mutex::default(),
                 staging: staging::Staging::default(),
+                fetching: Arc::new(tokio::sync::Semaphore::new(partial::FETCHED_AT_ONCE)),
             }),
         }
     }

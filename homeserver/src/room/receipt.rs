@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomId, ServerName, UInt, UserId,
+    EventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     api::federation::transactions::edu::{Edu, ReceiptContent, ReceiptData, ReceiptMap},
     events::receipt::{Receipt, ReceiptThread},
 };
+use serde::Deserialize;
 
 use super::RoomError;
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
         schema::{
             events::{self, stream_kind},
             membership::{self, Membership},
-            outbox, push,
+            outbox, partial, push,
             receipts::{self as table, ReceiptKind, ReceiptRow},
         },
     },
@@ -45,6 +46,36 @@ struct New {
     event: String,
     ts: i64,
 }
+
+/// Receipts as another server tells them, by room. Event ids are not looked at: what they say is for clients.
+#[derive(Debug, Deserialize)]
+pub struct TheirReceipts(
+    /// By room.
+    pub BTreeMap<OwnedRoomId, TheirKinds>,
+);
+
+/// Receipts of one room, by type.
+#[derive(Debug, Deserialize)]
+pub struct TheirKinds {
+    #[serde(rename = "m.read", default)]
+    read: BTreeMap<OwnedUserId, TheirReceipt>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TheirReceipt {
+    #[serde(default)]
+    data: TheirData,
+    event_ids: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct TheirData {
+    ts: Option<i64>,
+    thread_id: Option<String>,
+}
+
+/// An id is no longer.
+const EVENT_ID_BYTES_MAX: usize = 255;
 
 impl Receipts {
     /// The receipts in a store.
@@ -102,26 +133,20 @@ impl Receipts {
 
     /// An `m.receipt` of another server. What does not hold (a user of a third server, one who is not in the room) is
     /// passed over.
-    pub async fn receive(&self, origin: &ServerName, content: ReceiptContent) -> Result<(), RoomError> {
-        let origin = origin.to_owned();
+    pub async fn receive(&self, origin: &ServerName, content: TheirReceipts) -> Result<(), RoomError> {
         let mut news = Vec::new();
-        for (room, map) in content.receipts {
-            for (user, data) in map.read {
-                if user.server_name() != origin || news.len() >= EDU_RECEIPTS_MAX {
+        for (room, kinds) in content.0 {
+            for (user, receipt) in kinds.read {
+                let Some(event) = receipt.event_ids.into_iter().next_back() else { continue };
+                if user.server_name() != origin
+                    || event.len() > EVENT_ID_BYTES_MAX
+                    || news.len() >= EDU_RECEIPTS_MAX
+                {
                     continue;
                 }
-                let Some(event) = data.event_ids.last() else { continue };
-                let ts = data.data.ts.unwrap_or(MilliSecondsSinceUnixEpoch(UInt::MIN));
-                news.push((
-                    room.clone(),
-                    New {
-                        user,
-                        kind: ReceiptKind::Read,
-                        thread: data.data.thread.as_str().unwrap_or_default().to_owned(),
-                        event: event.to_string(),
-                        ts: i64::from(ts.0),
-                    },
-                ));
+                let thread = receipt.data.thread_id.unwrap_or_default();
+                let ts = receipt.data.ts.unwrap_or(0);
+                news.push((room.clone(), New { user, kind: ReceiptKind::Read, thread, event, ts }));
             }
         }
         self.store
@@ -130,7 +155,7 @@ impl Receipts {
                     match joined(tx, room, &new.user) {
                         Ok((room, user)) => drop(put(tx, room, user, new)?),
                         Err(RoomError::Store(error)) => return Err(error),
-                        Err(_) => {}
+                        Err(_) => put_unknown(tx, room, new)?,
                     }
                 }
                 Ok(())
@@ -151,6 +176,19 @@ fn joined(tx: &ReadTx<'_>, room: &RoomId, user: &UserId) -> Result<(Nid, Nid), R
     }
     Ok((nid, user_nid))
 }
+
+/// Keeps the receipt of somebody who may be in a room of which only a part of the state is here.
+fn put_unknown(tx: &mut WriteTx<'_>, room: &RoomId, new: &New) -> Result<(), StoreError> {
+    let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(()) };
+    if !partial::maybe_member(tx, room, &new.user)? || table::count_room(tx, room)? >= UNKNOWN_MAX {
+        return Ok(());
+    }
+    let user = tx.intern(Kind::User, new.user.as_str())?;
+    put(tx, room, user, new).map(drop)
+}
+
+/// Receipts in a room up to which those of unknown users are kept.
+const UNKNOWN_MAX: i64 = 10_000;
 
 /// Keeps a receipt unless it would go back. True if it is new.
 fn put(tx: &mut WriteTx<'_>, room: Nid, user: Nid, new: &New) -> Result<bool, StoreError> {

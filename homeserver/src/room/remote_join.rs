@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{
         create_join_event, create_knock_event, prepare_join_event, prepare_knock_event,
     },
@@ -61,7 +61,9 @@ impl Rooms {
         let rules = rules_of(&version)?;
         let mut event = complete(parse(&template.event)?, room, user, "join", draft, self.now_ms())?;
         let id = self.sign_event(&mut event, &rules)?;
-        let request = create_join_event::v2::Request::new(room.to_owned(), id.clone(), raw(&event));
+        let mut request = create_join_event::v2::Request::new(room.to_owned(), id.clone(), raw(&event));
+        // The room can be used at once; its members follow.
+        request.omit_members = true;
         let answer = remote.request_with(server, request, Options::state()).await.map_err(remote_error)?;
         let answer = answer.room_state;
         let event = match answer.event {
@@ -87,6 +89,7 @@ impl Rooms {
             state: state.iter().map(Checked::to_json).collect(),
             auth_chain: auth_chain.iter().map(Checked::to_json).collect(),
             origin: server.clone(),
+            partial: answer.members_omitted.then(|| servers_named(answer.servers_in_room)),
         })
         .await
     }
@@ -184,6 +187,15 @@ pub(super) fn complete(
     event.insert("type".to_owned(), "m.room.member".into());
     Ok(event)
 }
+
+/// Servers of a room, as another server names them.
+fn servers_named(named: Option<Vec<String>>) -> Vec<OwnedServerName> {
+    let named = named.unwrap_or_default();
+    named.iter().take(SERVERS_MAX).filter_map(|name| ServerName::parse(name).ok()).collect()
+}
+
+/// Servers taken from one answer; the largest public rooms have some ten thousand.
+const SERVERS_MAX: usize = 50_000;
 
 /// What can be said of an answer before the rules are applied to it: it has a create event of the version that was
 /// promised.

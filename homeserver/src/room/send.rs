@@ -277,6 +277,16 @@ impl Rooms {
             txn: txn.id.to_string(),
             ts: i64::try_from(self.inner.clock.now_ms()).unwrap_or(i64::MAX),
         });
+        let again = (draft.clone(), txn.clone());
+        let job = DraftJob { sender: sender.to_owned(), draft, txn, answer, tries: 0 };
+        self.inner.workers.submit(&self.inner.tools(), room, Job::Draft(job)).await?;
+        let sent = result.await.map_err(|_| RoomError::Busy)?;
+        if !matches!(sent, Err(RoomError::Forbidden(_))) || !self.is_partial(room).await? {
+            return sent;
+        }
+        // What a part of the state does not allow, the whole may.
+        self.await_members(sender, room).await?;
+        let ((draft, txn), (answer, result)) = (again, oneshot::channel());
         let job = DraftJob { sender: sender.to_owned(), draft, txn, answer, tries: 0 };
         self.inner.workers.submit(&self.inner.tools(), room, Job::Draft(job)).await?;
         result.await.map_err(|_| RoomError::Busy)?

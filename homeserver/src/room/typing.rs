@@ -23,7 +23,10 @@ use crate::{
     clock::Clock,
     store::{
         Kind, Nid, Seq, Store, StoreError, Touched,
-        schema::membership::{self, Membership},
+        schema::{
+            membership::{self, Membership},
+            partial,
+        },
     },
 };
 
@@ -137,9 +140,12 @@ impl Typing {
             .read(move |tx| {
                 let no = || RoomError::Forbidden(format!("{user} is not in the room {room}"));
                 let nid = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(no)?;
-                let user_nid = tx.lookup(Kind::User, user.as_str())?.ok_or_else(no)?;
-                let member = membership::member(tx, nid, user_nid)?;
-                if member.is_none_or(|(membership, _)| membership != Membership::Join) {
+                let member = match tx.lookup(Kind::User, user.as_str())? {
+                    Some(user) => membership::member(tx, nid, user)?,
+                    None => None,
+                };
+                let joined = member.is_some_and(|(membership, _)| membership == Membership::Join);
+                if !joined && !partial::maybe_member(tx, nid, &user)? {
                     return Err(no());
                 }
                 let mut servers = Vec::new();

@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "state", sql: schema::state::SCHEMA },
     Step { name: "membership", sql: schema::membership::SCHEMA },
     Step { name: "purge", sql: schema::purge::SCHEMA },
+    Step { name: "partial", sql: schema::partial::SCHEMA },
     Step { name: "rooms", sql: schema::rooms::SCHEMA },
     Step { name: "rooms_last", sql: schema::rooms::SCHEMA_LAST },
     Step { name: "outbox", sql: schema::outbox::SCHEMA },

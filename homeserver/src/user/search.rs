@@ -9,7 +9,8 @@ use super::{Neighbours, Person, UserError, Users, active};
 use crate::store::{Nid, ReadTx, StoreError, schema, schema::membership::Membership};
 
 impl Users {
-    /// People whose name or id contains `term`, at most `limit`; true if there are more. The searcher is left out.
+    /// People whose name or id contains `term`, at most `limit`; true if there are more. The searcher is left
+    /// out, unless strangers find them.
     /// Without `everyone`, users of ours are found by those who share a room with them, or if they are in a public one.
     pub async fn search(
         &self,
@@ -32,9 +33,11 @@ impl Users {
             let public = self.in_public_rooms().await?;
             ours.retain(|person| shown.contains(&person.user_id) || public.contains(&person.user_id));
         }
+        // Whoever is in a public room finds what others find.
+        let seen = !everyone && ours.iter().any(|person| person.user_id == searcher);
         // Later ones win: a user's own profile says more than a membership in some room.
         for person in neighbours.people().into_iter().chain(mates).chain(ours) {
-            if person.user_id != searcher && person.matches(&needle) {
+            if person.matches(&needle) && (person.user_id != searcher || seen) {
                 found.insert(person.user_id.clone(), person);
             }
         }

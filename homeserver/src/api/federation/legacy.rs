@@ -35,7 +35,7 @@ pub(super) fn routes(table: &mut Table) {
 async fn join(server: Arc<Server>, request: Incoming) -> Result<Json<serde_json::Value>, Error> {
     let caller = ServerSignatures::caller(&server, &request).await?;
     let (room, event, pdu) = parts(&request)?;
-    let reply = server.rooms.answer_send_join(&caller.name, &room, &event, pdu).await?;
+    let reply = server.rooms.answer_send_join(&caller.name, &room, &event, pdu, false).await?;
     let body = json!({ "state": reply.state, "auth_chain": reply.auth_chain, "event": reply.event });
     Ok(Json(json!([200, body])))
 }

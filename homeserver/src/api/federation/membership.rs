@@ -47,13 +47,16 @@ async fn send_join(
     server: Arc<Server>,
     args: Args<create_join_event::v2::Request>,
 ) -> Result<create_join_event::v2::Response, Error> {
-    let reply =
-        server.rooms.answer_send_join(&args.caller.name, &args.room_id, &args.event_id, &args.pdu).await?;
+    let reply = server
+        .rooms
+        .answer_send_join(&args.caller.name, &args.room_id, &args.event_id, &args.pdu, args.omit_members)
+        .await?;
     let mut state = create_join_event::v2::RoomState::new();
     state.state = reply.state;
     state.auth_chain = reply.auth_chain;
     state.event = Some(reply.event);
     state.servers_in_room = Some(reply.servers);
+    state.members_omitted = reply.omitted;
     Ok(create_join_event::v2::Response::new(state))
 }
 

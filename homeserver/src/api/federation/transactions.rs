@@ -7,10 +7,7 @@ use ruma::{
     api::{
         OutgoingResponseExt as _,
         error::ErrorKind,
-        federation::transactions::{
-            edu::{Edu, ReceiptContent},
-            send_transaction_message,
-        },
+        federation::transactions::{edu::Edu, send_transaction_message},
     },
     serde::Raw as RawJson,
 };
@@ -20,6 +17,7 @@ use crate::{
     api::routes::{Group, Table},
     error::Error,
     http::{args::Args, limits::Class, reply::Raw},
+    room::receipt::TheirReceipts,
     server::Server,
     store::{Kind, StoreError, schema::dest},
 };
@@ -85,11 +83,14 @@ async fn send(server: Arc<Server>, args: Args<send_transaction_message::v1::Requ
 async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>) {
     let kind = edu.get_field::<String>("edu_type").ok().flatten().unwrap_or_default();
     let taken: Result<(), Error> = match edu.deserialize() {
+        _ if kind == "m.receipt" => match edu.get_field::<TheirReceipts>("content") {
+            Ok(Some(content)) => take_receipts(server, origin, content).await,
+            _ => Ok(()),
+        },
         Ok(Edu::Typing(content)) => match check_acl(server, origin, &content.room_id).await {
             Ok(()) => server.typing.receive(origin, &content).await.map_err(Into::into),
             denied => denied,
         },
-        Ok(Edu::Receipt(content)) => take_receipts(server, origin, content).await,
         Ok(Edu::DeviceListUpdate(content)) => {
             server.e2ee.receive_device_list_update(origin, content).await.map_err(Into::into)
         }
@@ -115,15 +116,15 @@ async fn take_edu(server: &Server, origin: &OwnedServerName, edu: &RawJson<Edu>)
 async fn take_receipts(
     server: &Server,
     origin: &OwnedServerName,
-    mut content: ReceiptContent,
+    mut content: TheirReceipts,
 ) -> Result<(), Error> {
     let mut denied = Vec::new();
-    for room in content.receipts.keys() {
+    for room in content.0.keys() {
         if check_acl(server, origin, room).await.is_err() {
             denied.push(room.clone());
         }
     }
-    content.receipts.retain(|room, _| !denied.contains(room));
+    content.0.retain(|room, _| !denied.contains(room));
     Ok(server.receipts.receive(origin, content).await?)
 }
 

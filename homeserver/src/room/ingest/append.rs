@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     room_version_rules::RoomVersionRules,
 };
 
@@ -30,7 +30,8 @@ use crate::{
         Kind, Nid, ReadTx, Seq, StoreError, Touched, WriteTx,
         schema::{
             events::{
-                self, EventRow, NO_LISTS, NO_ROOM_ID, OUTLIER, REJECTED, SOFT_FAILED, TxnOf, stream_kind,
+                self, EventRow, NO_LISTS, NO_ROOM_ID, OUTLIER, PARTIAL, REJECTED, SOFT_FAILED, TxnOf,
+                stream_kind,
             },
             membership::{self, Membership},
             purge,
@@ -253,6 +254,8 @@ fn place(
     let mut depth = Some(0);
     for prev in &event.prev {
         let known = events::standing(tx, *prev)?;
+        // What builds on a part of the state is judged by a part of it, and again when that is whole.
+        event.flags |= known.map_or(0, |(_, flags)| flags & PARTIAL);
         depth = match (depth, known) {
             (Some(depth), Some((prev, flags))) if flags & OUTLIER == 0 => Some(depth.max(prev)),
             _ => None,
@@ -512,6 +515,20 @@ fn forward(
         _ => None,
     };
     project::outbox::push(tx, row, event.nid, &append.own, servers_before.as_deref(), target, except)
+}
+
+/// Keeps the state after an event that has no place here, as another server told it.
+pub(in crate::room) fn keep_told(
+    tx: &mut WriteTx<'_>,
+    id: &EventId,
+    told: &StateMap,
+) -> Result<(), StoreError> {
+    let Some(mut event) = events::event_by_id(tx, id)? else { return Ok(()) };
+    if event.flags & OUTLIER != 0 && event.state_after.is_none() {
+        event.state_after = Some(state::put(tx, event.room, told)?);
+        events::put(tx, &event)?;
+    }
+    Ok(())
 }
 
 /// Stores an event that something refers to, without a place in the timeline. Does nothing if it is here in any form.

@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
 
 use super::{append::Verdict, head::Key};
-use crate::room::core::{auth, pdu::Pdu};
+use crate::room::core::{
+    auth,
+    pdu::{MEMBER, Pdu},
+};
 
 /// An event's auth events, by id and by (type, state key).
 pub(in crate::room) struct Lookup {
@@ -30,6 +33,27 @@ impl Lookup {
 
     fn id(&self, id: &EventId) -> Option<Arc<Pdu>> {
         self.by_id.get(id).cloned()
+    }
+
+    /// A state entry, where only a part of the state is here (`partial`): a member that it does not name is as the event
+    /// itself says, and who leaves may. The event is judged again when the state is whole.
+    pub(in crate::room) fn in_part(
+        &self,
+        partial: bool,
+        event: &Pdu,
+        (kind, key): (&str, &str),
+        here: impl FnOnce() -> Option<Arc<Pdu>>,
+    ) -> Option<Arc<Pdu>> {
+        if !partial || kind != MEMBER {
+            return here();
+        }
+        let leaves = event.is_state(MEMBER, event.sender.as_str())
+            && event.membership().as_deref() == Some("leave")
+            && key == event.sender.as_str();
+        match leaves {
+            true => self.key(kind, key).or_else(here),
+            false => here().or_else(|| self.key(kind, key)),
+        }
     }
 
     fn key(&self, kind: &str, key: &str) -> Option<Arc<Pdu>> {

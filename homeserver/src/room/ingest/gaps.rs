@@ -124,7 +124,7 @@ impl Rooms {
     }
 
     /// Takes an event whose gap was filled as far as it could be.
-    async fn take_found(
+    pub(in crate::room) async fn take_found(
         &self,
         origin: &ServerName,
         known: &Known,
@@ -221,13 +221,19 @@ impl Rooms {
         let missing = self.inner.store.read(move |tx| place::missing(tx, &prev)).await?;
         let mut told = Vec::new();
         for prev in missing.into_iter().take(STATES_MAX) {
-            told.push(self.fetch_state_at(origin, known, &event.pdu.room, prev, true).await?);
+            let map = self.fetch_state_at(origin, known, &event.pdu.room, prev.clone(), true).await?;
+            if self.is_partial(&event.pdu.room).await? {
+                // Asked for again when the room is whole: what another server told is kept with the event.
+                let state = map.clone();
+                self.inner.store.write(move |tx| append::keep_told(tx, &prev, &state)).await?;
+            }
+            told.push(map);
         }
         Ok(told)
     }
 
     /// The state before an event or, `after`, with the event itself in it.
-    async fn fetch_state_at(
+    pub(in crate::room) async fn fetch_state_at(
         &self,
         origin: &ServerName,
         known: &Known,

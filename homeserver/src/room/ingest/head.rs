@@ -48,6 +48,8 @@ pub(in crate::room) struct Head {
     recent: HashSet<OwnedEventId>,
     /// Snapshot of the present state, as long as nothing on its way has changed that.
     pub(in crate::room) snapshot: Option<i64>,
+    /// Only a part of the room's state is here.
+    pub(in crate::room) partial: bool,
 }
 
 impl Head {
@@ -67,6 +69,7 @@ impl Head {
             complete: true,
             recent: HashSet::new(),
             snapshot: None,
+            partial: false,
         }
     }
 
@@ -90,6 +93,7 @@ impl Head {
             complete: false,
             recent,
             snapshot: Some(snapshot),
+            partial: false,
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ruma::{CanonicalJsonObject, OwnedEventId, RoomId, UserId, room_version_rules::RoomVersionRules};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
+    room_version_rules::RoomVersionRules,
+};
 use serde_json::value::RawValue;
 
 use super::{
@@ -19,7 +22,7 @@ use crate::{
         RoomError, Rooms,
         core::{
             auth, check,
-            pdu::{FullEvent, Pdu},
+            pdu::{CREATE, FullEvent, Pdu},
             version,
         },
         federation::JoinAnswer,
@@ -30,6 +33,7 @@ use crate::{
         schema::{
             events,
             membership::{self, Membership},
+            partial::{self, PartialRoom},
             purge,
             rooms::{self, RoomRow},
             state::{self, Change, StateMap},
@@ -62,30 +66,140 @@ impl Rooms {
         self.store_outliers(&rules, all).await?;
         let map = self.inner.store.read(move |tx| -> Result<_, StoreError> { state_map(tx, &ids) }).await?;
         let (for_check, pdu, checked) = (rules.clone(), join.pdu.clone(), map.clone());
-        self.inner.store.read(move |tx| allowed(tx, &for_check, &pdu, &checked)).await?;
+        let partial = answer.partial.is_some();
+        self.inner.store.read(move |tx| allowed(tx, &for_check, &pdu, &checked, partial)).await?;
 
-        let _turn = self.inner.imports.lock().await;
+        let turn = self.inner.imports.lock().await;
         if self.is_resident(&room).await? {
-            // Another user of ours was faster: an event like others, with its state told.
-            let result = self.submit_pdu(join, Some(vec![map]), None).await?;
-            return match result.await.map_err(|_| RoomError::Busy)?? {
+            drop(turn);
+            // Another user of ours was faster: an event like others, with its state told, if that is whole.
+            let taken = match answer.partial {
+                Some(_) => self.take_join(&answer.origin, &room, &join).await?,
+                None => {
+                    let result = self.submit_pdu(join, Some(vec![map]), None).await?;
+                    result.await.map_err(|_| RoomError::Busy)??
+                }
+            };
+            return match taken {
                 Taken::Accepted | Taken::Known => Ok(()),
                 Taken::SoftFailed(reason) | Taken::Rejected(reason) => Err(RoomError::Forbidden(reason)),
                 Taken::Missing { .. } => Err(RoomError::Rejected("the join refers to unknown events".into())),
             };
         }
-        self.import(&answer.version, rules, join, map).await
+        match self.rejoin(&rules, &join).await? {
+            Rejoin::No => {}
+            Rejoin::Done(first) => {
+                self.make_whole(room, first);
+                return Ok(());
+            }
+            Rejoin::Open(first) => {
+                drop(turn);
+                let taken = self.take_join(&answer.origin, &room, &join).await;
+                if self.close_empty(&room).await? {
+                    return Err(match taken {
+                        Err(error) => error,
+                        Ok(taken) => RoomError::Rejected(format!("the join was not taken: {taken:?}")),
+                    });
+                }
+                self.make_whole(room, first);
+                return Ok(());
+            }
+        }
+        let partial = answer.partial.map(|servers| (answer.origin, servers));
+        if let Some(join) = self.import(&answer.version, rules, join, map, partial).await? {
+            self.make_whole(room, join);
+        }
+        Ok(())
+    }
+
+    /// Goes on with a room that was left before it was whole, if nothing has happened in it since: what was known of it is
+    /// known still. Gives the join whose state is still to be fetched then.
+    async fn rejoin(&self, rules: &Arc<RoomVersionRules>, join: &FullEvent) -> Result<Rejoin, RoomError> {
+        let (rules, event, own) = (rules.clone(), join.clone(), self.inner.signer.name.clone());
+        let now_ms = self.inner.clock.now_ms();
+        self.inner
+            .store
+            .write(move |tx| -> Result<Rejoin, RoomError> {
+                let Some(room) = tx.lookup(Kind::Room, event.pdu.room.as_str())? else {
+                    return Ok(Rejoin::No);
+                };
+                let (Some(mut row), Some(left)) = (rooms::room(tx, room)?, partial::partial(tx, room)?)
+                else {
+                    return Ok(Rejoin::No);
+                };
+                let mut prev = Vec::new();
+                for id in &event.pdu.prev {
+                    match events::nid(tx, id)? {
+                        Some(nid) if events::is_placed(tx, nid)? => prev.push(nid),
+                        _ => return Ok(Rejoin::No),
+                    }
+                }
+                if row.resident {
+                    return Ok(Rejoin::No);
+                }
+                check_stays(tx, room)?;
+                prev.sort_unstable();
+                let mut ends = events::forward(tx, room)?;
+                ends.sort_unstable();
+                if prev != ends {
+                    // Our leave and the join crossed.
+                    row.resident = true;
+                    row.head += 1;
+                    rooms::put_room(tx, &row)?;
+                    return Ok(Rejoin::Open(left.join));
+                }
+                row.resident = true;
+                row.audience = None;
+                rooms::put_room(tx, &row)?;
+                let again = Append {
+                    event,
+                    own,
+                    version: row.version.as_str().into(),
+                    rules,
+                    head: Some(row.head),
+                    before: Before::Current,
+                    after: After::Linear,
+                    verdict: Verdict::Accepted,
+                    power: false,
+                    forward: Forward::No,
+                    txn: None,
+                    now_ms,
+                };
+                append(tx, &again)?;
+                Ok(Rejoin::Done(left.join))
+            })
+            .await
+    }
+
+    /// Closes a room that was opened for somebody who did not come in. True if nobody of ours is in it.
+    async fn close_empty(&self, room: &RoomId) -> Result<bool, RoomError> {
+        let room = room.to_owned();
+        self.inner
+            .store
+            .write(move |tx| -> Result<bool, RoomError> {
+                let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(true) };
+                let Some(mut row) = rooms::room(tx, room)? else { return Ok(true) };
+                let empty = membership::local_members(tx, room, Membership::Join)?.is_empty();
+                if empty {
+                    row.resident = false;
+                    rooms::put_room(tx, &row)?;
+                }
+                Ok(empty)
+            })
+            .await
     }
 
     /// Makes the room of a state, in bounded steps, and appends the join as the last. Until then nobody sees the room; a
-    /// crash leaves it so, and the next import begins anew.
+    /// crash leaves it so, and the next import begins anew. `partial`: the state is only a part of the room's; by which
+    /// server it was told, and which servers are in the room. Gives the join's number then.
     async fn import(
         &self,
         version: &str,
         rules: Arc<RoomVersionRules>,
         join: FullEvent,
         map: StateMap,
-    ) -> Result<(), RoomError> {
+        partial: Option<(OwnedServerName, Vec<OwnedServerName>)>,
+    ) -> Result<Option<Nid>, RoomError> {
         let own = self.inner.signer.name.clone();
         let (room_id, text, depth, first) =
             (join.pdu.room.clone(), version.to_owned(), join.pdu.depth, map.clone());
@@ -99,6 +213,7 @@ impl Rooms {
                 state::clear_current(tx, room)?;
                 membership::clear_room(tx, room)?;
                 events::clear_forward(tx, room)?;
+                partial::forget(tx, room)?;
                 let sid = state::put(tx, room, &first)?;
                 let mut row = RoomRow::new(room, text, sid);
                 // Heads are not used twice: a worker may still hold one of the room's earlier life.
@@ -137,10 +252,15 @@ impl Rooms {
         let now_ms = self.inner.clock.now_ms();
         self.inner
             .store
-            .write(move |tx| -> Result<(), RoomError> {
+            .write(move |tx| -> Result<Option<Nid>, RoomError> {
                 row.resident = true;
                 row.audience = None;
                 rooms::put_room(tx, &row)?;
+                let nid = events::intern(tx, &join.pdu.event_id)?;
+                let is_partial = partial.is_some();
+                if let Some((origin, servers)) = partial {
+                    put_partial(tx, row.room, nid, &origin, &servers, &own)?;
+                }
                 let last = Append {
                     event: join,
                     own,
@@ -156,7 +276,10 @@ impl Rooms {
                     now_ms,
                 };
                 append(tx, &last)?;
-                Ok(())
+                if is_partial {
+                    partial::set_flag(tx, nid)?;
+                }
+                Ok(is_partial.then_some(nid))
             })
             .await
     }
@@ -265,6 +388,16 @@ impl Rooms {
     }
 }
 
+/// How a user comes back into a room that was left before it was whole.
+enum Rejoin {
+    /// As into any other.
+    No,
+    /// It is in; the state before this join is still to be fetched.
+    Done(Nid),
+    /// The room is open for its join, which forks off; the state before this earlier one is still to be fetched.
+    Open(Nid),
+}
+
 /// A room that is on its way out does not come back before it has gone.
 fn check_stays(tx: &ReadTx<'_>, room: Nid) -> Result<(), RoomError> {
     match purge::is_going(tx, room)? {
@@ -273,6 +406,28 @@ fn check_stays(tx: &ReadTx<'_>, room: Nid) -> Result<(), RoomError> {
         }
         false => Ok(()),
     }
+}
+
+/// Notes that a room's state is not whole. Servers that were named count as being in it until it is.
+fn put_partial(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    join: Nid,
+    origin: &ServerName,
+    servers: &[OwnedServerName],
+    own: &ServerName,
+) -> Result<(), StoreError> {
+    let origin = tx.intern(Kind::Server, origin.as_str())?;
+    let mut named = vec![origin];
+    for server in servers.iter().filter(|server| **server != own) {
+        named.push(tx.intern(Kind::Server, server.as_str())?);
+    }
+    named.sort_unstable();
+    named.dedup();
+    for server in &named {
+        membership::count_server(tx, room, *server, 1)?;
+    }
+    partial::put(tx, room, &PartialRoom { join, origin, servers: named })
 }
 
 /// Notes the version of a room that is only heard of.
@@ -286,7 +441,13 @@ fn remember(tx: &mut WriteTx<'_>, room: Nid, version: String) -> Result<(), Room
 }
 
 /// Whether a state lets an event in.
-fn allowed(tx: &ReadTx<'_>, rules: &RoomVersionRules, event: &Pdu, map: &StateMap) -> Result<(), RoomError> {
+fn allowed(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    event: &Pdu,
+    map: &StateMap,
+    partial: bool,
+) -> Result<(), RoomError> {
     let mut entries = std::collections::HashMap::new();
     for key in authorize::needed(rules, event) {
         if let Some(skey) = tx.lookup_skey(&key.0, &key.1)?
@@ -296,6 +457,18 @@ fn allowed(tx: &ReadTx<'_>, rules: &RoomVersionRules, event: &Pdu, map: &StateMa
             entries.insert(key, pdu);
         }
     }
-    auth::check_state(rules, event, |kind, key| entries.get(&(kind.to_owned(), key.to_owned())).cloned())
-        .map_err(|reason| RoomError::Rejected(format!("the room's state does not allow the join: {reason}")))
+    let mut own = Vec::new();
+    for id in &event.auth {
+        own.extend(load::pdu_by_id(tx, id)?);
+    }
+    let create = entries.get(&(CREATE.to_owned(), String::new())).cloned();
+    let own = authorize::Lookup::new(own, create);
+    // A state without its members does not say who is banned; the event itself has to.
+    let refused =
+        |reason: String| RoomError::Forbidden(format!("the room does not allow the join: {reason}"));
+    authorize::at_own(rules, event, &own).map_err(refused)?;
+    auth::check_state(rules, event, |kind, key| {
+        own.in_part(partial, event, (kind, key), || entries.get(&(kind.to_owned(), key.to_owned())).cloned())
+    })
+    .map_err(refused)
 }

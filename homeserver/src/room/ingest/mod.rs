@@ -18,4 +18,5 @@ pub(in crate::room) mod load;
 pub(in crate::room) mod outliers;
 pub(in crate::room) mod place;
 pub(in crate::room) mod verify;
+pub(in crate::room) mod whole;
 pub(in crate::room) mod worker;

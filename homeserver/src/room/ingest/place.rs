@@ -25,6 +25,7 @@ use crate::{
         schema::{
             chain::{Link, Place},
             events::{self, EventRow, OUTLIER},
+            partial,
             rooms::{self, RoomRow},
             state::{self, StateMap},
         },
@@ -132,28 +133,31 @@ pub(in crate::room) fn place(
     let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
     let graph = NewGraph::new(tx, event)?;
     let before = before(tx, rules, &row, event, told, &graph)?;
-    let entry = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
-        let skey = Nid(graph.skey(kind, key)?);
-        let nid = match &before {
-            Before::Current => graph.stored.keep(state::current(tx, room, skey)),
-            Before::Snapshot(sid) => graph.stored.keep(state::one(tx, *sid, skey)),
-            Before::Map(map) => map.get(&skey).copied(),
-        };
-        graph.pdu(nid?.0)
-    };
-    let now = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
-        let nid = graph.stored.keep(state::current(tx, room, Nid(graph.skey(kind, key)?)))?;
-        graph.pdu(nid.0)
-    };
     let own = event.auth.iter().filter_map(|id| graph.pdu(graph.number(id)?)).collect();
     let create = row.create.and_then(|nid| graph.pdu(nid.0));
-    let (verdict, reason) = authorize::decide(
-        rules,
-        event,
-        &Lookup::new(own, create.clone()),
-        entry,
-        (!matches!(before, Before::Current)).then_some(now),
-    );
+    let own = Lookup::new(own, create.clone());
+    let partial = partial::is_partial(tx, room)?;
+    let entry = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
+        let here = || {
+            let skey = Nid(graph.skey(kind, key)?);
+            let nid = match &before {
+                Before::Current => graph.stored.keep(state::current(tx, room, skey)),
+                Before::Snapshot(sid) => graph.stored.keep(state::one(tx, *sid, skey)),
+                Before::Map(map) => map.get(&skey).copied(),
+            };
+            graph.pdu(nid?.0)
+        };
+        own.in_part(partial, event, (kind, key), here)
+    };
+    let now = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
+        let here = || {
+            let nid = graph.stored.keep(state::current(tx, room, Nid(graph.skey(kind, key)?)))?;
+            graph.pdu(nid.0)
+        };
+        own.in_part(partial, event, (kind, key), here)
+    };
+    let (verdict, reason) =
+        authorize::decide(rules, event, &own, entry, (!matches!(before, Before::Current)).then_some(now));
     let power = create.is_some_and(|create| {
         auth::may(rules, &create, entry("m.room.power_levels", "").as_ref(), &event.sender, Action::Redact)
     });

@@ -29,6 +29,7 @@ use self::jobs::{answer, refuse};
 use super::{
     append::{Append, AppendError, Done, Verdict, append},
     head::Head,
+    whole,
 };
 use crate::{
     clock::Clock,
@@ -208,6 +209,14 @@ impl Worker {
         match job {
             Job::Draft(job) => self.draft(job).await,
             Job::Pdu(job) => self.pdu(job).await,
+            Job::Whole { join, state, answer } => {
+                self.drain().await;
+                let result = whole::complete(&self.tools, &self.room, join, state).await;
+                // Everything that was known of the state is old now.
+                self.head = None;
+                self.auth.clear();
+                let _ = answer.send(result);
+            }
             Job::Template { sender, draft, sign, answer } => {
                 // Nobody may wait for it any longer: no error.
                 let mut made = self.template(&sender, &draft, sign).await;
@@ -246,7 +255,7 @@ impl Worker {
         let tries = match &mut job {
             Job::Draft(job) => &mut job.tries,
             Job::Pdu(job) => &mut job.tries,
-            Job::Template { .. } => return,
+            Job::Template { .. } | Job::Whole { .. } => return,
         };
         *tries += 1;
         if *tries > TRIES_MAX {

@@ -45,6 +45,7 @@ impl Rooms {
         membership: Option<Membership>,
         not_membership: Option<Membership>,
     ) -> Result<Vec<ClientEvent>, RoomError> {
+        self.await_members(user, room).await?;
         let (user, room) = (user.to_owned(), room.to_owned());
         let now_ms = self.inner.clock.now_ms();
         self.inner
@@ -77,6 +78,7 @@ impl Rooms {
 
     /// Joined members with their names.
     pub async fn joined_members(&self, user: &UserId, room: &RoomId) -> Result<Vec<JoinedMember>, RoomError> {
+        self.await_members(user, room).await?;
         let (user, room) = (user.to_owned(), room.to_owned());
         self.inner
             .store

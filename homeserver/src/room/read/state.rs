@@ -5,9 +5,9 @@ use serde_json::value::RawValue;
 
 use super::{access::access, json::client_event, messages::viewer};
 use crate::{
-    room::{ClientEvent, RoomError, Rooms},
+    room::{ClientEvent, RoomError, Rooms, core::pdu::MEMBER},
     store::{
-        Kind, ReadTx,
+        Kind, ReadTx, StoreError,
         schema::{
             accounts,
             events::{self, EventRow},
@@ -19,6 +19,7 @@ use crate::{
 impl Rooms {
     /// Current state (for a former member: as it was when they left).
     pub async fn state_all(&self, user: &UserId, room: &RoomId) -> Result<Vec<ClientEvent>, RoomError> {
+        self.await_members(user, room).await?;
         let (user, room) = (user.to_owned(), room.to_owned());
         let now_ms = self.inner.clock.now_ms();
         self.inner.store.read(move |tx| state_events(tx, &user, &room, now_ms)).await
@@ -32,6 +33,7 @@ impl Rooms {
         event_type: &str,
         state_key: &str,
     ) -> Result<ClientEvent, RoomError> {
+        self.await_member(user, room, event_type, state_key).await?;
         let (user, room) = (user.to_owned(), room.to_owned());
         let key = (event_type.to_owned(), state_key.to_owned());
         let now_ms = self.inner.clock.now_ms();
@@ -85,6 +87,29 @@ impl Rooms {
             .await
     }
 
+    /// Waits for a member that may be on its way.
+    async fn await_member(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<(), RoomError> {
+        if event_type != MEMBER || !self.is_partial(room).await? {
+            return Ok(());
+        }
+        let (at, key) = (room.to_owned(), state_key.to_owned());
+        let here = self
+            .inner
+            .store
+            .read(move |tx| -> Result<_, StoreError> {
+                let Some(room) = tx.lookup(Kind::Room, at.as_str())? else { return Ok(true) };
+                Ok(state::current_of(tx, room, MEMBER, &key)?.is_some())
+            })
+            .await?;
+        if here { Ok(()) } else { self.await_members(user, room).await }
+    }
+
     /// `content` of one state event.
     pub async fn state_content(
         &self,
@@ -93,6 +118,7 @@ impl Rooms {
         event_type: &str,
         state_key: &str,
     ) -> Result<Box<RawValue>, RoomError> {
+        self.await_member(user, room, event_type, state_key).await?;
         let (user, room) = (user.to_owned(), room.to_owned());
         let key = (event_type.to_owned(), state_key.to_owned());
         self.inner
@@ -104,7 +130,7 @@ impl Rooms {
                     content: Box<RawValue>,
                 }
                 let client: Client = serde_json::from_slice(&event.client)
-                    .map_err(|_| crate::store::StoreError::Corrupt("a stored event is no JSON"))?;
+                    .map_err(|_| StoreError::Corrupt("a stored event is no JSON"))?;
                 Ok(client.content)
             })
             .await

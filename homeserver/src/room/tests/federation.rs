@@ -99,6 +99,7 @@ impl Net {
         let answer = via.rooms.state_answer(to.rooms.server_name(), room, &id).await?;
         to.rooms
             .import_join(JoinAnswer {
+                partial: None,
                 room_id: room.to_owned(),
                 version: template.version,
                 event: raw,

@@ -17,6 +17,7 @@ pub mod membership;
 pub mod moderation;
 pub mod oauth;
 pub mod outbox;
+pub mod partial;
 pub mod profiles;
 pub mod purge;
 pub mod push;

@@ -13,6 +13,7 @@ use crate::store::{
     schema::{
         events::{self, stream_kind},
         membership::{self, Membership},
+        partial,
     },
 };
 
@@ -91,6 +92,7 @@ pub fn begin(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
     let seq = tx.next_seq()?;
     tx.execute("INSERT OR IGNORE INTO purge(room, seq) VALUES(?1, ?2)", (room, seq))?;
     tx.execute("DELETE FROM room WHERE room = ?1", [room])?;
+    partial::forget(tx, room)?;
     for user in membership::room_users(tx, room)? {
         let Some(mut row) = membership::user_room(tx, user, room)? else { continue };
         let seq = events::push_stream(tx, stream_kind::MEMBERSHIP, Some(room), Some(user), Some(row.nid))?;

@@ -83,6 +83,11 @@ pub fn count(tx: &ReadTx<'_>, room: Nid, user: Nid) -> Result<i64, StoreError> {
         .unwrap_or(0))
 }
 
+/// How many receipts there are in a room.
+pub fn count_room(tx: &ReadTx<'_>, room: Nid) -> Result<i64, StoreError> {
+    Ok(tx.row("SELECT count(*) FROM receipt WHERE room = ?1", [room], |row| row.get(0))?.unwrap_or(0))
+}
+
 /// Receipts of a room in (since, until] that `viewer` may see, the latest `limit` of them.
 pub fn changed(
     tx: &ReadTx<'_>,

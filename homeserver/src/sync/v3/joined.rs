@@ -13,11 +13,13 @@ use crate::{
             account_data,
             events::{self, EventRow},
             membership::UserRoom,
+            partial,
             rooms::{self, RoomRow},
             state, sticky, sync as query,
         },
     },
     sync::{
+        filter::Members,
         heroes,
         json::Writer,
         parts,
@@ -42,7 +44,8 @@ impl Room<'_> {
         let Some(room) = rooms::room(tx, row.room)? else { return Ok(StatePart::default()) };
         let since = context.since();
         // The client sees the room for the first time (or again after having been out of it).
-        let new = context.since.is_none() || (row.seq > since && !self.was_in(since)?);
+        let new =
+            context.since.is_none() || (row.seq > since && !self.was_in(since)?) || self.came_whole(since)?;
         let window = Window {
             room: row.room,
             after: if new { Seq(0) } else { since },
@@ -105,6 +108,14 @@ impl Room<'_> {
         }
         writer.close_object();
         Ok(part)
+    }
+
+    /// Whether the room became whole since: who wants all members at once has not seen it before.
+    fn came_whole(&self, since: Seq) -> Result<bool, StoreError> {
+        if self.context.filter.members != Members::All {
+            return Ok(false);
+        }
+        Ok(partial::whole_since(self.tx, self.row.room)?.is_some_and(|whole| whole > since))
     }
 
     /// Whether the user was in the room at `since`, went and came back: then the client knows it, and what happened since

@@ -27,7 +27,7 @@ use crate::{
             e2ee as keys,
             events::{self, stream_kind},
             membership::{self, Membership, UserRoom},
-            sync as query,
+            partial, sync as query,
         },
     },
 };
@@ -193,8 +193,16 @@ impl Plan {
         };
         // Who typed before a restart does not any more.
         let forgotten = context.since.is_some_and(|token| token.typing == 1) && since <= inner.typing.floor();
+        // Who wants all members at once gets a room when they are here.
+        let partial: HashSet<Nid> = match context.filter.members {
+            Members::All => partial::rooms(tx)?.into_iter().collect(),
+            _ => HashSet::new(),
+        };
         let mut chosen = Vec::new();
         for row in rows {
+            if row.membership == Membership::Join && partial.contains(&row.room) {
+                continue;
+            }
             let changed = row.seq > since && row.seq <= until;
             let chooses = match row.membership {
                 _ if row.seq > until => false,

@@ -14,6 +14,7 @@ use crate::{
         ids::skey_split,
         schema::{
             events::{self, EventRow},
+            partial,
             state::{self, Change},
         },
     },
@@ -187,6 +188,18 @@ impl StateOf<'_> {
         needed
     }
 
+    /// A member that is not here yet, as the user's own events in the timeline name it.
+    fn named_by(&self, user: Nid, skey: Nid) -> Result<Option<Nid>, StoreError> {
+        for event in self.timeline.events.iter().rev().filter(|event| event.sender == user) {
+            for auth in &event.auth {
+                if events::shared_event(self.tx, *auth)?.is_some_and(|auth| auth.skey == Some(skey)) {
+                    return Ok(Some(*auth));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Adds the needed members as they were at the timeline's start.
     fn choose_members(
         &self,
@@ -199,6 +212,7 @@ impl StateOf<'_> {
             return Ok(());
         }
         let new_room = !matches!(self.from, From::Position(_));
+        let partial = partial::is_partial(self.tx, self.room)?;
         for user in needed {
             let Some(skey) = self.tx.lookup_skey(MEMBER, &self.tx.text(*user)?)? else { continue };
             if chosen.contains_key(&skey) {
@@ -209,6 +223,10 @@ impl StateOf<'_> {
                 (Some((_, change)), _) => change.old,
                 (None, From::Snapshot(sid)) => state::one(self.tx, sid, skey)?,
                 (None, _) => state::current(self.tx, self.room, skey)?,
+            };
+            let event = match event {
+                None if partial => self.named_by(*user, skey)?,
+                event => event,
             };
             let Some(event) = event else { continue };
             let known = self.plan.known.get(&(self.room, *user)) == Some(&event);

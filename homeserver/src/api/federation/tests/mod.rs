@@ -7,4 +7,5 @@ mod harness;
 mod hostile;
 mod nonsense;
 mod overlay;
+mod partial;
 mod rooms;

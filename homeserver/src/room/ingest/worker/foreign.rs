@@ -120,11 +120,12 @@ impl Worker {
         let auth: Vec<Arc<Pdu>> = pdu.auth.iter().filter_map(|id| self.known_auth(id)).collect();
         let head = self.head().await?;
         let create = head.entry("m.room.create", "");
+        let own_auth = Lookup::new(auth, create);
         let (verdict, reason) = authorize::decide(
             &head.rules,
             &pdu,
-            &Lookup::new(auth, create),
-            |kind, key| head.entry(kind, key),
+            &own_auth,
+            |kind, key| own_auth.in_part(head.partial, &pdu, (kind, key), || head.entry(kind, key)),
             None::<fn(&str, &str) -> Option<Arc<Pdu>>>,
         );
         let decided = Append {

@@ -11,7 +11,7 @@ use crate::{
         core::pdu::FullEvent,
         ingest::append::{Done, Forward, TxnKey, Verdict},
     },
-    store::schema::state::StateMap,
+    store::{Nid, schema::state::StateMap},
 };
 
 /// An answer's way back.
@@ -23,6 +23,8 @@ pub(in crate::room) enum Job {
     Draft(DraftJob),
     /// Take a verified event of theirs.
     Pdu(PduJob),
+    /// The whole state before the join by which we came in with a part of it.
+    Whole { join: Nid, state: StateMap, answer: Answer<()> },
     /// Build an event without storing it; signed or not.
     Template { sender: OwnedUserId, draft: Draft, sign: bool, answer: Answer<Made> },
 }
@@ -98,7 +100,7 @@ pub(super) fn answer(job: Job, done: Done, verdict: Verdict, reason: String) {
             };
             let _ = job.answer.send(Ok(taken));
         }
-        Job::Template { .. } => {}
+        Job::Template { .. } | Job::Whole { .. } => {}
     }
 }
 
@@ -109,5 +111,6 @@ pub(super) fn refuse(job: Job, error: RoomError) {
         Job::Draft(job) => drop(job.answer.send(Err(error))),
         Job::Pdu(job) => drop(job.answer.send(Err(error))),
         Job::Template { answer, .. } => drop(answer.send(Err(error))),
+        Job::Whole { answer, .. } => drop(answer.send(Err(error))),
     }
 }

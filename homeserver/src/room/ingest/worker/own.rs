@@ -25,7 +25,7 @@ use crate::{
         schema::{
             events,
             membership::{self, Membership},
-            rooms, state,
+            partial, rooms, state,
         },
     },
 };
@@ -199,7 +199,10 @@ fn read_head(tx: &ReadTx<'_>, room: &RoomId) -> Result<Head, RoomError> {
             ends.push((events::id(tx, end)?, event.depth, event.state_after == Some(row.sid)));
         }
     }
-    Ok(Head::stored(room.to_owned(), row.version.into(), Arc::new(rules), row.head, ends, row.sid))
+    let mut head =
+        Head::stored(room.to_owned(), row.version.into(), Arc::new(rules), row.head, ends, row.sid);
+    head.partial = partial::is_partial(tx, nid)?;
+    Ok(head)
 }
 
 #[allow(clippy::type_complexity, reason = "pairs of what was asked and what was found")]

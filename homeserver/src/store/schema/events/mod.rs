@@ -117,6 +117,8 @@ pub mod stream_kind {
     pub const MEMBERSHIP: i64 = 2;
     /// A redaction whose target came later: `ref` is the redaction.
     pub const REDACTION: i64 = 3;
+    /// A room that was joined with a part of its state is whole.
+    pub const WHOLE: i64 = 4;
     /// Receipts (hs: `room/receipt.rs`).
     pub const RECEIPT: i64 = 10;
     /// Account data of a user.
@@ -407,6 +409,12 @@ pub fn expire(tx: &mut WriteTx<'_>, event: &EventRow, client: &[u8], rest: &[u8]
     tx.execute("DELETE FROM missing_prev WHERE room = ?1 AND child = ?2", (event.room, event.nid))?;
     tx.event_changed(event.nid);
     Ok(())
+}
+
+/// Takes an event's place in timeline and stream away.
+pub fn withdraw(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
+    unplace(tx, event)?;
+    search::remove(tx, event.nid)
 }
 
 fn unplace(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
