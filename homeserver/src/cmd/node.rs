@@ -126,6 +126,7 @@ impl RunningNode {
         let carrier = Arc::new(OverlayCarrier::new(node.clone(), overlay.clone()));
         let tls = tls_carrier(config, identity.server_name())?;
         let remote = Remote::with_tls(store.clone(), Arc::clone(&identity), carrier, tls, clock.clone());
+        remote.keyring().trust(config.federation.notaries.clone());
         let parts = Parts {
             settings: settings(config),
             clock,

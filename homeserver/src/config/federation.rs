@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ruma::OwnedServerName;
 use serde::Deserialize;
 
 use super::{ConfigError, stronger};
@@ -81,6 +82,15 @@ pub struct FederationFlags {
         env = "MANGROVE_FEDERATION_ALLOW_PRIVATE_ADDRESSES"
     )]
     pub allow_private_addresses: bool,
+    /// Server that is believed about the keys of servers that cannot be asked themselves (repeatable)
+    #[arg(
+        id = "federation_notaries",
+        long = "federation-notary",
+        value_name = "SERVER",
+        env = "MANGROVE_FEDERATION_NOTARIES",
+        value_delimiter = ' '
+    )]
+    pub notaries: Vec<String>,
     /// What /.well-known/matrix/server says: host and port where other servers find this one
     #[arg(
         id = "federation_well_known",
@@ -120,6 +130,7 @@ pub(super) struct FederationFile {
     behind_proxy: Option<bool>,
     extra_ca: Option<Vec<PathBuf>>,
     allow_private_addresses: Option<bool>,
+    notaries: Option<Vec<String>>,
     well_known: Option<String>,
     with_clients: Option<bool>,
 }
@@ -135,6 +146,8 @@ pub struct Federation {
     pub extra_ca: Vec<PathBuf>,
     /// Whether names may lead to private addresses.
     pub allow_private_addresses: bool,
+    /// Who is believed about the keys of servers that cannot be asked.
+    pub notaries: Vec<OwnedServerName>,
     /// What `/.well-known/matrix/server` says.
     pub well_known: Option<String>,
     /// Whether the client API's listener answers other servers too.
@@ -148,6 +161,7 @@ impl Default for Federation {
             listen: None,
             extra_ca: Vec::new(),
             allow_private_addresses: false,
+            notaries: Vec::new(),
             well_known: None,
             with_clients: false,
         }
@@ -213,6 +227,16 @@ impl Federation {
         {
             return Err(missing_file("tls_cert, tls_key", missing));
         }
+        let notaries = stronger(&flags.notaries, file.notaries)
+            .into_iter()
+            .map(|name| {
+                OwnedServerName::try_from(name.as_str()).map_err(|_| {
+                    ConfigError(format!(
+                        "federation notaries {name:?}: no server name; e.g. matrix.example.org"
+                    ))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let well_known = flags.well_known.clone().or(file.well_known);
         if let Some(bad) = well_known.as_deref().filter(|name| ruma::ServerName::parse(*name).is_err()) {
             return Err(ConfigError(format!(
@@ -222,7 +246,7 @@ impl Federation {
         let allow_private_addresses =
             flags.allow_private_addresses || file.allow_private_addresses.unwrap_or(false);
         let with_clients = enabled && (flags.with_clients || file.with_clients.unwrap_or(false));
-        Ok(Self { enabled, listen, extra_ca, allow_private_addresses, well_known, with_clients })
+        Ok(Self { enabled, listen, extra_ca, allow_private_addresses, notaries, well_known, with_clients })
     }
 }
 
@@ -256,6 +280,7 @@ mod tests {
             ("listen = \"127.0.0.1:1\"\ntls_cert = \"/no/c\"\ntls_key = \"/no/k\"", "/no/c"),
             ("listen = \"127.0.0.1:1\"\nacme = true\nbehind_proxy = true", "choose"),
             ("extra_ca = [\"/no/ca\"]", "/no/ca"),
+            ("notaries = [\"a b\"]", "matrix.example.org"),
             ("well_known = \"a b\"", "matrix.example.org:443"),
             ("lisen = 1", "lisen"),
         ] {

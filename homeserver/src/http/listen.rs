@@ -26,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     auth::PeerAddr,
+    guard::{Callers, Counted, FIRST_WITHIN, Prompt},
     reply::{self, IntoReply as _, Reply},
     tls::Acceptor,
 };
@@ -59,6 +60,7 @@ pub fn federation_service(server: Arc<Server>) -> Router {
 pub async fn serve(listener: TcpListener, tls: Option<Acceptor>, service: Router, server: Arc<Server>) {
     let door = Door { loopback: listener.local_addr().is_ok_and(|address| address.ip().is_loopback()) };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let callers = Callers::default();
     loop {
         let place = tokio::select! {
             () = server.shutdown.cancelled() => return,
@@ -71,6 +73,11 @@ pub async fn serve(listener: TcpListener, tls: Option<Acceptor>, service: Router
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(counted) = callers.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "too many connections from one address");
+                    continue;
+                };
+                let place = (place, counted);
                 let service = service.clone();
                 // Answers are written whole; waiting for more only costs time.
                 if let Err(error) = stream.set_nodelay(true) {
@@ -116,7 +123,7 @@ async fn connection(
     door: Door,
     service: Router,
     server: Arc<Server>,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Counted),
 ) {
     let service = tower::ServiceBuilder::new()
         .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
@@ -132,10 +139,13 @@ async fn connection(
         .header_read_timeout(HEAD_WITHIN)
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(ALIVE_EVERY)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX);
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let mut connection = pin!(builder.serve_connection(
+        TokioIo::new(Prompt::new(stream, FIRST_WITHIN)),
+        TowerToHyperService::new(service)
+    ));
     tokio::select! {
         ended = connection.as_mut() => return ended.unwrap_or_else(|error| tracing::trace!(%error, "a connection broke")),
         () = server.shutdown.cancelled() => {}
@@ -216,6 +226,8 @@ const STREAMS_MAX: u32 = 128;
 const HEADERS_BYTES_MAX: u32 = 32 << 10;
 /// From a connection's (next) request's first byte to the end of its head.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// An HTTP/2 connection of which nothing is heard is asked so often whether it is there; who does not answer is gone.
+const ALIVE_EVERY: Duration = Duration::from_secs(120);
 /// What a connection gets to finish in at the end.
 const END_WITHIN: Duration = Duration::from_millis(1_500);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod auth;
+mod guard;
 pub mod limits;
 pub mod listen;
 pub mod metrics;

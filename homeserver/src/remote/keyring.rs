@@ -10,7 +10,7 @@ mod notary;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -120,6 +120,8 @@ pub struct Keyring {
     remote: Weak<Inner>,
     known: Mutex<HashMap<OwnedServerName, Arc<ServerKeys>>>,
     slots: Mutex<HashMap<OwnedServerName, Arc<Slot>>>,
+    /// Who is believed about servers that cannot be asked.
+    notaries: OnceLock<Vec<OwnedServerName>>,
 }
 
 /// One fetch at a time for a server; who comes later finds what the first one brought.
@@ -136,7 +138,15 @@ struct Failed {
 
 impl Keyring {
     pub(super) fn new(store: Store, identity: Arc<Identity>, clock: Clock, remote: Weak<Inner>) -> Self {
-        Self { store, identity, clock, remote, known: Mutex::default(), slots: Mutex::default() }
+        Self {
+            store,
+            identity,
+            clock,
+            remote,
+            known: Mutex::default(),
+            slots: Mutex::default(),
+            notaries: OnceLock::new(),
+        }
     }
 
     /// Whether ordinary servers' keys can be asked for at all.
@@ -208,7 +218,10 @@ impl Keyring {
         let fetched = fetched.unwrap_or_else(|_| Err(KeyError::Timeout(server.to_owned())));
         let pause = |for_, error| Some(Failed { until: Instant::now() + for_, error });
         match fetched {
-            Ok((keys, document)) => {
+            Ok((mut keys, document)) => {
+                if keys.log.is_none() {
+                    self.ask_for_old(server, ids, &mut keys).await;
+                }
                 let keys = Arc::new(keys);
                 let missing = ids.iter().find(|id| !keys.keys.contains_key(*id));
                 *turn = missing
@@ -218,8 +231,15 @@ impl Keyring {
                 Ok(keys)
             }
             Err(error) => {
-                *turn = pause(PAUSE_FAILED, error.clone());
-                stored.ok_or(error)
+                let Some((keys, document)) = self.from_notaries(server, ids, stored.as_deref()).await else {
+                    *turn = pause(PAUSE_FAILED, error.clone());
+                    return stored.ok_or(error);
+                };
+                let keys = Arc::new(keys);
+                *turn = pause(PAUSE_UNKNOWN, error);
+                self.save(server, &keys, document).await?;
+                self.remember(server, Arc::clone(&keys));
+                Ok(keys)
             }
         }
     }

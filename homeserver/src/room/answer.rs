@@ -3,12 +3,12 @@
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::RawStrippedState, room_version_rules::RoomVersionRules,
-    signatures::sign_event,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Draft, PduJson, RoomError, Rooms,
+    core::canonical,
     federation::Template,
     handshake::{event_id, expect_membership, parse, raw, rules_of},
     join::voucher,
@@ -246,7 +246,7 @@ impl Rooms {
         rules: &RoomVersionRules,
     ) -> Result<(), RoomError> {
         let signer = self.signer();
-        sign_event(signer.name.as_str(), &*signer.key, event, &rules.redaction)
+        canonical::sign_event(signer.name.as_str(), &*signer.key, event, rules)
             .map_err(|error| RoomError::Invalid(error.to_string()))
     }
 
@@ -335,8 +335,8 @@ fn content(
         return Ok(CanonicalJsonObject::new());
     };
     let Some(event) = events::event(tx, nid)? else { return Ok(CanonicalJsonObject::new()) };
-    let mut client: CanonicalJsonObject =
-        serde_json::from_slice(&event.client).map_err(|_| StoreError::Corrupt("an event is no JSON"))?;
+    let json = std::str::from_utf8(&event.client).ok().and_then(|json| canonical::parse(json).ok());
+    let mut client = json.ok_or(StoreError::Corrupt("an event is no JSON"))?;
     match client.remove("content") {
         Some(CanonicalJsonValue::Object(content)) => Ok(content),
         _ => Ok(CanonicalJsonObject::new()),

@@ -186,7 +186,7 @@ impl Writer {
         content: &Value,
     ) -> Result<(), StoreError> {
         self.count += 1;
-        let id = events::id_of(blake3::hash(&self.count.to_le_bytes()).as_bytes())?;
+        let id = events::Key::Hash(blake3::hash(&self.count.to_le_bytes()).into()).id()?;
         let (nid, hash) = events::intern_stored(tx, &id)?;
         let rules = version::shared("10").ok_or(StoreError::Corrupt("room version"))?;
         let raw = serde_json::value::to_raw_value(content).map_err(|_| StoreError::Corrupt("content"))?;
@@ -217,7 +217,7 @@ impl Writer {
             state_after: None,
             redacted_by: None,
             sent: None,
-            hash,
+            key: hash,
             prev: Vec::new(),
             auth,
             client: client.to_string().into_bytes(),

@@ -3,13 +3,14 @@
 use futures_util::{StreamExt as _, stream};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
-    canonical_json::redact,
-    room_version_rules::RoomVersionRules,
-    signatures::{Verified, hash_and_sign_event, reference_hash},
+    canonical_json::redact, room_version_rules::RoomVersionRules, signatures::Verified,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
-use super::{PduJson, RoomError, Rooms, core::version};
+use super::{
+    PduJson, RoomError, Rooms,
+    core::{build, canonical, check as checks, version},
+};
 use crate::{
     account::{find_mixture, may_share_room, mixture_text},
     remote::{RemoteError, keyring::EventKeys},
@@ -59,10 +60,7 @@ impl Rooms {
         event: &mut CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<OwnedEventId, RoomError> {
-        let signer = self.signer();
-        hash_and_sign_event(signer.name.as_str(), &*signer.key, event, &rules.redaction)
-            .map_err(|error| RoomError::Invalid(error.to_string()))?;
-        event_id(event, rules)
+        build::sign(event, self.signer(), rules)
     }
 
     /// Checks hash, signatures and room of many events from another server. Those that do not hold are left out, as the
@@ -118,7 +116,9 @@ fn check(
     if says != Some(room.as_str()) && !made {
         return Err(RoomError::Rejected("the event belongs to another room".to_owned()));
     }
-    let verified = keys.verify(&event, rules).map_err(|error| RoomError::Rejected(error.to_string()))?;
+    let map = keys.to_verify(&event, rules).map_err(|error| RoomError::Rejected(error.to_string()))?;
+    let verified = canonical::verify_event(&map, &event, rules)
+        .map_err(|error| RoomError::Rejected(error.to_string()))?;
     let event = match verified {
         Verified::All => event,
         Verified::Signatures => {
@@ -164,8 +164,7 @@ pub(super) fn parse(pdu: &RawValue) -> Result<CanonicalJsonObject, RoomError> {
     if pdu.get().len() > PDU_LEN_MAX {
         return Err(RoomError::TooLarge);
     }
-    serde_json::from_str(pdu.get())
-        .map_err(|error| RoomError::BadJson(format!("not a canonical event: {error}")))
+    canonical::parse(pdu.get()).map_err(|error| RoomError::BadJson(error.to_string()))
 }
 
 /// An event's id.
@@ -173,13 +172,13 @@ pub(super) fn event_id(
     event: &CanonicalJsonObject,
     rules: &RoomVersionRules,
 ) -> Result<OwnedEventId, RoomError> {
-    let hash = reference_hash(event, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
-    OwnedEventId::try_from(format!("${hash}")).map_err(|error| RoomError::BadJson(error.to_string()))
+    checks::event_id(event, rules).map_err(|error| RoomError::BadJson(error.to_string()))
 }
 
 /// Writes an event.
 pub(super) fn raw(event: &CanonicalJsonObject) -> PduJson {
-    to_raw_value(event).expect("canonical JSON can be written")
+    let json = canonical::to_json(event).expect("canonical JSON can be written");
+    RawValue::from_string(json).expect("canonical JSON can be written")
 }
 
 /// The error that our client sees when another server did not do its part.

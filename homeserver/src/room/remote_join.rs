@@ -14,7 +14,7 @@ use ruma::{
 
 use super::{
     Draft, RoomError, Rooms,
-    core::version,
+    core::{pdu::named, version},
     federation::JoinAnswer,
     handshake::{Checked, candidates, event_id, expect_membership, parse, raw, remote_error, rules_of},
     stripped,
@@ -236,7 +236,7 @@ fn drop_unsupported(state: &mut Vec<Checked>, auth_chain: &mut Vec<Checked>) {
             state.iter().chain(auth_chain.iter()).map(|checked| checked.id.to_string()).collect();
         let supported = |checked: &Checked| {
             let auth = checked.event.get("auth_events").and_then(CanonicalJsonValue::as_array);
-            auth.into_iter().flatten().all(|id| id.as_str().is_some_and(|id| known.contains(id)))
+            auth.into_iter().flatten().all(|item| named(item).is_some_and(|id| known.contains(id)))
         };
         let before = known.len();
         state.retain(supported);

@@ -5,11 +5,13 @@
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, UserId,
     api::federation::membership::{create_leave_event, prepare_leave_event},
+    room_version_rules::EventsReferenceFormatVersion,
 };
 
 use super::{
     Draft, RoomError, Rooms,
     handshake::{parse, raw, remote_error, rules_of},
+    ingest::load,
     remote_join::complete,
 };
 use crate::store::{
@@ -72,16 +74,24 @@ impl Rooms {
                 };
                 let Some(row) = membership::user_room(tx, who, room)? else { return Ok(None) };
                 let Some(event) = events::event(tx, row.nid)? else { return Ok(None) };
-                let id = events::id(tx, row.nid)?;
+                let before = load::pdu_of(tx, &event)?;
                 let version = rooms::room(tx, room)?.map(|row| row.version);
-                Ok(Some((id, event.depth, version)))
+                Ok(Some((before, event.depth, version)))
             })
             .await?;
         let Some((before, depth, Some(version))) = found else {
             return Err(RoomError::NotFound(format!("{user} has nothing to do with {room}")));
         };
         let rules = rules_of(&version)?;
-        let before = CanonicalJsonValue::Array(vec![before.as_str().into()]);
+        let named = match rules.events_reference_format {
+            EventsReferenceFormatVersion::V1 => {
+                let hash = before.hash.iter().map(|hash| ("sha256".to_owned(), (&**hash).into()));
+                let hashes = CanonicalJsonObject::from_iter(hash);
+                CanonicalJsonValue::Array(vec![before.event_id.as_str().into(), hashes.into()])
+            }
+            _ => before.event_id.as_str().into(),
+        };
+        let before = CanonicalJsonValue::Array(vec![named]);
         let template = CanonicalJsonObject::from([
             ("auth_events".to_owned(), before.clone()),
             ("prev_events".to_owned(), before),

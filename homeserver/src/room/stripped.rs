@@ -7,11 +7,11 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, RoomId, UserId, api::federation::membership::RawStrippedState,
     room_version_rules::RoomVersionRules,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::{
     RoomError, Rooms,
-    core::{check, pdu::CREATE},
+    core::{canonical, check, pdu::CREATE},
     project::membership::stripped_pdus,
 };
 use crate::store::{Kind, schema::membership};
@@ -92,13 +92,13 @@ fn strip(
     if let Some(id) = id {
         stripped.insert("event_id".to_owned(), id.as_str().into());
     }
-    Ok(to_raw_value(&stripped).ok())
+    Ok(canonical::to_json(&stripped).ok().and_then(|json| RawValue::from_string(json).ok()))
 }
 
 #[cfg(test)]
 mod tests {
     use ruma::{room_id, serde::Raw};
-    use serde_json::json;
+    use serde_json::{json, value::to_raw_value};
 
     use super::*;
     use crate::room::core::version;

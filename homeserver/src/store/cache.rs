@@ -114,7 +114,7 @@ mod tests {
             state_after: None,
             redacted_by: None,
             sent: None,
-            hash: [0; 32],
+            key: crate::store::schema::events::Key::Hash([0; 32]),
             prev: Vec::new(),
             auth: Vec::new(),
             client: text.as_bytes().to_vec(),

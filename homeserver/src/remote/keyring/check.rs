@@ -30,6 +30,16 @@ impl EventKeys {
         event: &CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<Verified, KeyError> {
+        let map = self.to_verify(event, rules)?;
+        verify_event(&map, event, rules).map_err(|error| KeyError::Signature(error.to_string()))
+    }
+
+    /// The keys that can have signed an event, of every server that has to have. An error: one has none.
+    pub fn to_verify(
+        &self,
+        event: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<PublicKeyMap, KeyError> {
         let wrong = |error: &dyn std::fmt::Display| KeyError::Signature(error.to_string());
         let servers = required_server_signatures_to_verify_event(event, &rules.signatures)
             .map_err(|error| wrong(&error))?;
@@ -49,7 +59,7 @@ impl EventKeys {
             let strict = rules.enforce_key_validity && keys.log.is_none();
             map.insert(server.to_string(), usable(&server, keys, &ids, at.filter(|_| strict))?);
         }
-        verify_event(&map, event, rules).map_err(|error| wrong(&error))
+        Ok(map)
     }
 }
 
@@ -156,4 +166,52 @@ pub enum XMatrixError {
     /// The keys to check with cannot be had.
     #[error(transparent)]
     Keys(#[from] KeyError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ruma::{
+        room_version_rules::RoomVersionRules as Rules,
+        serde::Base64,
+        signatures::{Ed25519KeyPair, hash_and_sign_event},
+    };
+    use serde_json::json;
+
+    use super::{super::Key, *};
+
+    fn event(key: &Ed25519KeyPair, ts: u64, rules: &Rules) -> CanonicalJsonObject {
+        let mut event: CanonicalJsonObject = serde_json::from_value(json!({
+            "type": "m.room.message", "sender": "@a:x.test", "room_id": "!r:x.test", "content": {}, "depth": 1,
+            "origin_server_ts": ts, "prev_events": [], "auth_events": [],
+        }))
+        .unwrap();
+        hash_and_sign_event("x.test", key, &mut event, &rules.redaction).unwrap();
+        event
+    }
+
+    #[test]
+    fn a_key_counts_for_its_time_and_another_under_its_name_never() {
+        let make = || Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "1".into()).unwrap();
+        let (key, other) = (make(), make());
+        let known = |valid_until_ms, expired_ms| {
+            let key = Key { key: Base64::new(key.public_key().to_vec()), valid_until_ms, expired_ms };
+            let keys = ServerKeys { keys: [("ed25519:1".to_owned(), key)].into(), ..ServerKeys::default() };
+            EventKeys { servers: [(OwnedServerName::try_from("x.test").unwrap(), Ok(Arc::new(keys)))].into() }
+        };
+        for keys in [known(Some(1_000), None), known(None, Some(1_000)), known(Some(9_000), Some(1_000))] {
+            for (rules, after_its_end) in [(Rules::V4, true), (Rules::V5, false), (Rules::V11, false)] {
+                assert!(keys.verify(&event(&key, 999, &rules), &rules).is_ok());
+                let late = keys.verify(&event(&key, 1_001, &rules), &rules);
+                assert_eq!(late.is_ok(), after_its_end, "{late:?}");
+                assert!(matches!(
+                    keys.verify(&event(&other, 999, &rules), &rules),
+                    Err(KeyError::Signature(_))
+                ));
+            }
+        }
+        let strange = EventKeys::default().verify(&event(&key, 1, &Rules::V11), &Rules::V11);
+        assert!(matches!(strange, Err(KeyError::UnknownKey(..))));
+    }
 }

@@ -1,10 +1,10 @@
 //! Owns making our events: the fields, the hashes, the signature, the id.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId, UserId,
-    room_version_rules::RoomVersionRules,
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
     state_res::check_pdu_format,
 };
@@ -31,6 +31,8 @@ pub struct Position {
     pub prev: Vec<OwnedEventId>,
     /// Auth events.
     pub auth: Vec<OwnedEventId>,
+    /// Reference hashes of both, where the version wants them named.
+    pub hashes: HashMap<OwnedEventId, Arc<str>>,
     /// Depth to claim.
     pub depth: i64,
 }
@@ -57,8 +59,15 @@ pub fn unsigned(
         event.insert(key.to_owned(), value);
     };
     let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
-    let list =
-        |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect());
+    let pairs = rules.events_reference_format == EventsReferenceFormatVersion::V1;
+    let item = |id: &OwnedEventId| {
+        if !pairs {
+            return text(id.as_str());
+        }
+        let hash = position.hashes.get(id).map(|hash| ("sha256".to_owned(), text(hash)));
+        CanonicalJsonValue::Array(vec![text(id.as_str()), CanonicalJsonObject::from_iter(hash).into()])
+    };
+    let list = |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(item).collect());
     if draft.event_type == REDACTION
         && let Some(target) = &draft.redacts
     {
@@ -94,12 +103,18 @@ fn integer(value: i64) -> CanonicalJsonValue {
     CanonicalJsonValue::Integer(value)
 }
 
-/// Hashes and signs an event of ours; gives its id.
+/// Hashes and signs an event of ours; gives its id. In versions 1 and 2 it is made up here, out of the event.
 pub fn sign(
     object: &mut CanonicalJsonObject,
     signer: &Signer,
     rules: &RoomVersionRules,
 ) -> Result<OwnedEventId, RoomError> {
+    if rules.event_id_format == EventIdFormatVersion::V1 {
+        object.remove("event_id");
+        let hash = ruma::signatures::content_hash(object).map_err(json_error)?;
+        let text = data_encoding::BASE64URL_NOPAD.encode(hash.as_bytes());
+        object.insert("event_id".to_owned(), format!("${text}:{}", signer.name).into());
+    }
     hash_and_sign_event(signer.name.as_str(), &*signer.key, object, &rules.redaction).map_err(json_error)?;
     check_pdu_format(object, &rules.event_format).map_err(|error| {
         if error.contains("larger than maximum") { RoomError::TooLarge } else { RoomError::Invalid(error) }

@@ -4,15 +4,16 @@
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId,
-    room_version_rules::RoomVersionRules,
-    signatures::{
-        PublicKeyMap, Verified, reference_hash, required_server_signatures_to_verify_event, verify_event,
-    },
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
+    signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event},
     state_res::check_pdu_format,
 };
 use serde_json::value::RawValue;
 
-use super::pdu::{CREATE, FullEvent, Malformed, hash_id};
+use super::{
+    canonical,
+    pdu::{CREATE, FullEvent, Malformed, id_of_format, named},
+};
 
 /// Largest PDU: the format check counts again, canonically; this keeps absurd ones from being parsed at all.
 pub const JSON_BYTES_MAX: usize = 2 * 65_535;
@@ -22,7 +23,7 @@ pub fn parse(json: &RawValue) -> Result<CanonicalJsonObject, Malformed> {
     if json.get().len() > JSON_BYTES_MAX {
         return Err(Malformed("the event is larger than an event may be".into()));
     }
-    serde_json::from_str(json.get()).map_err(|error| Malformed(format!("not canonical JSON: {error}")))
+    canonical::parse(json.get())
 }
 
 /// The room that an event says it belongs to. A create event of a version whose room ids are hashes says none.
@@ -36,10 +37,32 @@ pub fn room_of(object: &CanonicalJsonObject) -> Result<Option<OwnedRoomId>, Malf
     }
 }
 
-/// The id of an event: its reference hash.
+/// The id of an event: its reference hash, or (versions 1 and 2) what it says itself.
 pub fn event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, Malformed> {
-    let hash = reference_hash(object, rules).map_err(|error| Malformed(error.to_string()))?;
-    hash_id(&format!("${hash}")).ok_or_else(|| Malformed("no event id".into()))
+    let text = match rules.event_id_format {
+        EventIdFormatVersion::V1 => match object.get("event_id") {
+            Some(CanonicalJsonValue::String(id)) => id.clone(),
+            _ => return Err(Malformed("`event_id` is no string".into())),
+        },
+        _ => format!("${}", canonical::reference_hash(object, rules)?),
+    };
+    id_of_format(&text, &rules.event_id_format).ok_or_else(|| Malformed("no event id".into()))
+}
+
+/// Whether the lists name events as the version does: ids of its form, in pairs with hashes or alone.
+fn lists(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), Malformed> {
+    let pairs = rules.events_reference_format == EventsReferenceFormatVersion::V1;
+    for key in ["prev_events", "auth_events"] {
+        let list = object.get(key).and_then(CanonicalJsonValue::as_array);
+        for item in list.into_iter().flatten() {
+            let fits = matches!(item, CanonicalJsonValue::Array(_)) == pairs
+                && named(item).is_some_and(|id| id_of_format(id, &rules.event_id_format).is_some());
+            if !fits {
+                return Err(Malformed(format!("`{key}` holds something that is no event id")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The room id that a create event makes, where that is its hash.
@@ -54,6 +77,8 @@ pub fn format(
 ) -> Result<(OwnedEventId, CanonicalJsonObject), Malformed> {
     // What another server writes there means nothing to us, and is not signed.
     object.remove("unsigned");
+    canonical::check_strict(&object, rules)?;
+    lists(&object, rules)?;
     match lenient(&object, rules) {
         Some(shortened) => check_pdu_format(&shortened, &rules.event_format).map_err(Malformed)?,
         None => check_pdu_format(&object, &rules.event_format).map_err(Malformed)?,
@@ -66,7 +91,8 @@ pub fn format(
 const FIELD_MAX: usize = 255;
 
 /// Before version 11 servers counted the characters of a type or state key, not its bytes, and rooms have such events.
-/// The event with those cut to what may be, if it is one of them and is not too large as a whole.
+/// Before version 6 an event could be deeper than canonical JSON can say. The event with those cut to what may be, if it is
+/// one of them and is not too large as a whole.
 fn lenient(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Option<CanonicalJsonObject> {
     // Version 11 is the first that takes a create event's `creator` from its sender.
     if !rules.authorization.use_room_create_sender {
@@ -75,8 +101,13 @@ fn lenient(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Option<Can
             text.is_some_and(|text| text.len() > FIELD_MAX && text.chars().count() <= FIELD_MAX)
         };
         let long: Vec<&str> = ["type", "state_key"].into_iter().filter(long).collect();
-        if !long.is_empty() && serde_json::to_string(object).ok()?.len() <= PDU_BYTES_MAX {
+        let deep = object.get("depth").and_then(CanonicalJsonValue::as_str).and_then(canonical::number);
+        let deep = deep.is_some_and(|depth| depth.parse::<i64>().is_ok_and(|depth| depth > 0));
+        if (deep || !long.is_empty()) && canonical::to_json(object).ok()?.len() <= PDU_BYTES_MAX {
             let mut object = object.clone();
+            if deep {
+                object.insert("depth".to_owned(), CanonicalJsonValue::Integer(ruma::Int::MAX));
+            }
             for key in long {
                 if let Some(CanonicalJsonValue::String(text)) = object.get_mut(key) {
                     text.truncate(text.floor_char_boundary(FIELD_MAX));
@@ -118,7 +149,7 @@ pub fn signatures(
     rules: &RoomVersionRules,
     keys: &PublicKeyMap,
 ) -> Result<FullEvent, Malformed> {
-    match verify_event(keys, &object, rules).map_err(|error| Malformed(error.to_string()))? {
+    match canonical::verify_event(keys, &object, rules)? {
         Verified::All => {}
         Verified::Signatures => {
             ruma::canonical_json::redact_in_place(&mut object, &rules.redaction, None)

@@ -2,11 +2,13 @@
 
 pub mod auth;
 pub mod build;
+pub mod canonical;
 pub mod chains;
 pub mod check;
 pub mod owned;
 pub mod pdu;
 pub mod resolve;
+mod resolve_v1;
 pub mod version;
 pub mod visibility;
 

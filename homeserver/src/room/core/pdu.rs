@@ -8,11 +8,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedUserId, RoomId, UInt, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
+    OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     state_res::Event,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use super::canonical;
 
 /// Keys of a PDU that clients may see.
 pub const CLIENT_KEYS: [&str; 7] =
@@ -33,8 +37,10 @@ pub const REDACTION: &str = "m.room.redaction";
 /// An event's fields as the rules see them.
 #[derive(Clone, Debug)]
 pub struct Pdu {
-    /// Its id: the reference hash.
+    /// Its id: the reference hash, or (versions 1 and 2) what the event says.
     pub event_id: OwnedEventId,
+    /// Versions 1 and 2: the reference hash, which is named beside the id wherever another event refers to this one.
+    pub hash: Option<Arc<str>>,
     /// The room it belongs to, also where the event itself does not say so.
     pub room: OwnedRoomId,
     /// Whether the event says `room_id` itself.
@@ -83,9 +89,15 @@ impl Pdu {
         let Some(CanonicalJsonValue::Object(content)) = object.get("content") else {
             return Err(Malformed("`content` is no object".into()));
         };
-        let raw = serde_json::value::to_raw_value(content).map_err(|error| Malformed(error.to_string()))?;
+        let raw = RawValue::from_string(canonical::to_json(content)?)
+            .map_err(|error| Malformed(error.to_string()))?;
+        let hash = match event_id.server_name() {
+            Some(_) => Some(canonical::reference_hash(object, &RoomVersionRules::V1)?.into()),
+            None => None,
+        };
         Ok(Self {
             event_id,
+            hash,
             room: room.to_owned(),
             says_room,
             sender: UserId::parse(string(object, "sender")?)
@@ -95,10 +107,9 @@ impl Pdu {
                 .map_err(|_| Malformed("`origin_server_ts` is negative".into()))?,
             kind: kind.into(),
             type_name: kind.to_owned(),
-            state_key: match object.get("state_key") {
-                Some(CanonicalJsonValue::String(key)) => Some(key.clone()),
-                None => None,
-                Some(_) => return Err(Malformed("`state_key` is no string".into())),
+            state_key: match object.contains_key("state_key") {
+                true => Some(string(object, "state_key")?.to_owned()),
+                false => None,
             },
             prev: ids(object, "prev_events")?,
             auth: ids(object, "auth_events")?,
@@ -112,7 +123,8 @@ impl Pdu {
         })
     }
 
-    /// Reads an event back from its two stored objects and its lists, `prev_events` and `auth_events`.
+    /// Reads an event back from its two stored objects and its lists, `prev_events` and `auth_events`; without
+    /// [`Pdu::hash`].
     pub fn stored(
         event_id: OwnedEventId,
         room: OwnedRoomId,
@@ -132,7 +144,7 @@ impl Pdu {
             state_key: Option<String>,
             r#type: String,
             #[serde(default)]
-            redacts: Option<CanonicalJsonValue>,
+            redacts: Option<serde_json::Value>,
         }
         #[derive(Deserialize)]
         struct Rest {
@@ -143,6 +155,7 @@ impl Pdu {
         let rest: Rest = serde_json::from_slice(rest).map_err(|error| Malformed(error.to_string()))?;
         Ok(Self {
             event_id,
+            hash: None,
             room,
             says_room,
             sender: client.sender,
@@ -154,7 +167,7 @@ impl Pdu {
             prev: lists.0,
             auth: lists.1,
             redacts: match client.redacts {
-                Some(CanonicalJsonValue::String(target)) => EventId::parse(target).ok(),
+                Some(serde_json::Value::String(target)) => EventId::parse(target).ok(),
                 _ => None,
             },
             depth: rest.depth,
@@ -174,10 +187,11 @@ impl Pdu {
 
     /// A string inside `content`, if it is there and is one.
     pub fn content_str(&self, key: &str) -> Option<String> {
-        let mut content: BTreeMap<String, CanonicalJsonValue> =
+        // Not as canonical JSON: before version 6 there may be other numbers beside it.
+        let mut content: BTreeMap<String, serde_json::Value> =
             serde_json::from_str(self.content.get()).ok()?;
         match content.remove(key) {
-            Some(CanonicalJsonValue::String(text)) => Some(text),
+            Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
         }
     }
@@ -187,9 +201,9 @@ impl Pdu {
         if self.kind != TimelineEventType::RoomRedaction {
             None
         } else if rules.redaction.content_field_redacts {
-            self.content_str("redacts").and_then(|target| hash_id(&target))
+            self.content_str("redacts").and_then(|target| known_id(&target))
         } else {
-            self.redacts.clone().filter(|target| hash_id(target.as_str()).is_some())
+            self.redacts.clone().filter(|target| known_id(target.as_str()).is_some())
         }
     }
 
@@ -201,7 +215,7 @@ impl Pdu {
 
 fn string<'a>(object: &'a CanonicalJsonObject, key: &str) -> Result<&'a str, Malformed> {
     match object.get(key) {
-        Some(CanonicalJsonValue::String(text)) => Ok(text),
+        Some(CanonicalJsonValue::String(text)) if canonical::number(text).is_none() => Ok(text),
         _ => Err(Malformed(format!("`{key}` is no string"))),
     }
 }
@@ -209,6 +223,10 @@ fn string<'a>(object: &'a CanonicalJsonObject, key: &str) -> Result<&'a str, Mal
 fn integer(object: &CanonicalJsonObject, key: &str) -> Result<i64, Malformed> {
     match object.get(key) {
         Some(CanonicalJsonValue::Integer(number)) => Ok((*number).into()),
+        // Before version 6 it may be larger than canonical JSON has it.
+        Some(CanonicalJsonValue::String(text)) => canonical::number(text)
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| Malformed(format!("`{key}` is no integer"))),
         _ => Err(Malformed(format!("`{key}` is no integer"))),
     }
 }
@@ -218,22 +236,51 @@ fn ids(object: &CanonicalJsonObject, key: &str) -> Result<Vec<OwnedEventId>, Mal
         return Err(Malformed(format!("`{key}` is no list")));
     };
     list.iter()
-        .map(|id| match id {
-            CanonicalJsonValue::String(text) => hash_id(text),
-            _ => None,
-        })
+        .map(|item| known_id(named(item)?))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Malformed(format!("`{key}` holds something that is no event id")))
 }
 
-/// An event id that is a hash, as in every version we speak.
-pub fn hash_id(text: &str) -> Option<OwnedEventId> {
-    let hash = text.strip_prefix('$')?;
-    let bytes = data_encoding::BASE64URL_NOPAD.decode(hash.as_bytes()).ok()?;
-    if bytes.len() != 32 {
-        return None;
+/// The id in an item of `prev_events` or `auth_events`: the item itself or, in versions 1 and 2, the first of a pair with
+/// the event's hashes.
+pub fn named(item: &CanonicalJsonValue) -> Option<&str> {
+    match item {
+        CanonicalJsonValue::String(id) => Some(id),
+        CanonicalJsonValue::Array(pair) => match &pair[..] {
+            [CanonicalJsonValue::String(id), CanonicalJsonValue::Object(_)] => Some(id),
+            _ => None,
+        },
+        _ => None,
     }
-    EventId::parse(text).ok()
+}
+
+/// An event id of some version: a hash, or (1 and 2) a text and the name of the server that made it up.
+pub fn known_id(text: &str) -> Option<OwnedEventId> {
+    let formats = [EventIdFormatVersion::V3, EventIdFormatVersion::V2, EventIdFormatVersion::V1];
+    formats.iter().find_map(|format| id_of_format(text, format))
+}
+
+/// An event id of that format.
+pub fn id_of_format(text: &str, format: &EventIdFormatVersion) -> Option<OwnedEventId> {
+    let rest = text.strip_prefix('$')?;
+    let fits = match format {
+        EventIdFormatVersion::V1 => {
+            // ruma allows longer ones, for what old databases hold.
+            text.len() <= ID_LEN_MAX
+                && !text.contains('\0')
+                && EventId::parse(text).ok()?.server_name().is_some()
+        }
+        EventIdFormatVersion::V2 => is_hash(rest, &data_encoding::BASE64_NOPAD),
+        _ => is_hash(rest, &data_encoding::BASE64URL_NOPAD),
+    };
+    if fits { EventId::parse(text).ok() } else { None }
+}
+
+/// spec: <https://spec.matrix.org/v1.19/appendices/#event-ids>
+const ID_LEN_MAX: usize = 255;
+
+fn is_hash(text: &str, alphabet: &data_encoding::Encoding) -> bool {
+    alphabet.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 /// An event that is whole: fields and stored objects.
@@ -245,6 +292,8 @@ pub struct FullEvent {
     pub client: Vec<u8>,
     /// Stored object of everything else but the lists of events.
     pub rest: Vec<u8>,
+    /// The lists of events are in `rest` all the same.
+    pub has_lists: bool,
 }
 
 impl FullEvent {
@@ -255,25 +304,38 @@ impl FullEvent {
         object: CanonicalJsonObject,
     ) -> Result<Self, Malformed> {
         let pdu = Pdu::read(event_id, room, &object)?;
+        let has_lists = has_pairs(&object);
         let (client, rest) = split(object)?;
-        Ok(Self { pdu: Arc::new(pdu), client, rest })
+        Ok(Self { pdu: Arc::new(pdu), client, rest, has_lists })
     }
 }
 
-/// An event's two stored objects. The lists of events are in neither: they are stored as numbers.
+/// An event's two stored objects. The lists of events are in neither: they are stored as numbers. But in versions 1 and 2
+/// they name hashes too, and stay.
 pub fn split(object: CanonicalJsonObject) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
     let (mut client, mut rest) = (CanonicalJsonObject::new(), CanonicalJsonObject::new());
+    let pairs = has_pairs(&object);
     for (key, value) in object {
-        if CLIENT_KEYS.contains(&key.as_str()) {
+        if LISTS.contains(&key.as_str()) {
+            if pairs {
+                rest.insert(key, value);
+            }
+        } else if CLIENT_KEYS.contains(&key.as_str()) {
             client.insert(key, value);
-        } else if !["unsigned", "room_id", "auth_events", "prev_events"].contains(&key.as_str()) {
+        } else if !["unsigned", "room_id"].contains(&key.as_str()) {
             rest.insert(key, value);
         }
     }
-    let json = |object: &CanonicalJsonObject| {
-        serde_json::to_vec(object).map_err(|error| Malformed(error.to_string()))
-    };
+    let json = |object| canonical::to_json(object).map(String::into_bytes);
     Ok((json(&client)?, json(&rest)?))
+}
+
+const LISTS: [&str; 2] = ["auth_events", "prev_events"];
+
+/// Whether an event's lists hold pairs of ids and hashes.
+fn has_pairs(object: &CanonicalJsonObject) -> bool {
+    let lists = LISTS.iter().filter_map(|key| object.get(*key)?.as_array());
+    lists.flatten().any(|item| matches!(item, CanonicalJsonValue::Array(_)))
 }
 
 /// An event as one object again, without its lists of events.
@@ -284,7 +346,8 @@ pub fn join(
     rest: &[u8],
 ) -> Result<CanonicalJsonObject, Malformed> {
     let read = |bytes: &[u8]| -> Result<CanonicalJsonObject, Malformed> {
-        serde_json::from_slice(bytes).map_err(|error| Malformed(error.to_string()))
+        let text = std::str::from_utf8(bytes).map_err(|error| Malformed(error.to_string()))?;
+        canonical::parse(text)
     };
     let mut object = read(client)?;
     object.extend(read(rest)?);

@@ -14,11 +14,11 @@ use std::{
 use ruma::{
     EventId, OwnedEventId,
     events::StateEventType,
-    room_version_rules::RoomVersionRules,
+    room_version_rules::{RoomVersionRules, StateResolutionVersion},
     state_res::{self, utils::event_id_set::EventIdSet},
 };
 
-use super::{auth, chains, owned, pdu::Pdu};
+use super::{auth, chains, owned, pdu::Pdu, resolve_v1};
 use crate::store::schema::chain::{Link, Place};
 
 /// A state: number of a (type, state key) to number of an event.
@@ -55,6 +55,9 @@ pub fn resolve(
     graph: &impl Graph,
     maps: &[NumberMap],
 ) -> Result<NumberMap, ResolveError> {
+    if rules.state_res == StateResolutionVersion::V1 {
+        return Ok(resolve_v1::resolve(rules, graph, maps));
+    }
     let (unconflicted, conflicted) = split(maps);
     if conflicted.is_empty() {
         return Ok(unconflicted);

@@ -19,7 +19,7 @@ use crate::{
     push::project::{Appended, on_event},
     room::{
         RoomError,
-        core::pdu::{CREATE, FullEvent, MEMBER, hash_id},
+        core::pdu::{CREATE, FullEvent, MEMBER, known_id},
         project::{
             self,
             membership::{At, Moved},
@@ -218,7 +218,7 @@ pub(in crate::room) fn row_of(
         ids.iter().map(|id| events::intern(tx, id)).collect()
     };
     let (prev, auth) = (numbers(&pdu.prev)?, numbers(&pdu.auth)?);
-    let (nid, hash) = events::intern_stored(tx, &pdu.event_id)?;
+    let (nid, key) = events::intern_stored(tx, &pdu.event_id)?;
     Ok(EventRow {
         nid,
         room,
@@ -231,12 +231,12 @@ pub(in crate::room) fn row_of(
         ts: i64::try_from(pdu.ts).unwrap_or(i64::MAX),
         depth: pdu.depth,
         seq: None,
-        flags: NO_LISTS | if pdu.says_room { 0 } else { NO_ROOM_ID },
+        flags: if event.has_lists { 0 } else { NO_LISTS } | if pdu.says_room { 0 } else { NO_ROOM_ID },
         state_before: None,
         state_after: None,
         redacted_by: None,
         sent: None,
-        hash,
+        key,
         prev,
         auth,
         client: event.client.clone(),
@@ -404,6 +404,9 @@ fn link(tx: &mut WriteTx<'_>, row: &RoomRow, event: &EventRow) -> Result<(), Sto
             events::put_missing(tx, row.room, *prev, event.nid)?;
         }
     }
+    for covered in behind_failed(tx, &event.prev)? {
+        events::remove_forward(tx, row.room, covered)?;
+    }
     events::remove_missing(tx, row.room, event.nid)?;
     // Someone may have built on it already (it came late, through a gap): then it is no end.
     if events::child_depth(tx, event.nid)?.is_none() {
@@ -411,6 +414,29 @@ fn link(tx: &mut WriteTx<'_>, row: &RoomRow, event: &EventRow) -> Result<(), Sto
     }
     Ok(())
 }
+
+/// What an event builds on by way of events that were kept but joined nothing: those ends are covered, too.
+pub(in crate::room) fn behind_failed(tx: &ReadTx<'_>, prev: &[Nid]) -> Result<Vec<Nid>, StoreError> {
+    let (mut open, mut seen) = (prev.to_vec(), Vec::new());
+    while let Some(nid) = open.pop() {
+        let failed =
+            events::standing(tx, nid)?.is_some_and(|(_, flags)| flags & (REJECTED | SOFT_FAILED) != 0);
+        if !failed || seen.len() >= FAILED_MAX {
+            continue;
+        }
+        for prev in events::event(tx, nid)?.map(|event| event.prev).unwrap_or_default() {
+            if !seen.contains(&prev) {
+                seen.push(prev);
+                open.push(prev);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Events behind failed ones that are looked at: a longer chain of them leaves an end too many, which the next event of
+/// ours covers.
+const FAILED_MAX: usize = 64;
 
 /// How the resolved state changes by this event, as projections read it.
 fn changes(
@@ -467,7 +493,7 @@ fn count(
     let relation = content.get("m.relates_to");
     let field =
         |key: &str| relation.and_then(|relation| relation.get(key)).and_then(serde_json::Value::as_str);
-    let thread = match (field("rel_type"), field("event_id").and_then(hash_id)) {
+    let thread = match (field("rel_type"), field("event_id").and_then(known_id)) {
         (Some("m.thread"), Some(root)) => Some(events::intern(tx, &root)?),
         _ => None,
     };

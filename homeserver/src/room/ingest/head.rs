@@ -42,6 +42,8 @@ pub(in crate::room) struct Head {
     pub(in crate::room) number: Option<i64>,
     /// Ends of the graph with their depths.
     pub(in crate::room) ends: Vec<(OwnedEventId, i64)>,
+    /// Reference hashes of the ends, in versions that name them.
+    hashes: HashMap<OwnedEventId, Arc<str>>,
     state: HashMap<Key, Option<Arc<Pdu>>>,
     /// What is not in `state` does not exist.
     complete: bool,
@@ -65,6 +67,7 @@ impl Head {
             rules,
             number: None,
             ends: Vec::new(),
+            hashes: HashMap::new(),
             state: HashMap::new(),
             complete: true,
             recent: HashSet::new(),
@@ -89,12 +92,18 @@ impl Head {
             rules,
             number: Some(number),
             ends: ends.into_iter().map(|(id, depth, _)| (id, depth)).collect(),
+            hashes: HashMap::new(),
             state: HashMap::new(),
             complete: false,
             recent,
             snapshot: Some(snapshot),
             partial: false,
         }
+    }
+
+    /// Reference hashes of ends ([`Pdu::hash`]).
+    pub(in crate::room) fn learn_hashes(&mut self, hashes: HashMap<OwnedEventId, Arc<str>>) {
+        self.hashes.extend(hashes);
     }
 
     /// State entries that an event needs and this head has not been told yet.
@@ -157,16 +166,19 @@ impl Head {
         let mut ends: Vec<_> = self.ends.iter().collect();
         ends.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
         ends.truncate(ENDS_MAX);
-        let auth = self
-            .needed(sender, draft)?
+        let needed = self.needed(sender, draft)?;
+        let auth: Vec<&Arc<Pdu>> = needed
             .iter()
             .filter(|key| auth::is_named(&self.rules, key))
-            .filter_map(|key| self.state.get(key)?.as_ref().map(|pdu| pdu.event_id.clone()))
+            .filter_map(|key| self.state.get(key)?.as_ref())
             .collect();
+        let mut hashes = self.hashes.clone();
+        hashes.extend(auth.iter().filter_map(|pdu| Some((pdu.event_id.clone(), pdu.hash.clone()?))));
         let position = Position {
+            hashes,
             depth: ends.iter().map(|(_, depth)| depth.saturating_add(1)).max().unwrap_or(1),
             prev: ends.into_iter().map(|(id, _)| id.clone()).collect(),
-            auth,
+            auth: auth.into_iter().map(|pdu| pdu.event_id.clone()).collect(),
         };
         let by_hash = self.rules.authorization.room_create_event_id_as_room_id;
         let room = match draft.event_type.as_str() {
@@ -216,6 +228,10 @@ impl Head {
             };
         self.ends.retain(|(id, _)| !pdu.prev.contains(id));
         self.ends.push((pdu.event_id.clone(), depth));
+        if let Some(hash) = &pdu.hash {
+            self.hashes.retain(|id, _| !pdu.prev.contains(id));
+            self.hashes.insert(pdu.event_id.clone(), hash.clone());
+        }
         if let Some(key) = pdu.key() {
             self.state.insert(key, Some(pdu.clone()));
             self.recent.clear();

@@ -2,10 +2,13 @@
 
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
-use ruma::{EventId, OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedRoomId, RoomId, room_version_rules::RoomVersionRules};
 
 use crate::{
-    room::core::{pdu::Pdu, resolve::Graph},
+    room::{
+        core::{canonical, pdu::Pdu, resolve::Graph},
+        read::json,
+    },
     store::{
         Nid, ReadTx, StoreError,
         ids::skey_split,
@@ -19,14 +22,22 @@ use crate::{
 /// A stored event as the rules see it.
 pub(in crate::room) fn pdu_of(tx: &ReadTx<'_>, event: &EventRow) -> Result<Arc<Pdu>, StoreError> {
     let room = room_id(tx, event.room)?;
-    let id = events::id_of(&event.hash)?;
+    let id = event.key.id()?;
     let ids = |list: &[Nid]| list.iter().map(|nid| events::id(tx, *nid)).collect::<Result<Vec<_>, _>>();
     let lists = (ids(&event.prev)?, ids(&event.auth)?);
     let says_room = event.flags & NO_ROOM_ID == 0;
     let rejected = event.flags & REJECTED != 0;
-    Pdu::stored(id, room, says_room, rejected, &event.client, &event.rest, lists)
-        .map(Arc::new)
-        .map_err(|_| StoreError::Corrupt("a stored event cannot be read"))
+    let old = id.server_name().is_some();
+    let mut pdu = Pdu::stored(id, room, says_room, rejected, &event.client, &event.rest, lists)
+        .map_err(|_| StoreError::Corrupt("a stored event cannot be read"))?;
+    if old {
+        let json = json::pdu(tx, event)?;
+        let hash = canonical::parse(json.get())
+            .and_then(|object| canonical::reference_hash(&object, &RoomVersionRules::V1))
+            .map_err(|_| StoreError::Corrupt("a stored event cannot be hashed"))?;
+        pdu.hash = Some(hash.into());
+    }
+    Ok(Arc::new(pdu))
 }
 
 /// The event with this number, as the rules see it.

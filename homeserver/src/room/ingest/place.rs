@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
 
 use super::{
-    append::{After, Before, SELF, SELF_SKEY, Verdict},
+    append::{After, Before, SELF, SELF_SKEY, Verdict, behind_failed},
     authorize::{self, Lookup},
     load::{self, StoredGraph},
 };
@@ -218,9 +218,14 @@ fn after(
     // The other ends of the graph, by the states after them.
     let mut others = Vec::new();
     let mut covered = Vec::new();
+    let mut prev = Vec::with_capacity(event.prev.len());
+    for id in &event.prev {
+        prev.extend(events::nid(tx, id)?);
+    }
+    let behind = behind_failed(tx, &prev)?;
     for end in events::forward(tx, row.room)? {
         let sid = events::event(tx, end)?.and_then(|event| event.state_after);
-        let list = if event.prev.contains(&events::id(tx, end)?) { &mut covered } else { &mut others };
+        let list = if prev.contains(&end) || behind.contains(&end) { &mut covered } else { &mut others };
         list.extend(sid);
     }
     others.sort_unstable();

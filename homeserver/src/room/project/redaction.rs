@@ -46,7 +46,7 @@ pub(in crate::room) fn apply(
     match events::event(tx, target)? {
         None => Ok(Effect::Waits),
         Some(event) if event.room != redaction.room => Ok(Effect::Refused),
-        Some(event) if !allowed(tx, &event, redaction.sender, power)? => Ok(Effect::Refused),
+        Some(event) if !allowed(tx, rules, &event, redaction, power)? => Ok(Effect::Refused),
         Some(event) if event.flags & REDACTED != 0 => Ok(Effect::Done),
         Some(event) => {
             search::remove(tx, event.nid)?;
@@ -83,7 +83,7 @@ pub(in crate::room) fn arrive(
         let Some(redaction) = events::event(tx, nid)? else { continue };
         if redaction.room != event.room
             || redaction.seq.is_none()
-            || !allowed(tx, event, redaction.sender, power)?
+            || !allowed(tx, rules, event, &redaction, power)?
         {
             continue;
         }
@@ -100,11 +100,26 @@ pub(in crate::room) fn arrive(
     Ok(shown)
 }
 
-fn allowed(tx: &ReadTx<'_>, target: &EventRow, sender: Nid, power: bool) -> Result<bool, StoreError> {
-    if power || target.sender == sender {
+fn allowed(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    target: &EventRow,
+    redaction: &EventRow,
+    power: bool,
+) -> Result<bool, StoreError> {
+    if power {
         return Ok(true);
     }
-    let (one, other) = (tx.text(target.sender)?, tx.text(sender)?);
+    if rules.authorization.special_case_room_redaction {
+        // Versions 1 and 2 go by the servers that made the ids up.
+        // spec: https://spec.matrix.org/v1.19/rooms/v1/#authorization-rules
+        let (one, other) = (target.key.id()?, redaction.key.id()?);
+        return Ok(one.server_name().is_some() && one.server_name() == other.server_name());
+    }
+    if target.sender == redaction.sender {
+        return Ok(true);
+    }
+    let (one, other) = (tx.text(target.sender)?, tx.text(redaction.sender)?);
     let server = |user: &str| UserId::parse(user).ok().map(|user| user.server_name().to_owned());
     Ok(server(&one).is_some() && server(&one) == server(&other))
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    room::core::pdu::hash_id,
+    room::core::pdu::known_id,
     store::{
         Kind, StoreError, WriteTx,
         schema::{
@@ -61,6 +61,6 @@ pub(in crate::room) fn thread(content: &Value) -> Option<ruma::OwnedEventId> {
 fn relates_to(content: &Value) -> Option<(&str, ruma::OwnedEventId)> {
     let relation = content.get("m.relates_to")?;
     let rel = relation.get("rel_type")?.as_str().filter(|rel| rel.len() <= REL_TYPE_BYTES_MAX)?;
-    let parent = hash_id(relation.get("event_id")?.as_str()?)?;
+    let parent = known_id(relation.get("event_id")?.as_str()?)?;
     Some((rel, parent))
 }

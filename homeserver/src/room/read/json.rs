@@ -213,7 +213,7 @@ fn shape(
     unsigned: Option<String>,
 ) -> Result<String, StoreError> {
     let mut object = Object::new();
-    object.put("event_id", text_json(events::id_of(&event.hash)?.as_str()).as_bytes());
+    object.put("event_id", text_json(event.key.id()?.as_str()).as_bytes());
     if room_id {
         object.put("room_id", text_json(&tx.text(event.room)?).as_bytes());
     }

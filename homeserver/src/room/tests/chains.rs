@@ -45,7 +45,7 @@ fn row(nid: i64, skey: i64, auth: &[i64], flags: i64) -> EventRow {
         state_after: None,
         redacted_by: None,
         sent: None,
-        hash: *blake3::hash(&nid.to_le_bytes()).as_bytes(),
+        key: events::Key::Hash(blake3::hash(&nid.to_le_bytes()).into()),
         prev: Vec::new(),
         auth: auth.iter().copied().map(Nid).collect(),
         client: b"{}".to_vec(),

@@ -9,16 +9,16 @@ use std::{
 use futures_util::future::BoxFuture;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
-    ServerName, UserId,
-    serde::Base64,
-    signatures::{PublicKeyMap, hash_and_sign_event},
+    ServerName, UserId, serde::Base64, signatures::PublicKeyMap,
 };
 use serde_json::{Value, json};
 
 use super::{Node, state};
 use crate::{
     room::{
-        Draft, Fetch, FetchError, PduJson, RoomError, Rooms, core::version, federation::JoinAnswer,
+        Draft, Fetch, FetchError, PduJson, RoomError, Rooms,
+        core::{build, version},
+        federation::JoinAnswer,
         read::MessagesQuery,
     },
     store::{
@@ -29,13 +29,13 @@ use crate::{
 
 /// The nodes of a test.
 #[derive(Clone, Default)]
-struct Net {
+pub(super) struct Net {
     nodes: Arc<Mutex<HashMap<OwnedServerName, Rooms>>>,
     sent: Arc<Mutex<HashMap<OwnedServerName, Seq>>>,
 }
 
 impl Net {
-    fn node(&self, name: &str) -> (tempfile::TempDir, Node) {
+    pub(super) fn node(&self, name: &str) -> (tempfile::TempDir, Node) {
         let dir = tempfile::tempdir().unwrap();
         let own = OwnedServerName::try_from(name).unwrap();
         let fetch = Arc::new(Asks { net: self.clone(), own: own.clone() });
@@ -44,12 +44,17 @@ impl Net {
         (dir, node)
     }
 
+    /// Nobody reaches it any more.
+    pub(super) fn remove(&self, name: &ServerName) {
+        self.nodes.lock().unwrap().remove(name);
+    }
+
     fn rooms(&self, name: &ServerName) -> Option<Rooms> {
         self.nodes.lock().unwrap().get(name).cloned()
     }
 
     /// Events that `from` has put into its outbox since the last time, with their servers.
-    async fn outbox(&self, from: &Node) -> Vec<(PduJson, Vec<OwnedServerName>)> {
+    pub(super) async fn outbox(&self, from: &Node) -> Vec<(PduJson, Vec<OwnedServerName>)> {
         let own = from.rooms.server_name().to_owned();
         let after = self.sent.lock().unwrap().get(&own).copied().unwrap_or_default();
         let (list, last) = from
@@ -77,7 +82,7 @@ impl Net {
     }
 
     /// Brings what is in the outbox of `from` to whom it is for, in order.
-    async fn deliver(&self, from: &Node) {
+    pub(super) async fn deliver(&self, from: &Node) {
         for (pdu, servers) in self.outbox(from).await {
             for server in servers {
                 if let Some(to) = self.rooms(&server) {
@@ -90,7 +95,13 @@ impl Net {
     }
 
     /// `user` of `to` joins through `via`, by the steps of the handshake.
-    async fn join(&self, to: &Node, user: &UserId, via: &Node, room: &RoomId) -> Result<(), RoomError> {
+    pub(super) async fn join(
+        &self,
+        to: &Node,
+        user: &UserId,
+        via: &Node,
+        room: &RoomId,
+    ) -> Result<(), RoomError> {
         let draft = state("m.room.member", user.as_str(), json!({"membership": "join"}));
         let template = via.rooms.template(room, user, draft).await?;
         let event = sign(to, &template.version, template.event);
@@ -111,20 +122,23 @@ impl Net {
     }
 }
 
-fn sign(node: &Node, version: &str, mut event: CanonicalJsonObject) -> CanonicalJsonObject {
+pub(super) fn sign(node: &Node, version: &str, mut event: CanonicalJsonObject) -> CanonicalJsonObject {
     let rules = version::rules(version).unwrap();
-    let signer = node.rooms.signer();
-    hash_and_sign_event(signer.name.as_str(), &*signer.key, &mut event, &rules.redaction).unwrap();
+    build::sign(&mut event, node.rooms.signer(), &rules).unwrap();
     event
 }
 
 /// What a node of the test asks the others.
-struct Asks {
+pub(super) struct Asks {
     net: Net,
     own: OwnedServerName,
 }
 
 impl Asks {
+    pub(super) fn new(net: &Net, own: &str) -> Self {
+        Self { net: net.clone(), own: OwnedServerName::try_from(own).unwrap() }
+    }
+
     fn other(&self, name: &ServerName) -> Result<Rooms, FetchError> {
         self.net.rooms(name).ok_or_else(|| FetchError("away".into()))
     }
@@ -228,7 +242,7 @@ impl Fetch for Asks {
 }
 
 /// A room's resolved state: (type, state key) to event id.
-async fn resolved(node: &Node, room: &RoomId) -> Vec<(String, OwnedEventId)> {
+pub(super) async fn resolved(node: &Node, room: &RoomId) -> Vec<(String, OwnedEventId)> {
     let room = room.to_owned();
     node.store
         .read(move |tx| -> Result<_, StoreError> {
@@ -277,7 +291,7 @@ async fn two_servers_chat_in_every_version() {
     let net = Net::default();
     let ((_d1, a), (_d2, b)) = (net.node("one.test"), net.node("two.testing"));
     let (alice, bob) = (a.user("alice"), b.user("bob"));
-    for version in ["6", "10", "11", "12"] {
+    for version in ["1", "2", "3", "4", "5", "6", "10", "11", "12"] {
         let room = a.room(&alice, version).await;
         a.say(&alice, &room, "before").await.unwrap();
         net.join(&b, &bob, &a, &room).await.unwrap();
@@ -308,7 +322,7 @@ async fn two_servers_chat_in_every_version() {
 
 #[tokio::test]
 async fn forks_resolve_the_same_everywhere_and_projections_follow() {
-    for version in ["6", "10", "11", "12"] {
+    for version in ["1", "2", "3", "4", "5", "6", "10", "11", "12"] {
         let net = Net::default();
         let ((_d1, a), (_d2, b), (_d3, c)) =
             (net.node("one.test"), net.node("two.testing"), net.node("three.example"));

@@ -5,6 +5,7 @@ mod crash;
 mod federation;
 mod local;
 mod migration;
+mod orders;
 mod purge;
 mod visibility;
 

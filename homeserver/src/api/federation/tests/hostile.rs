@@ -28,21 +28,29 @@ use crate::{
 type Lie = Box<dyn Fn(&str, Value) -> Option<Vec<u8>> + Send>;
 
 /// A server whose answers a test can change. Everything else it does as it should.
-struct Mask {
+pub(super) struct Mask {
     lie: Arc<Mutex<Option<Lie>>>,
+    /// Part of a path that is never answered.
+    silent: Arc<Mutex<Option<&'static str>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Mask {
-    fn put_on(net: &MemoryNet, peer: &Peer) -> Self {
+    pub(super) fn put_on(net: &MemoryNet, peer: &Peer) -> Self {
         let lie: Arc<Mutex<Option<Lie>>> = Arc::default();
+        let silent: Arc<Mutex<Option<&'static str>>> = Arc::default();
+        let mute = silent.clone();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (real, hold, heard) = (overlay_service(Arc::clone(&peer.server)), lie.clone(), asked.clone());
         let service = Router::new().fallback(move |request: http::Request<Body>| {
-            let (real, hold, heard) = (real.clone(), hold.clone(), heard.clone());
+            let (real, hold, heard, mute) = (real.clone(), hold.clone(), heard.clone(), mute.clone());
             async move {
                 let path = request.uri().path().to_owned();
                 heard.lock().unwrap().push(path.clone());
+                let never = mute.lock().unwrap().is_some_and(|part| path.contains(part));
+                if never {
+                    std::future::pending::<()>().await;
+                }
                 let answer = real.oneshot(request).await.unwrap();
                 let (mut parts, body) = answer.into_parts();
                 let bytes = body.collect().await.unwrap().to_bytes();
@@ -56,33 +64,38 @@ impl Mask {
             }
         });
         net.serve(peer.node(), service);
-        Self { lie, asked }
+        Self { lie, silent, asked }
     }
 
-    fn lies(&self, lie: impl Fn(&str, Value) -> Option<Vec<u8>> + Send + 'static) {
+    pub(super) fn is_silent_on(&self, part: &'static str) {
+        *self.silent.lock().unwrap() = Some(part);
+    }
+
+    pub(super) fn lies(&self, lie: impl Fn(&str, Value) -> Option<Vec<u8>> + Send + 'static) {
         *self.lie.lock().unwrap() = Some(Box::new(lie));
     }
 
-    fn speaks_truth(&self) {
+    pub(super) fn speaks_truth(&self) {
+        *self.silent.lock().unwrap() = None;
         *self.lie.lock().unwrap() = None;
     }
 
-    fn asked(&self, part: &str) -> usize {
+    pub(super) fn asked(&self, part: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|path| path.contains(part)).count()
     }
 }
 
 /// Bob's server and a hostile one, with a room on the first that mallory has joined.
-struct Stage {
-    net: MemoryNet,
-    b: Peer,
-    m: Peer,
-    bob: OwnedUserId,
-    mallory: OwnedUserId,
-    room: OwnedRoomId,
+pub(super) struct Stage {
+    pub(super) net: MemoryNet,
+    pub(super) b: Peer,
+    pub(super) m: Peer,
+    pub(super) bob: OwnedUserId,
+    pub(super) mallory: OwnedUserId,
+    pub(super) room: OwnedRoomId,
 }
 
-async fn stage() -> Stage {
+pub(super) async fn stage() -> Stage {
     let net = MemoryNet::new();
     let (b, m) = (Peer::start(&net, 1).await, Peer::start(&net, 2).await);
     let (bob, mallory) = (b.user("bob").await, m.user("mallory").await);
@@ -93,14 +106,14 @@ async fn stage() -> Stage {
 
 impl Stage {
     /// A message of mallory's on the room's present end, not sent.
-    async fn message(&self, text: &str) -> CanonicalJsonObject {
+    pub(super) async fn message(&self, text: &str) -> CanonicalJsonObject {
         let content = to_raw_value(&json!({ "msgtype": "m.text", "body": text })).unwrap();
         let draft = Draft::message("m.room.message", content);
         self.m.server.rooms.build(&self.room, &self.mallory, draft).await.unwrap()
     }
 
     /// Signed by mallory's server as it is now.
-    fn sign(&self, mut event: CanonicalJsonObject) -> CanonicalJsonObject {
+    pub(super) fn sign(&self, mut event: CanonicalJsonObject) -> CanonicalJsonObject {
         event.remove("signatures");
         event.remove("hashes");
         let rules = version::rules("11").unwrap();
@@ -111,23 +124,23 @@ impl Stage {
     }
 
     /// Sends PDUs as they are; the status and the answer.
-    async fn push(&self, txn: &str, pdus: Vec<Box<RawValue>>) -> (u16, Value) {
+    pub(super) async fn push(&self, txn: &str, pdus: Vec<Box<RawValue>>) -> (u16, Value) {
         let key = self.m.server.remote.identity().signing_key();
         let request = signed(transaction(&self.m, txn, pdus), self.m.name(), self.b.name(), &key);
         self.b.ask(self.m.node(), request).await
     }
 
-    async fn life_goes_on(&self, text: &str) {
+    pub(super) async fn life_goes_on(&self, text: &str) {
         say(&self.b.server.rooms, &self.bob, &self.room, text).await;
         sees(&self.m, &self.mallory, &self.room, text).await;
     }
 }
 
-fn raw(event: &CanonicalJsonObject) -> Box<RawValue> {
+pub(super) fn raw(event: &CanonicalJsonObject) -> Box<RawValue> {
     to_raw_value(event).unwrap()
 }
 
-fn integer(value: i64) -> CanonicalJsonValue {
+pub(super) fn integer(value: i64) -> CanonicalJsonValue {
     CanonicalJsonValue::Integer(ruma::Int::new_saturating(value))
 }
 
@@ -385,7 +398,7 @@ async fn history_without_end_is_asked_for_a_page_at_a_time() {
             .map(|_| {
                 *count += 1;
                 let mut event = template.clone();
-                let prev = format!("${:043}", *count);
+                let prev = format!("${:042}A", *count);
                 event.insert("prev_events".to_owned(), CanonicalJsonValue::Array(vec![prev.into()]));
                 event.insert("depth".to_owned(), integer(1));
                 event.remove("signatures");

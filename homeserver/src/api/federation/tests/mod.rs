@@ -8,4 +8,5 @@ mod hostile;
 mod nonsense;
 mod overlay;
 mod partial;
+mod patience;
 mod rooms;

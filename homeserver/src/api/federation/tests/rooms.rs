@@ -25,7 +25,7 @@ use crate::{
     store::schema::membership::Membership,
 };
 
-const VERSIONS: [&str; 3] = ["10", "11", "12"];
+const VERSIONS: [&str; 6] = ["1", "3", "5", "10", "11", "12"];
 
 pub(super) async fn create(peer: &Peer, creator: &UserId, version: &str, public: bool) -> OwnedRoomId {
     let mut request = create_room::v3::Request::new();

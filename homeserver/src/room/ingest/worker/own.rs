@@ -1,8 +1,8 @@
 //! Building our own events on the head: what clients send, templates for other servers, and what merges forks.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId, room_version_rules::EventsReferenceFormatVersion};
 use tokio::sync::oneshot;
 
 use super::{DUMMY, DraftJob, Job, MERGERS_MAX, MERGES_MAX, Made, Worker, jobs::refuse};
@@ -193,15 +193,20 @@ fn read_head(tx: &ReadTx<'_>, room: &RoomId) -> Result<Head, RoomError> {
     }
     let rules =
         version::rules(&row.version).ok_or_else(|| RoomError::UnsupportedVersion(row.version.clone()))?;
-    let mut ends = Vec::new();
+    let (mut ends, mut hashes) = (Vec::new(), HashMap::new());
     for end in events::forward(tx, nid)? {
         if let Some(event) = events::event(tx, end)? {
+            if rules.events_reference_format == EventsReferenceFormatVersion::V1 {
+                let pdu = load::pdu_of(tx, &event)?;
+                hashes.extend(pdu.hash.clone().map(|hash| (pdu.event_id.clone(), hash)));
+            }
             ends.push((events::id(tx, end)?, event.depth, event.state_after == Some(row.sid)));
         }
     }
-    let mut head =
-        Head::stored(room.to_owned(), row.version.into(), Arc::new(rules), row.head, ends, row.sid);
+    let version = row.version.into();
+    let mut head = Head::stored(room.to_owned(), version, Arc::new(rules), row.head, ends, row.sid);
     head.partial = partial::is_partial(tx, nid)?;
+    head.learn_hashes(hashes);
     Ok(head)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! | table | key -> value | written by | read by |
 //! |---|---|---|---|
-//! | `eid` | hash of an event -> its number, whether it is here or only mentioned | append | everywhere |
-//! | `mention` | number -> hash of an event that is only mentioned | append | everywhere |
+//! | `eid` | key of an event id ([`Key`]) -> its number, whether it is here or only mentioned | append | everywhere |
+//! | `mention` | number -> key of an event that is only mentioned | append | everywhere |
 //! | `event` | number -> the event, as what clients may see and the rest | append, redaction | everywhere |
 //! | `timeline` | (room, depth, seq) -> number | append | messages, context, backfill |
 //! | `stream` | commit order of all that a sync shows | append, other areas | sync |
@@ -24,12 +24,14 @@ use crate::store::{
 };
 
 pub use self::{
+    key::Key,
     relations::{around, children, put_redaction, put_relation, redactions, relations, remove_relation},
     txn::{TxnOf, put_txn, txn},
     walk::{HISTORY_START, History, aged, history, of_room},
 };
 use super::{chain, search};
 
+mod key;
 mod relations;
 mod txn;
 mod walk;
@@ -162,8 +164,8 @@ pub struct EventRow {
     pub redacted_by: Option<Nid>,
     /// The device of ours that sent it, and its transaction id.
     pub sent: Option<(Nid, String)>,
-    /// The hash that its id is.
-    pub hash: [u8; 32],
+    /// Its id.
+    pub key: Key,
     /// Numbers of its `prev_events`.
     pub prev: Vec<Nid>,
     /// Numbers of its `auth_events`.
@@ -202,7 +204,7 @@ fn read_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<EventRow> {
         state_after: row.get(10)?,
         redacted_by: row.get(11)?,
         sent: row.get::<_, Option<Nid>>(12)?.zip(row.get(13)?),
-        hash: row.get(14)?,
+        key: row.get(14)?,
         prev: nids(15)?,
         auth: nids(16)?,
         client: row.get(17)?,
@@ -210,61 +212,47 @@ fn read_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<EventRow> {
     })
 }
 
-/// The 32 bytes of an event id of room version 4 and later; `None` for any other form.
-pub fn hash_of(id: &EventId) -> Option<[u8; 32]> {
-    let bytes = data_encoding::BASE64URL_NOPAD.decode(id.as_str().strip_prefix('$')?.as_bytes()).ok()?;
-    bytes.try_into().ok()
-}
-
-/// The event id of a hash.
-pub fn id_of(hash: &[u8]) -> Result<OwnedEventId, StoreError> {
-    let id = format!("${}", data_encoding::BASE64URL_NOPAD.encode(hash));
-    OwnedEventId::try_from(id).map_err(|_| StoreError::Corrupt("event id"))
-}
-
 /// Number of an event id, if it was ever mentioned.
 pub fn nid(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<Nid>, StoreError> {
-    let Some(hash) = hash_of(id) else { return Ok(None) };
-    tx.row("SELECT nid FROM eid WHERE hash = ?1", [hash.as_slice()], |row| row.get(0))
+    tx.row("SELECT nid FROM eid WHERE hash = ?1", [Key::of(id)], |row| row.get(0))
 }
 
-/// Number of an event id, given out now if it was never mentioned. An id that is no hash is damage: it cannot have
-/// passed the format check.
+/// Number of an event id, given out now if it was never mentioned.
 pub fn intern(tx: &mut WriteTx<'_>, id: &EventId) -> Result<Nid, StoreError> {
     if let Some(nid) = nid(tx, id)? {
         return Ok(nid);
     }
-    let (nid, hash) = number(tx, id)?;
-    tx.execute("INSERT INTO mention(nid, hash) VALUES(?1, ?2)", (nid, hash.as_slice()))?;
+    let (nid, key) = number(tx, id)?;
+    tx.execute("INSERT INTO mention(nid, hash) VALUES(?1, ?2)", (nid, key))?;
     Ok(nid)
 }
 
-/// [`intern`] for an event that is stored ([`put`]) in the same operation: its number and its hash.
-pub fn intern_stored(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, [u8; 32]), StoreError> {
+/// [`intern`] for an event that is stored ([`put`]) in the same operation: its number and its key.
+pub fn intern_stored(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, Key), StoreError> {
     match nid(tx, id)? {
-        Some(nid) => Ok((nid, hash_of(id).ok_or(StoreError::Corrupt("event id is no hash"))?)),
+        Some(nid) => Ok((nid, Key::of(id))),
         None => number(tx, id),
     }
 }
 
-fn number(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, [u8; 32]), StoreError> {
-    let hash = hash_of(id).ok_or(StoreError::Corrupt("event id is no hash"))?;
+fn number(tx: &mut WriteTx<'_>, id: &EventId) -> Result<(Nid, Key), StoreError> {
+    let key = Key::of(id);
     let nid = Nid(tx.next(Counter::Event)?);
-    tx.execute("INSERT INTO eid(hash, nid) VALUES(?1, ?2)", (hash.as_slice(), nid))?;
-    Ok((nid, hash))
+    tx.execute("INSERT INTO eid(hash, nid) VALUES(?1, ?2)", (&key, nid))?;
+    Ok((nid, key))
 }
 
 /// The event id of a number.
 pub fn id(tx: &ReadTx<'_>, nid: Nid) -> Result<OwnedEventId, StoreError> {
     if let Some(event) = tx.cached_event(nid) {
-        return id_of(&event.hash);
+        return event.key.id();
     }
-    let of_stored = tx.row("SELECT hash FROM event WHERE nid = ?1", [nid], |row| row.get::<_, Vec<u8>>(0))?;
-    let hash = match of_stored {
-        Some(hash) => Some(hash),
+    let of_stored = tx.row("SELECT hash FROM event WHERE nid = ?1", [nid], |row| row.get::<_, Key>(0))?;
+    let key = match of_stored {
+        Some(key) => Some(key),
         None => tx.row("SELECT hash FROM mention WHERE nid = ?1", [nid], |row| row.get(0))?,
     };
-    id_of(&hash.ok_or(StoreError::Corrupt("event number without id"))?)
+    key.ok_or(StoreError::Corrupt("event number without id"))?.id()
 }
 
 /// The event with this number, if it is here.
@@ -375,7 +363,7 @@ pub fn put(tx: &mut WriteTx<'_>, event: &EventRow) -> Result<(), StoreError> {
             event.redacted_by,
             event.sent.as_ref().map(|(device, _)| device),
             event.sent.as_ref().map(|(_, txn)| txn),
-            event.hash.as_slice(),
+            event.key,
             prev,
             auth,
             event.client,
@@ -450,7 +438,7 @@ pub fn remove(tx: &mut WriteTx<'_>, nid: Nid) -> Result<(), StoreError> {
             (event.sender, device, event.room, txn),
         )?;
     }
-    tx.execute("DELETE FROM eid WHERE hash = ?1", [event.hash.as_slice()])?;
+    tx.execute("DELETE FROM eid WHERE hash = ?1", [&event.key])?;
     tx.execute("DELETE FROM event WHERE nid = ?1", [nid])?;
     tx.event_changed(nid);
     Ok(())
