@@ -147,10 +147,9 @@ impl Cost {
         if self.fixed.is_some() || !rtt.is_known() || row == 0 {
             return None;
         }
-        if row == DOUBTED || above.0 + below.0 == 1 {
-            if self.looked.is_none_or(|last| now - last >= LOOK_REST) {
-                self.looked = Some(now);
-            }
+        let suspicious = row == DOUBTED || above.0 + below.0 == 1;
+        if suspicious && self.looked.is_none_or(|last| now - last >= LOOK_REST) {
+            self.looked = Some(now);
         }
         let going = self.looked.is_some_and(|last| now - last < LOOK_FOR);
         going.then_some(LOOK_EVERY)
