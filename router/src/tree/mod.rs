@@ -426,13 +426,13 @@ impl Trees {
 
     /// Bytes of memory that tree entries and peers' ways take.
     pub fn bytes(&self) -> usize {
-        let peer = |peer: &Box<TreePeer>| {
+        let peer = |peer: &TreePeer| {
             let ways =
                 peer.ways.iter().flatten().map(|way| size_of_val(way.coords.hops.as_slice())).sum::<usize>();
             let sent = peer.sent.iter().map(|sent| size_of_val(sent.as_slice())).sum::<usize>();
             size_of::<TreePeer>() + peer.ways.len() * size_of::<Result<Way, Void>>() + ways + sent
         };
-        self.known.bytes() + self.peers.values().map(peer).sum::<usize>()
+        self.known.bytes() + self.peers.values().map(|entry| peer(entry)).sum::<usize>()
     }
 
     /// Above every seq used so far.

@@ -228,7 +228,6 @@ impl Found {
 
 /// A record of either kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all records are locators")]
 pub enum Record {
     /// Where a node is.
     Locator(LocatorRecord),
