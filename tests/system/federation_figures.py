@@ -75,7 +75,13 @@ class Subject:
         return answer["user_id"]
 
     async def client(self, method, path, body=None, fine=True):
-        status, answer = await self.wire.ask(method, f"/_matrix/client/v3{path}", body, f"Bearer {self.token}")
+        ask = (method, f"/_matrix/client/v3{path}", body, f"Bearer {self.token}")
+        try:
+            status, answer = await self.wire.ask(*ask)
+        except (OSError, asyncio.IncompleteReadError):
+            # It was not used for a while.
+            self.wire = await Wire.open(CLIENT)
+            status, answer = await self.wire.ask(*ask)
         assert not fine or status == 200, (method, path, status, answer)
         return answer if fine else status
 

@@ -30,8 +30,9 @@ pub const PDUS_MAX: usize = 50;
 pub const EDUS_MAX: usize = 100;
 /// Rows waiting in memory for one destination; the others stay in the outbox until it has caught up.
 pub const QUEUE_MAX: usize = 1000;
-/// Transactions under way at the same time.
-pub const SENDING_MAX: usize = 64;
+/// Transactions under way at the same time. A server that takes a connection and never answers holds one for its whole
+/// time-out: a hundred of those must leave room for the others (64 delayed one message by 30 s).
+pub const SENDING_MAX: usize = 256;
 /// Unstored EDUs (typing) waiting for one destination while another transaction of them is under way.
 pub const EPHEMERAL_MAX: usize = 32;
 /// First wait after a failure. It doubles with each one up to [`WAIT_MAX`].

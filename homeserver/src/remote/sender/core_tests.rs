@@ -173,6 +173,22 @@ fn a_malformed_transaction_is_given_up() {
 }
 
 #[test]
+fn a_hundred_that_hang_hold_up_nobody_else() {
+    let mut core = core();
+    let all: Vec<Nid> = (1..=101).map(Nid).collect();
+    for seq in 1..=50 {
+        core.handle_row(item(seq), &all, at(seq as u64));
+        core.handle_ephemeral(&all, "k", "typing");
+        let now = settle(&mut core, at(seq as u64)).1;
+        // All but one never answer.
+        let own: Vec<Range> = sent(&now).into_iter().filter(|range| range.server == A).collect();
+        assert_eq!(own.len(), 1, "row {seq}");
+        core.handle_sent(A, &own[0].txn, Outcome::Done, at(seq as u64));
+        core.handle_ephemeral_sent(A);
+    }
+}
+
+#[test]
 fn greetings_are_spread_and_repeated_until_they_arrive() {
     let mut core = core();
     let servers: Vec<Nid> = (1..=60).map(Nid).collect();
