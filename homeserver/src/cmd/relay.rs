@@ -10,9 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::answers::RouterAnswers;
 use super::node::StartError;
+use super::run::SETTLED;
 use super::{CmdError, DataDir, control};
 use crate::account::verify_record;
 use crate::config::Config;
+use crate::memory;
 
 /// A router that runs.
 struct Relay {
@@ -38,9 +40,15 @@ pub(super) fn run(config: &Config) -> Result<(), CmdError> {
             _ = interrupt.recv() => return Ok(()),
         };
         relay.greet();
+        let settled = async {
+            tokio::time::sleep(SETTLED).await;
+            memory::forget_start();
+            std::future::pending::<()>().await
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = settled => {}
         }
         relay.stop().await;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -9,6 +10,10 @@ use super::log::Log;
 use super::node::StartError;
 use super::{CmdError, DataDir, RunningNode, init, relay};
 use crate::config::{Config, Flags, Registration};
+use crate::memory;
+
+/// After how long a start is over, as far as memory is concerned: first links, sessions and jobs are behind it.
+pub(super) const SETTLED: Duration = Duration::from_secs(3);
 
 /// Runs the node.
 pub(super) fn run(flags: &Flags) -> Result<(), CmdError> {
@@ -48,8 +53,15 @@ async fn run_until_told(config: &Config, flags: &Flags, log: &Log) -> Result<(),
         _ = interrupt.recv() => return Ok(()),
     };
     greet(config, &node).await?;
+    let settled = tokio::time::sleep(SETTLED);
+    tokio::pin!(settled);
+    let mut forgotten = false;
     loop {
         tokio::select! {
+            () = &mut settled, if !forgotten => {
+                forgotten = true;
+                memory::forget_start();
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(config, flags, log),
