@@ -13,14 +13,33 @@ JS = ROOT / "tests" / "system" / "js"
 ARTEFACTS = ROOT / "target" / "system-tests"
 
 
-def test_js_sdk_users_on_two_nodes_talk_encrypted(nodes):
-    a = nodes("a").start()
-    b = nodes("b").start(peers=[a])
-    done = subprocess.run(["node", "e2ee.mjs", a.url, b.url], cwd=JS, capture_output=True, text=True, timeout=120)
+def js(program, *nodes, seconds=120):
+    """Runs a program of js/ against nodes; what it found."""
+    done = subprocess.run(["node", program, *(node.url for node in nodes)], cwd=JS, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found == {"encrypted": True, "wire": "m.room.encrypted", "verified_by_cross_signing_known": True,
-                     "master_key_known": True}
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def pair(nodes):
+    a = nodes("a").start("--no-rate-limits")
+    return a, nodes("b").start("--no-rate-limits", peers=[a])
+
+
+def test_js_sdk_users_on_two_nodes_talk_encrypted(pair):
+    assert js("e2ee.mjs", *pair) == {
+        "encrypted": True, "wire": "m.room.encrypted", "verified_by_cross_signing_known": True, "master_key_known": True}
+
+
+def test_js_sdk_slides(pair):
+    assert js("sliding.mjs", *pair) == {
+        "first": ["room 10", "room 11", "room 8", "room 9"], "timelines": True, "encrypted": True, "early": 1}
+
+
+def test_js_sdk_devices_and_people_trust_each_other(pair):
+    assert js("trust.mjs", *pair, seconds=180) == {
+        "ready": True, "backup": True, "same_emoji": True, "trusted": True, "old": True, "same_emoji_between_people": True,
+        "restored": True, "dehydration": True, "still_verified": False}
 
 
 def test_hydrogen_in_chromium_logs_in_reads_and_sends(nodes):
