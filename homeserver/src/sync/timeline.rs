@@ -119,6 +119,11 @@ impl Timeline {
                     continue;
                 }
                 if seq < window.visible_from && !visible(tx, view.user, &event)? {
+                    // State that stands behind what is shown would be undone by older state in the same piece.
+                    if event.skey.is_some() && !self.events.is_empty() {
+                        self.limited = true;
+                        return Ok(());
+                    }
                     continue;
                 }
                 if self.events.len() >= limit {

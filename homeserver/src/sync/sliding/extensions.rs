@@ -269,6 +269,7 @@ impl Extend<'_> {
     fn receipts(&self, writer: &mut Writer, shown: &mut [Shown<'_>]) -> Result<bool, StoreError> {
         let (tx, until) = (self.tx, self.news.until);
         let user = self.context.user;
+        let (since, private) = (self.context.since(), self.news.private());
         let mut rooms = Vec::new();
         for (room, whole) in covered(shown, &self.context.ask.extensions.receipts, bits::RECEIPTS) {
             if !room.joined {
@@ -276,7 +277,8 @@ impl Extend<'_> {
             }
             let rows = match room.upto {
                 Some(upto) if !whole => {
-                    if !room.touched {
+                    // A private receipt is no news of the room's, but of the user's.
+                    if !room.touched && upto == since && !private.contains(&room.room) {
                         continue;
                     }
                     receipts::changed(tx, room.room, user, upto, until, RECEIPTS_MAX)?

@@ -34,10 +34,35 @@ pub(super) struct Entry {
     pub(super) bump: Seq,
     /// Out of it, by somebody else's doing.
     pub(super) kicked: bool,
+    /// Out of it, and the user does not want to see it any more: shown only to whoever does not know that yet.
+    pub(super) forgotten: bool,
     pub(super) sender: Option<Nid>,
     pub(super) room_type: Option<String>,
     pub(super) encrypted: bool,
     pub(super) name: Option<String>,
+}
+
+impl Entry {
+    /// Whether a connection that was told of the room up to `told` (or never) sees it in lists. One that the user left
+    /// stays for those who were, one that they forgot until they know.
+    pub(super) fn is_shown(&self, ignored: &HashSet<Nid>, told: Option<Seq>) -> bool {
+        match self.membership {
+            Membership::Join | Membership::Knock => true,
+            Membership::Invite => !self.sender.is_some_and(|sender| ignored.contains(&sender)),
+            Membership::Leave | Membership::Ban if self.forgotten => self.is_news(told),
+            Membership::Leave | Membership::Ban => self.kicked || told.is_some(),
+        }
+    }
+
+    /// Whether the user is in the room, or waits to be.
+    pub(super) fn is_here(&self) -> bool {
+        !matches!(self.membership, Membership::Leave | Membership::Ban)
+    }
+
+    /// Whether a connection that knows the room does not know yet what became of the user's membership.
+    pub(super) fn is_news(&self, told: Option<Seq>) -> bool {
+        told.is_some_and(|told| told < self.since)
+    }
 }
 
 /// All rooms of a user that a list may show.
@@ -87,7 +112,7 @@ impl Listing {
     fn put(&mut self, user: Nid, row: ListRow) {
         let gone = matches!(row.membership, Membership::Leave | Membership::Ban);
         // Who was banned without ever having been in has nothing to do with the room.
-        if row.forgotten || (row.membership == Membership::Ban && row.left.is_none()) {
+        if row.membership == Membership::Ban && row.left.is_none() {
             self.rooms.remove(&row.room);
             return;
         }
@@ -99,6 +124,7 @@ impl Listing {
             order: row.last.filter(|_| joined).unwrap_or(row.since),
             bump: row.bump.filter(|_| joined).unwrap_or(row.since),
             kicked: gone && row.left.is_some() && row.sender != Some(user),
+            forgotten: gone && row.forgotten,
             sender: row.sender,
             room_type: told.room_type.or_else(|| row.room_type.filter(|_| joined || gone)),
             encrypted: told.encrypted || (row.encrypted && (joined || gone)),
@@ -136,14 +162,14 @@ impl Listing {
         Ok(())
     }
 
-    /// The rooms that a connection's lists are made of, the most recent first. `sent`: whether the connection was told
-    /// of a room before; one that the user left stays for those.
-    pub(super) fn sorted(&self, ignored: &HashSet<Nid>, sent: impl Fn(Nid) -> bool) -> Vec<(Nid, &Entry)> {
-        let shown = |room: Nid, entry: &Entry| match entry.membership {
-            Membership::Join | Membership::Knock => true,
-            Membership::Invite => !entry.sender.is_some_and(|sender| ignored.contains(&sender)),
-            Membership::Leave | Membership::Ban => entry.kicked || sent(room),
-        };
+    /// The rooms that a connection's lists are made of, the most recent first. `told`: up to where the connection was
+    /// told of a room, if it was at all.
+    pub(super) fn sorted(
+        &self,
+        ignored: &HashSet<Nid>,
+        told: impl Fn(Nid) -> Option<Seq>,
+    ) -> Vec<(Nid, &Entry)> {
+        let shown = |room: Nid, entry: &Entry| entry.is_shown(ignored, told(room));
         let mut rooms: Vec<(Nid, &Entry)> = self
             .rooms
             .iter()

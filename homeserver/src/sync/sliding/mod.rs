@@ -353,7 +353,8 @@ fn pick(
 ) -> Result<Picked, StoreError> {
     let ask = &context.ask;
     let state = &context.handle.state;
-    let sorted = listing.sorted(ignored, |room| state.rooms.contains_key(&room));
+    let told = |room: Nid| state.rooms.get(&room).map(|sent| sent.upto.unwrap_or_else(|| context.since()));
+    let sorted = listing.sorted(ignored, told);
     let mut places: HashMap<Nid, usize> = HashMap::new();
     let mut picks: Vec<Pick> = Vec::new();
     let sticky = ask.extensions.sticky_events.enabled == Some(true);
@@ -362,9 +363,9 @@ fn pick(
         let Some(room) = tx.lookup(Kind::Room, id)? else { continue };
         // Who has nothing to do with a room is told nothing of it.
         let Some(entry) = listing.rooms.get(&room) else { continue };
-        if entry.sender.is_some_and(|sender| ignored.contains(&sender))
-            && entry.membership == crate::store::schema::membership::Membership::Invite
-        {
+        // A room that was left can be looked at, unless it is forgotten.
+        let left = !entry.forgotten && !entry.is_here();
+        if !left && !entry.is_shown(ignored, told(room)) {
             continue;
         }
         if sticky && extensions::is_joined(entry.membership) {
@@ -592,6 +593,10 @@ impl<'a> Response<'a> {
                 self.delta.rooms.push((*room, None));
                 continue;
             };
+            if entry.forgotten && !entry.is_news(Some(sent.upto.unwrap_or(since))) {
+                self.delta.rooms.push((*room, None));
+                continue;
+            }
             if sent.upto.is_some() {
                 continue;
             }

@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// Members who changed while the client did not look that are all told to one that loads them lazily.
+const GAP_MEMBERS_MAX: usize = 100;
+
 /// A room to be written.
 pub(super) struct Room<'a> {
     pub(super) tx: &'a ReadTx<'a>,
@@ -103,19 +106,23 @@ impl Room<'_> {
             _ => None,
         };
         let initial = after.is_none();
-        let grown = self.sent.is_some_and(|sent| usize::from(sent.limit) < self.config.limit);
         let window = Window {
             room,
-            after: if grown { Seq(0) } else { after.unwrap_or_default() },
+            after: after.unwrap_or_default(),
             upto: self.until,
             visible_from: self.entry.since,
         };
         let mut timeline = self.timeline(window)?;
-        if initial || grown {
+        // More of what came before is asked for, and there is room for it beside what is new.
+        let grown = self.sent.is_some_and(|sent| usize::from(sent.limit) < self.config.limit);
+        let expanded = !initial && grown && !timeline.limited && timeline.events.len() < self.config.limit;
+        if expanded {
+            timeline = self.timeline(Window { after: Seq(0), ..window })?;
+        }
+        if initial || expanded {
             let whole = timeline.events.first().is_some_and(|first| Some(first.nid) == row.create);
             timeline.limited |= !whole;
         }
-        let expanded = grown && after.is_some_and(|after| timeline.start <= after);
         let deltas = match after {
             Some(after) => state::deltas(tx, room, after, self.until)?,
             None => Vec::new(),
@@ -128,7 +135,9 @@ impl Room<'_> {
             Some(after) => self.read_since(after)?,
             None => false,
         };
+        // Who asks for no events is told that there are some, and what is unread.
         let nothing = timeline.events.is_empty()
+            && !timeline.limited
             && required.events.is_empty()
             && required.gone.is_empty()
             && changed.is_empty()
@@ -432,7 +441,7 @@ impl Room<'_> {
         Ok(required)
     }
 
-    /// Members that the timeline needs, and (unless there is a gap) those that changed.
+    /// Members that the timeline needs, and those that changed.
     fn lazy_members(
         &self,
         required: &mut Required,
@@ -449,12 +458,17 @@ impl Room<'_> {
             }
         }
         let mut changed: BTreeSet<Nid> = BTreeSet::new();
-        if !initial && !timeline.limited {
+        if !initial {
             for (_, change) in deltas {
                 if let (MEMBER, user) = skey_split(&tx.text(change.skey)?) {
                     changed.extend(tx.lookup(Kind::User, user)?);
                 }
             }
+        }
+        // After a long gap only those whom the client was shown: it asks for others as it needs them.
+        if timeline.limited && changed.len() > GAP_MEMBERS_MAX {
+            let me = self.context.user;
+            changed.retain(|user| *user == me || self.known.contains_key(&(self.room, *user)));
         }
         needed.extend(&changed);
         for user in needed {
@@ -545,6 +559,9 @@ impl Room<'_> {
                 Dialect::Stable => "timeline_events",
             };
             writer.key(key).array(|array| events.iter().for_each(|event| array.raw(event.get().as_bytes())));
+        }
+        // Who asks for no events pages back from there as well.
+        if !timeline.events.is_empty() || initial || timeline.limited {
             writer.key("prev_batch").string(&timeline.prev_batch.to_string());
         }
         if timeline.limited {

@@ -1,6 +1,7 @@
 //! A client that only syncs knows what is true. Method: a whole homeserver in process, clients that keep what they are
 //! told as real ones do, histories by hand and at random.
 
+mod both;
 mod histories;
 mod messages;
 mod rooms;
