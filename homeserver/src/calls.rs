@@ -1,9 +1,12 @@
 //! Credentials for calls: a TURN server's for a while (shared secret), and a LiveKit server's for one call (MSC4195).
 //!
-//! Nothing is stored: both servers check a signature that is made here.
+//! Nothing is stored of that: both servers check a signature that is made here. Leaves that clients hand over are
+//! [`watch`]'s.
 //!
 //! spec: <https://github.com/matrix-org/matrix-spec-proposals/pull/4195>,
 //! <https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00>
+
+pub mod watch;
 
 use base64::{Engine as _, engine::general_purpose};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -126,6 +129,11 @@ impl LiveKit {
         self.sign("mangrove", &json!({ "room": call, "roomCreate": true }), MAKER_TOKEN_S, now_ms)
     }
 
+    /// A token for ourselves, to ask with who is in a call.
+    pub fn watcher_token(&self, call: &str, now_ms: u64) -> Result<String, String> {
+        self.sign("mangrove", &json!({ "room": call, "roomAdmin": true }), MAKER_TOKEN_S, now_ms)
+    }
+
     fn sign(&self, subject: &str, grant: &Value, for_s: u64, now_ms: u64) -> Result<String, String> {
         let now = now_ms / 1000;
         let claims = json!({
@@ -137,11 +145,20 @@ impl LiveKit {
 
     /// Where rooms are made.
     pub fn create_room_url(&self) -> String {
+        self.service_url("CreateRoom")
+    }
+
+    /// Where it says who is in a call.
+    pub fn participants_url(&self) -> String {
+        self.service_url("ListParticipants")
+    }
+
+    fn service_url(&self, method: &str) -> String {
         let base = self.api_url.clone().unwrap_or_else(|| {
             // The same server speaks HTTP there.
             self.url.replacen("wss://", "https://", 1).replacen("ws://", "http://", 1)
         });
-        format!("{}/twirp/livekit.RoomService/CreateRoom", base.trim_end_matches('/'))
+        format!("{}/twirp/livekit.RoomService/{method}", base.trim_end_matches('/'))
     }
 
     /// What makes a call's room there: it goes when nobody has come for five minutes, or all have left.

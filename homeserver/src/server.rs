@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     appservice::{self, Appservices, registration::RegistrationError},
-    calls::CallSettings,
+    calls::{CallSettings, watch::Watch},
     clock::Clock,
     e2ee::{E2ee, device_lists},
     error::Error,
@@ -67,6 +67,8 @@ pub struct Server {
     pub rooms: Rooms,
     /// Events that are sent later.
     pub delayed: Delayed,
+    /// Leaves of calls that clients handed over, if there is a media server.
+    pub watch: Option<Watch>,
     /// Who is typing.
     pub typing: Typing,
     /// Read receipts.
@@ -221,6 +223,11 @@ impl Server {
             None => Arc::new(NoNeighbours),
         };
         let web = Web::default();
+        let watch = settings.calls.livekit.clone().map(|livekit| {
+            let watch = Watch::new(store.clone(), delayed.clone(), livekit, web.clone(), clock.clone());
+            tasks.spawn(watch.clone().run(shutdown.clone()));
+            watch
+        });
         let upstreams = Upstreams::new(settings.accounts.oidc.clone(), web.clone(), clock.clone());
         let previews = settings
             .url_previews
@@ -248,6 +255,7 @@ impl Server {
             media,
             rooms,
             delayed,
+            watch,
             typing,
             sync,
             neighbours,

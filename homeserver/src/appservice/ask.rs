@@ -117,8 +117,18 @@ impl Appservices {
     async fn protocol_of(&self, service: &Registration, name: &str) -> Option<Value> {
         let path = format!("thirdparty/protocol/{}", encode(name));
         let (status, body) = self.call(service, Method::GET, &path, None, ANSWER_WITHIN).await.ok()?;
-        let value: Value = serde_json::from_slice(&body).ok()?;
-        (status == 200 && value.is_object()).then_some(value)
+        let mut value: Value = serde_json::from_slice(&body).ok()?;
+        if status != 200 || !value.is_object() {
+            return None;
+        }
+        // By this name clients ask for the directory of the network, which the service fills.
+        for instance in value.get_mut("instances").and_then(Value::as_array_mut).into_iter().flatten() {
+            let network = instance["network_id"].as_str().map(|network| format!("{}|{network}", service.id));
+            if let (Value::Object(instance), Some(network)) = (instance, network) {
+                instance.insert("instance_id".into(), network.into());
+            }
+        }
+        Some(value)
     }
 
     /// Users or locations (`kind`) of a network, or, without one, those that belong to a Matrix user or alias.

@@ -29,6 +29,8 @@ use crate::{
 const ROWS_MAX: u32 = 100;
 /// Messages to devices in one transaction.
 const TO_DEVICE_MAX: u32 = 100;
+/// Members that are looked at in one go.
+const MEMBERS_PAGE: u32 = 100;
 /// Changed device lists that are looked at for one transaction.
 const LISTS_MAX: u32 = 1_000;
 
@@ -153,12 +155,21 @@ impl Reader<'_> {
         {
             return Ok(true);
         }
-        for user in membership::local_members(self.tx, room, Membership::Join)? {
-            if self.is_ours(&self.tx.text(user)?) {
-                return Ok(true);
+        // In a room that is bridged one of the first is the service's.
+        let mut after = Nid(0);
+        loop {
+            let members =
+                membership::local_members_after(self.tx, room, Membership::Join, after, MEMBERS_PAGE)?;
+            for user in &members {
+                if self.is_ours(&self.tx.text(*user)?) {
+                    return Ok(true);
+                }
+            }
+            match members.last() {
+                Some(last) => after = *last,
+                None => return Ok(false),
             }
         }
-        Ok(false)
     }
 
     fn render(&self, event: &EventRow) -> Result<Box<RawValue>, StoreError> {

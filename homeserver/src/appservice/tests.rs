@@ -40,7 +40,9 @@ async fn answer(State((sender, left)): State<Shared>, request: Request) -> (Stat
         return (StatusCode::INTERNAL_SERVER_ERROR, "{}".into());
     }
     let answer = match &*path {
-        "thirdparty/protocol/irc" => json!({"user_fields": ["nick"], "instances": []}),
+        "thirdparty/protocol/irc" => {
+            json!({"user_fields": ["nick"], "instances": [{"network_id": "oftc", "desc": "OFTC"}]})
+        }
         "thirdparty/user/irc" => json!([{"userid": "@as_x:a", "protocol": "irc", "fields": {}}]),
         _ => json!({}),
     };
@@ -225,6 +227,7 @@ async fn a_service_is_asked() {
     assert!(service.next().await.0.starts_with("rooms/%23as"));
     let (_, all) = home.get("/_matrix/client/v3/thirdparty/protocols", &alice).await;
     assert_eq!(all["irc"]["user_fields"], json!(["nick"]));
+    assert_eq!(all["irc"]["instances"][0]["instance_id"], "test|oftc");
     let (_, users) = home.get("/_matrix/client/v3/thirdparty/user/irc?nick=x", &alice).await;
     assert_eq!(users[0]["userid"], "@as_x:a");
     assert_error(home.get("/_matrix/client/v3/thirdparty/protocol/xmpp", &alice).await, 404, "M_NOT_FOUND");
@@ -236,4 +239,31 @@ async fn a_service_is_asked() {
     let other =
         home.call(Method::POST, "/_matrix/client/v1/appservice/other/ping", Some("as"), json!({})).await;
     assert_error(other, 403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_service_lists_rooms_in_the_directory_of_its_network() {
+    let service = Service::new(0).await;
+    let home = home(&service).await;
+    let alice = home.user("alice").await;
+    let (_, made) = home.post("/_matrix/client/v3/createRoom", &alice, json!({"name": "bridged"})).await;
+    let room = made["room_id"].as_str().unwrap();
+    let path = format!("/_matrix/client/v3/directory/list/appservice/oftc/{room}");
+    let list = async |visibility: &str, token: &str| {
+        home.call(Method::PUT, &path, Some(token), json!({ "visibility": visibility })).await
+    };
+    assert_eq!(list("public", &alice.token).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(list("public", "as").await.0, StatusCode::OK);
+    let rooms = async |asked: Value| {
+        let (status, told) = home.post("/_matrix/client/v3/publicRooms", &alice, asked).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+        let ids = told["chunk"].as_array().unwrap().iter().map(|room| room["room_id"].clone());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(rooms(json!({})).await, [] as [Value; 0], "it is in no list of ours");
+    assert_eq!(rooms(json!({"third_party_instance_id": "test|oftc"})).await, [json!(room)]);
+    assert_eq!(rooms(json!({"third_party_instance_id": "test|other"})).await, [] as [Value; 0]);
+    assert_eq!(rooms(json!({"include_all_networks": true})).await, [json!(room)]);
+    assert_eq!(list("private", "as").await.0, StatusCode::OK);
+    assert_eq!(rooms(json!({"third_party_instance_id": "test|oftc"})).await, [] as [Value; 0]);
 }

@@ -149,6 +149,22 @@ impl Rooms {
         }
     }
 
+    /// Our users who are in a room.
+    pub async fn local_joined(&self, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomError> {
+        let room = room.to_owned();
+        self.inner
+            .store
+            .read(move |tx| {
+                let nid = known(tx, &room)?;
+                let mut joined = Vec::new();
+                for user in membership::local_members(tx, nid, Membership::Join)? {
+                    joined.extend(UserId::parse(&*tx.text(user)?).ok());
+                }
+                Ok(joined)
+            })
+            .await
+    }
+
     /// Our users in a room leave it, and it is listed no more. Gives those who left, and those who could not.
     pub async fn evict_ours(&self, room: &RoomId) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), RoomError> {
         let room_id = room.to_owned();

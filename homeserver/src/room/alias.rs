@@ -15,12 +15,15 @@ use crate::store::{
     schema::{
         accounts,
         membership::{self, Membership},
-        rooms::{self, RoomRow},
+        rooms::{self, Network, RoomRow},
     },
 };
 
 /// Longest alias, as other ids.
 const ALIAS_BYTES_MAX: usize = 255;
+/// The longest name of a network's list, and how many rooms it lists: what a bridge of a large network has.
+const NETWORK_BYTES_MAX: usize = 255;
+const NETWORK_ROOMS_MAX: i64 = 100_000;
 /// Rooms in one page of the directory.
 const PAGE_MAX: u32 = 500;
 /// Listed rooms that a search looks through.
@@ -223,9 +226,35 @@ impl Rooms {
             .await
     }
 
-    /// Our listed rooms, the largest first; `search` looks into name, topic and alias.
+    /// Lists a room in the directory of one network of an application service (`service|network`), or no longer.
+    pub async fn set_listed_in_network(
+        &self,
+        network: String,
+        room: &RoomId,
+        listed: bool,
+    ) -> Result<(), RoomError> {
+        if network.len() > NETWORK_BYTES_MAX {
+            return Err(RoomError::Invalid("the network's name is longer than 255 bytes".into()));
+        }
+        let room = room.to_owned();
+        self.inner
+            .store
+            .write(move |tx| -> Result<(), RoomError> {
+                let unknown = || RoomError::NotFound("this room is not known here".into());
+                let nid = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+                rooms::room(tx, nid)?.ok_or_else(unknown)?;
+                if !rooms::set_network(tx, nid, &network, listed, NETWORK_ROOMS_MAX)? {
+                    return Err(RoomError::Invalid("this network lists 100,000 rooms already".into()));
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Listed rooms, the largest first; `search` looks into name, topic and alias.
     pub async fn directory(
         &self,
+        network: Network,
         search: Option<String>,
         limit: u32,
         since: Option<String>,
@@ -238,7 +267,7 @@ impl Rooms {
                 .ok_or_else(|| RoomError::Invalid("`since` is no token of this list".into()))?,
             None => 0,
         };
-        self.inner.store.read(move |tx| Ok(directory(tx, search.as_deref(), limit, offset)?)).await
+        self.inner.store.read(move |tx| Ok(directory(tx, &network, search.as_deref(), limit, offset)?)).await
     }
 
     /// An alias of ours by its local part.
@@ -254,6 +283,7 @@ impl Rooms {
 
 fn directory(
     tx: &ReadTx<'_>,
+    network: &Network,
     search: Option<&str>,
     limit: u32,
     offset: u32,
@@ -262,13 +292,16 @@ fn directory(
         Some(term) => {
             let hit =
                 |text: &Option<String>| text.as_ref().is_some_and(|text| text.to_lowercase().contains(&term));
-            let mut rows = rooms::public_rooms(tx, SEARCH_MAX, 0)?;
+            let mut rows = rooms::public_rooms(tx, network, SEARCH_MAX, 0)?;
             rows.retain(|row| hit(&row.name) || hit(&row.topic) || hit(&row.alias));
             let total = rows.len() as u64;
             let page = rows.into_iter().skip(offset as usize).take(limit as usize).collect::<Vec<_>>();
             (page, total)
         }
-        None => (rooms::public_rooms(tx, limit, offset)?, rooms::public_count(tx)?.unsigned_abs()),
+        None => (
+            rooms::public_rooms(tx, network, limit, offset)?,
+            rooms::public_count(tx, network)?.unsigned_abs(),
+        ),
     };
     let shown = offset.saturating_add(rows.len() as u32);
     let mut page = DirectoryPage { total, ..DirectoryPage::default() };

@@ -191,12 +191,33 @@ pub fn changes(
     limit: u32,
 ) -> Result<(Vec<Followed>, Option<Seq>), StoreError> {
     let limit = limit.clamp(1, PAGE_MAX);
+    let subs = table::changed(tx, user, after, until, limit + 1)?;
+    page(
+        limit as usize,
+        subs,
+        |sub| sub.seq,
+        |sub| {
+            Ok(Some(Followed { room: tx.text(sub.room)?.to_string(), root: events::id(tx, sub.root)?, sub }))
+        },
+    )
+}
+
+/// A page of a list of threads, which comes with the newest first: what `show` makes of as many as fit, and the position
+/// of the next one to be shown, if there are more.
+pub(in crate::room) fn page<R, T>(
+    limit: usize,
+    rows: impl IntoIterator<Item = R>,
+    seq: impl Fn(&R) -> Seq,
+    mut show: impl FnMut(R) -> Result<Option<T>, StoreError>,
+) -> Result<(Vec<T>, Option<Seq>), StoreError> {
     let mut list = Vec::new();
-    for sub in table::changed(tx, user, after, until, limit + 1)? {
-        if list.len() == limit as usize {
-            return Ok((list, Some(sub.seq)));
+    for row in rows {
+        let at = seq(&row);
+        let Some(shown) = show(row)? else { continue };
+        if list.len() == limit {
+            return Ok((list, Some(at)));
         }
-        list.push(Followed { room: tx.text(sub.room)?.to_string(), root: events::id(tx, sub.root)?, sub });
+        list.push(shown);
     }
     Ok((list, None))
 }

@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use http::Method;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, UserId};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    api::client::room::create_room::v3::{Request as CreateRoom, RoomPreset},
+    serde::Raw,
+};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::{body, page, path, query};
 use crate::{
@@ -14,7 +18,7 @@ use crate::{
     error::Error,
     http::{args::Incoming, auth::require_admin, reply::Json},
     jobs::Job,
-    room::{RoomError, retention::Until},
+    room::{Draft, RoomError, retention::Until},
     server::Server,
 };
 
@@ -82,46 +86,96 @@ async fn state(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, E
     Ok(Json(json!({ "state": server.rooms.admin_state(&room(&incoming)?).await? })))
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Deserialize)]
 struct Delete {
     #[serde(default)]
     block: bool,
     /// Whether everything of it goes from the disk, too.
     #[serde(default = "yes")]
     purge: bool,
+    /// Who speaks in a room that takes this one's place: its members are put there, and told why.
+    new_room_user_id: Option<OwnedUserId>,
+    /// What that room is called.
+    room_name: Option<String>,
+    /// What is said there.
+    message: Option<String>,
 }
 
 fn yes() -> bool {
     true
 }
 
-/// Blocks the room if asked to; what is left is [`remove`]'s.
+/// What the room that takes the place of a deleted one is called and says, if the administrator does not say.
+const PLACE_NAME: &str = "Content Violation Notification";
+const PLACE_MESSAGE: &str =
+    "Sharing illegal content on this server is not permitted and rooms in violation will be blocked.";
+
+/// Checks what is asked, and blocks the room if it is to be; what is left is [`remove`]'s.
 async fn wanted(server: &Arc<Server>, incoming: &Incoming) -> Result<(OwnedRoomId, Delete), Error> {
     let caller = require_admin(server, incoming).await?;
     let (room, wanted) = (room(incoming)?, body::<Delete>(incoming)?);
+    if let Some(user) = &wanted.new_room_user_id
+        && (user.server_name() != server.name || !server.users.exists(user).await?)
+    {
+        return Err(Error::invalid_param("new_room_user_id has to be a user of this server"));
+    }
     if wanted.block {
         server.rooms.set_blocked(&room, &caller.user, true).await?;
     }
     Ok((room, wanted))
 }
 
-/// Our users leave, aliases go, and then the room.
-async fn remove(server: &Server, room: &RoomId, purge: bool) -> Result<Value, Error> {
+/// Our users leave, aliases go, and then the room; if it is wanted, another takes its place.
+async fn remove(server: &Server, room: &RoomId, wanted: &Delete) -> Result<Value, Error> {
     let aliases = server.rooms.admin_aliases(room).await?;
+    let place = match &wanted.new_room_user_id {
+        Some(speaker) => Some((speaker, make_place(server, speaker, wanted).await?)),
+        None => None,
+    };
+    let members = server.rooms.local_joined(room).await?;
     let (left, stayed) = server.rooms.evict_ours(room).await?;
-    if purge {
+    if let Some((speaker, place)) = &place {
+        let target: &RoomOrAliasId = (&**place).into();
+        for user in members.iter().filter(|user| left.contains(user) && user != speaker) {
+            if let Err(error) = server.rooms.join(user, target, Vec::new(), None).await {
+                tracing::debug!(%user, %error, "a user could not be put into the room that takes a deleted one's place");
+            }
+        }
+        for alias in aliases.iter().filter_map(|alias| RoomAliasId::parse(alias).ok()) {
+            if let Err(error) = server.rooms.create_alias(speaker, &alias, place).await {
+                tracing::debug!(%alias, %error, "an alias could not be moved to the room that takes a deleted one's place");
+            }
+        }
+    }
+    if wanted.purge {
         server.rooms.purge(room).await?;
     }
-    Ok(
-        json!({ "kicked_users": left, "failed_to_kick_users": stayed, "local_aliases": aliases, "new_room_id": null }),
-    )
+    Ok(json!({ "kicked_users": left, "failed_to_kick_users": stayed, "local_aliases": aliases,
+        "new_room_id": place.map(|(_, place)| place) }))
+}
+
+/// A room in which only `speaker` speaks, with their message.
+async fn make_place(server: &Server, speaker: &UserId, wanted: &Delete) -> Result<OwnedRoomId, Error> {
+    let mut request = CreateRoom::new();
+    request.name = Some(wanted.room_name.clone().unwrap_or_else(|| PLACE_NAME.into()));
+    request.preset = Some(RoomPreset::PublicChat);
+    request.room_version = Some(server.settings.default_room_version.clone());
+    let levels = json!({ "users_default": -10 });
+    request.power_level_content_override =
+        Some(Raw::from_json(to_raw_value(&levels).map_err(|error| Error::internal(error.to_string()))?));
+    let place = server.rooms.create(speaker, request).await?;
+    let said = wanted.message.as_deref().unwrap_or(PLACE_MESSAGE);
+    let content = to_raw_value(&json!({ "msgtype": "m.text", "body": said }))
+        .map_err(|error| Error::internal(error.to_string()))?;
+    server.rooms.send(speaker, &place, Draft::message("m.room.message", content), None).await?;
+    Ok(place)
 }
 
 async fn delete(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
-    let (room, Delete { purge, block }) = wanted(&server, &incoming).await?;
-    match remove(&server, &room, purge).await {
+    let (room, wanted) = wanted(&server, &incoming).await?;
+    match remove(&server, &room, &wanted).await {
         // A room may be blocked before anybody here knows it.
-        Err(Error::Room(RoomError::NotFound(_))) if block => Ok(Json(json!({
+        Err(Error::Room(RoomError::NotFound(_))) if wanted.block => Ok(Json(json!({
             "kicked_users": [], "failed_to_kick_users": [], "local_aliases": [], "new_room_id": null }))),
         other => Ok(Json(other?)),
     }
@@ -129,14 +183,14 @@ async fn delete(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, 
 
 /// In the background; `delete_status` says how far it is.
 async fn delete_later(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
-    let (room, Delete { purge, block }) = wanted(&server, &incoming).await?;
-    if !block {
+    let (room, wanted) = wanted(&server, &incoming).await?;
+    if !wanted.block {
         server.rooms.admin_detail(&room).await?;
     }
     let id = server.jobs.begin(room.as_str());
     let (worker, job) = (Arc::clone(&server), id.clone());
     server.tasks.spawn(async move {
-        let outcome = remove(&worker, &room, purge).await.map_err(|error| error.to_string());
+        let outcome = remove(&worker, &room, &wanted).await.map_err(|error| error.to_string());
         worker.jobs.end(&job, outcome);
     });
     Ok(Json(json!({ "delete_id": id })))

@@ -36,6 +36,7 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, turn_server);
     table.add(Group::Client, transports);
     table.add(Group::Client, token);
+    table.add(Group::Client, delegate);
     table.plain(Group::Client, Method::POST, LEGACY_PATH, legacy_seat).limit(Class::Refresh);
     table.plain(Group::Client, Method::POST, SEAT_PATH, seat).limit(Class::Refresh);
 }
@@ -86,9 +87,7 @@ async fn token(
     if args.server_name.as_ref().is_some_and(|name| *name != server.name) {
         return Err(Error::not_found("ask that server for a token of its media server"));
     }
-    if args.url.trim_end_matches('/') != livekit.url.trim_end_matches('/') {
-        return Err(Error::not_found("that media server is not this server's"));
-    }
+    check_url(livekit, &args.url)?;
     let seat = Seat {
         room: &args.room_id,
         slot: &args.slot_id,
@@ -97,6 +96,34 @@ async fn token(
         member: Some(&args.member_id),
     };
     Ok(rtc::livekit::get_token::v1::Response::new(admit(&server, livekit, &seat).await?))
+}
+
+fn check_url(livekit: &LiveKit, url: &str) -> Result<(), Error> {
+    if url.trim_end_matches('/') == livekit.url.trim_end_matches('/') {
+        return Ok(());
+    }
+    Err(Error::not_found("that media server is not this server's"))
+}
+
+/// A client hands the leave of its call over: it goes out when the media server has the participant no longer.
+async fn delegate(
+    server: Arc<Server>,
+    args: Args<rtc::livekit::delegate_delayed_leave::v1::Request>,
+) -> Result<rtc::livekit::delegate_delayed_leave::v1::Response, Error> {
+    let livekit = livekit(&server)?;
+    server.limits.take(Class::Write, args.caller.user.as_str())?;
+    check_url(livekit, &args.url)?;
+    let seat = Seat {
+        room: &args.room_id,
+        slot: &args.slot_id,
+        user: &args.caller.user,
+        device: args.caller.device.as_str(),
+        member: Some(&args.member_id),
+    };
+    if let Some(watch) = &server.watch {
+        watch.delegate(&seat, &args.delay_id).await?;
+    }
+    Ok(rtc::livekit::delegate_delayed_leave::v1::Response::new())
 }
 
 #[derive(Deserialize)]

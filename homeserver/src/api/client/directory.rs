@@ -5,10 +5,12 @@ use std::sync::Arc;
 use ruma::{
     ServerName, UInt,
     api::client::{
+        appservice::set_room_visibility as list_in_network,
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::Visibility,
     },
     api::federation::directory as federation,
+    directory::RoomNetwork,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,6 +20,7 @@ use crate::{
     error::Error,
     http::{args::Args, auth::require_user, limits::Class, reply::Json},
     server::Server,
+    store::schema::rooms::Network,
 };
 
 pub(super) fn routes(table: &mut Table) {
@@ -25,6 +28,7 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Client, rooms_filtered);
     table.add(Group::Client, visibility);
     table.add(Group::Client, set_visibility);
+    table.add(Group::Client, set_visibility_in_network);
 }
 
 #[derive(Serialize)]
@@ -40,6 +44,7 @@ struct Page {
 /// What a client wants to see of the directory.
 struct Wanted<'a> {
     server: Option<&'a ServerName>,
+    network: Network,
     search: Option<String>,
     limit: Option<UInt>,
     since: Option<String>,
@@ -49,8 +54,13 @@ async fn rooms(server: Arc<Server>, args: Args<get_public_rooms::v3::Request>) -
     if !server.settings.open_directory {
         require_user(&server, &args.head.headers, args.head.uri.query()).await?;
     }
-    let wanted =
-        Wanted { server: args.server.as_deref(), search: None, limit: args.limit, since: args.since.clone() };
+    let wanted = Wanted {
+        server: args.server.as_deref(),
+        network: Network::Matrix,
+        search: None,
+        limit: args.limit,
+        since: args.since.clone(),
+    };
     page(&server, wanted).await
 }
 
@@ -61,6 +71,7 @@ async fn rooms_filtered(
     server.limits.take(Class::Write, args.caller.user.as_str())?;
     let wanted = Wanted {
         server: args.server.as_deref(),
+        network: Network::from(&args.room_network),
         search: args.filter.generic_search_term.clone(),
         limit: args.limit,
         since: args.since.clone(),
@@ -74,6 +85,16 @@ async fn page(server: &Arc<Server>, wanted: Wanted<'_>) -> Result<Json<Page>, Er
         return other_servers(server, other, wanted, limit).await;
     }
     let search = wanted.search.filter(|term| !term.trim().is_empty());
+    // What bridges list is theirs alone.
+    if let Network::One(_) = wanted.network {
+        let page = server.rooms.directory(wanted.network, search, limit as u32, wanted.since).await?;
+        return Ok(Json(Page {
+            chunk: page.chunk,
+            next_batch: page.next_batch,
+            prev_batch: page.prev_batch,
+            total_room_count_estimate: page.total,
+        }));
+    }
     server.neighbours.refresh().await;
     // A token that begins with `n` counts in the neighbours' rooms, which follow ours.
     if let Some(at) = wanted.since.as_deref().and_then(|since| since.strip_prefix('n')) {
@@ -81,7 +102,8 @@ async fn page(server: &Arc<Server>, wanted: Wanted<'_>) -> Result<Json<Page>, Er
         let next_door = next_door(server, search.as_deref());
         return Ok(Json(neighbours_page(Vec::new(), &next_door, at, limit, 0)));
     }
-    let ours = server.rooms.directory(search.clone(), limit as u32, wanted.since).await?;
+    let ours =
+        server.rooms.directory(wanted.network.clone(), search.clone(), limit as u32, wanted.since).await?;
     let next_door = next_door(server, search.as_deref());
     if ours.next_batch.is_none() {
         return Ok(Json(neighbours_page(ours.chunk, &next_door, 0, limit, ours.total)));
@@ -156,6 +178,11 @@ async fn other_servers(
     question.limit = Some(UInt::new_saturating(limit));
     question.since = wanted.since;
     question.filter.generic_search_term = wanted.search;
+    question.room_network = match wanted.network {
+        Network::Matrix => RoomNetwork::Matrix,
+        Network::All => RoomNetwork::All,
+        Network::One(name) => RoomNetwork::ThirdParty(name),
+    };
     let answer = server.remote.request(other, question).await?;
     let chunk = answer
         .chunk
@@ -192,6 +219,17 @@ async fn set_visibility(
     let listed = args.visibility == Visibility::Public;
     server.rooms.set_listed(user, &args.room_id, listed).await?;
     Ok(set_room_visibility::v3::Response::new())
+}
+
+async fn set_visibility_in_network(
+    server: Arc<Server>,
+    args: Args<list_in_network::v3::Request>,
+) -> Result<list_in_network::v3::Response, Error> {
+    // Clients ask for the list by this name, which `/thirdparty/protocols` tells them.
+    let network = format!("{}|{}", args.caller.id, args.network_id);
+    let listed = args.visibility == Visibility::Public;
+    server.rooms.set_listed_in_network(network, &args.room_id, listed).await?;
+    Ok(list_in_network::v3::Response::new())
 }
 
 /// Rooms on one page.

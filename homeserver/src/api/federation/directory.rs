@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     http::{args::Args, limits::Class, reply::Json},
     server::Server,
+    store::schema::rooms::Network,
 };
 
 pub(super) fn routes(table: &mut Table) {
@@ -29,25 +30,28 @@ struct Page {
 }
 
 async fn rooms(server: Arc<Server>, args: Args<get_public_rooms::v1::Request>) -> Result<Json<Page>, Error> {
-    page(&server, None, args.limit, args.since.clone()).await
+    page(&server, Network::Matrix, None, args.limit, args.since.clone()).await
 }
 
 async fn filtered(
     server: Arc<Server>,
     args: Args<get_public_rooms_filtered::v1::Request>,
 ) -> Result<Json<Page>, Error> {
-    page(&server, args.filter.generic_search_term.clone(), args.limit, args.since.clone()).await
+    let (network, search) = (Network::from(&args.room_network), args.filter.generic_search_term.clone());
+    page(&server, network, search, args.limit, args.since.clone()).await
 }
 
 async fn page(
     server: &Server,
+    network: Network,
     search: Option<String>,
     limit: Option<ruma::UInt>,
     since: Option<String>,
 ) -> Result<Json<Page>, Error> {
     let search = search.filter(|term| !term.trim().is_empty());
     let limit = limit.map_or(LIMIT_MAX, u64::from).clamp(1, LIMIT_MAX);
-    let page = server.rooms.directory(search, u32::try_from(limit).unwrap_or(u32::MAX), since).await?;
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let page = server.rooms.directory(network, search, limit, since).await?;
     Ok(Json(Page {
         chunk: page.chunk,
         next_batch: page.next_batch,

@@ -106,6 +106,7 @@ fn asks_nothing(path: &str) -> bool {
         || path.ends_with("/logout/all")
         || path.contains("/appservice/{appservice_id}/ping")
         || path.contains("/directory/list/room/")
+        || path.contains("/directory/list/appservice/")
 }
 
 #[tokio::test]

@@ -196,3 +196,35 @@ async fn a_deleted_room_is_gone_from_the_disk() {
     let (_, all) = home.get(&format!("{later}/delete_status"), &root).await;
     assert_eq!(all["results"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn another_room_takes_the_place_of_a_deleted_one() {
+    let home = Home::new(admin::with_secret()).await;
+    let (root, alice) = (administrator(&home).await, home.user("alice").await);
+    let old = room(&home, &alice).await;
+    let path = format!("{V1}/rooms/{old}");
+    let asked = json!({ "new_room_user_id": "@nobody:elsewhere", "block": true });
+    assert_error(home.call(Method::DELETE, &path, Some(&root.token), asked).await, 400, "M_INVALID_PARAM");
+    let alias = format!("/_matrix/client/v3/directory/room/%23square:{}", home.server.name);
+    assert_eq!(home.put(&alias, &alice, json!({ "room_id": old })).await.0, StatusCode::OK);
+    let asked =
+        json!({ "new_room_user_id": root.id, "room_name": "Closed", "message": "it was not nice here" });
+    let (status, told) = home.call(Method::DELETE, &path, Some(&root.token), asked).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let place = told["new_room_id"].as_str().unwrap();
+    let (_, joined) = home.get("/_matrix/client/v3/joined_rooms", &alice).await;
+    assert_eq!(joined["joined_rooms"], json!([place]));
+    let (_, messages) =
+        home.get(&format!("/_matrix/client/v3/rooms/{place}/messages?dir=b&limit=10"), &alice).await;
+    let said = |event: &Value| event["content"]["body"] == "it was not nice here";
+    assert!(messages["chunk"].as_array().unwrap().iter().any(said), "{messages}");
+    let (_, named) = home.get(&alias, &alice).await;
+    assert_eq!(named["room_id"], place, "the alias leads there");
+    // Only who closed the room speaks.
+    let send = format!("/_matrix/client/v3/rooms/{place}/send/m.room.message/t");
+    assert_error(
+        home.put(&send, &alice, json!({ "body": "x", "msgtype": "m.text" })).await,
+        403,
+        "M_FORBIDDEN",
+    );
+}

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     http::{args::Args, limits::Class},
     server::Server,
+    store::schema::rooms::Network,
     user::next_door::{List, PEOPLE_MAX, ROOMS_MAX},
 };
 
@@ -25,7 +26,7 @@ async fn list(server: Arc<Server>, args: Args<NeighbourList>) -> Result<Answer, 
         return Err(Error::forbidden("this node shows its people and rooms to nobody, or not to you"));
     }
     let people = server.users.people(PEOPLE_MAX).await?;
-    let rooms = server.rooms.directory(None, ROOMS_MAX as u32, None).await?.chunk;
+    let rooms = server.rooms.directory(Network::Matrix, None, ROOMS_MAX as u32, None).await?.chunk;
     let list = List { server_name: server.name.clone(), people, rooms };
     Ok(Answer(serde_json::to_value(&list).map_err(|error| Error::internal(error.to_string()))?))
 }

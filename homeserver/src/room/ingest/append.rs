@@ -329,7 +329,7 @@ fn accept(
     }
     if moved.local {
         // A room that is ours alone stays whole when the last one leaves: nobody else could let anyone back in.
-        row.resident = !membership::local_members(tx, event.room, Membership::Join)?.is_empty()
+        row.resident = membership::has_local_member(tx, event.room, Membership::Join)?
             || membership::servers(tx, event.room)?.is_empty();
     }
 

@@ -8,7 +8,7 @@ use super::{
     timeline::Token,
 };
 use crate::{
-    room::{ClientEvent, RoomError, Rooms},
+    room::{ClientEvent, RoomError, Rooms, thread::page},
     store::{
         Kind, Nid, ReadTx, Seq, StoreError,
         schema::{events, threads},
@@ -96,41 +96,39 @@ pub fn updates(
     let limit = limit.clamp(1, LIMIT_MAX);
     let Some(rel) = tx.lookup(Kind::Name, "m.thread")? else { return Ok((Vec::new(), None)) };
     let Ok(user_id) = OwnedUserId::try_from(&*tx.text(user)?) else { return Ok((Vec::new(), None)) };
-    let mut list = Vec::new();
-    for (room, root, seq) in threads::newest(tx, user, after, until, SCAN_MAX)? {
-        let Ok(room_id) = OwnedRoomId::try_from(&*tx.text(room)?) else { continue };
-        let mut access = match access(tx, &user_id, &room_id) {
-            Ok(access) => access,
-            Err(RoomError::Store(error)) => return Err(error),
-            Err(_) => continue,
-        };
-        let Some(event) = events::event(tx, root)? else { continue };
-        if !access.may_see(tx, &event)? {
-            continue;
-        }
-        let mut update = ThreadUpdate { room, root, seq, replies: Vec::new(), prev: None };
-        let mut newest = None;
-        for (_, at, reply) in Token::END.children(tx, root, Some(rel), true, REPLIES_MAX)? {
-            let Some(reply) =
-                (at > after && at <= until).then(|| events::event(tx, reply)).transpose()?.flatten()
-            else {
-                continue;
+    let newest = threads::newest(tx, user, after, until, SCAN_MAX)?;
+    page(
+        limit,
+        newest,
+        |(_, _, seq)| *seq,
+        |(room, root, seq)| {
+            let Ok(room_id) = OwnedRoomId::try_from(&*tx.text(room)?) else { return Ok(None) };
+            let mut access = match access(tx, &user_id, &room_id) {
+                Ok(access) => access,
+                Err(RoomError::Store(error)) => return Err(error),
+                Err(_) => return Ok(None),
             };
-            if access.may_see(tx, &reply)? {
-                if update.replies.len() == 1 {
-                    update.prev = newest;
-                }
-                newest = newest.or_else(|| Token::before(&reply));
-                update.replies.push(reply.nid);
+            let Some(event) = events::event(tx, root)? else { return Ok(None) };
+            if !access.may_see(tx, &event)? {
+                return Ok(None);
             }
-        }
-        if update.replies.is_empty() || !keep(&update) {
-            continue;
-        }
-        if list.len() == limit {
-            return Ok((list, Some(seq)));
-        }
-        list.push(update);
-    }
-    Ok((list, None))
+            let mut update = ThreadUpdate { room, root, seq, replies: Vec::new(), prev: None };
+            let mut newest = None;
+            for (_, at, reply) in Token::END.children(tx, root, Some(rel), true, REPLIES_MAX)? {
+                let Some(reply) =
+                    (at > after && at <= until).then(|| events::event(tx, reply)).transpose()?.flatten()
+                else {
+                    continue;
+                };
+                if access.may_see(tx, &reply)? {
+                    if update.replies.len() == 1 {
+                        update.prev = newest;
+                    }
+                    newest = newest.or_else(|| Token::before(&reply));
+                    update.replies.push(reply.nid);
+                }
+            }
+            Ok((!update.replies.is_empty() && keep(&update)).then_some(update))
+        },
+    )
 }

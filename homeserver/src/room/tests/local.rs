@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use super::{Node, message, state};
 use crate::{
     room::{RoomError, Txn, read::MessagesQuery},
-    store::{Options, schema::membership::Membership},
+    store::{
+        Options,
+        schema::{membership::Membership, rooms::Network},
+    },
 };
 
 fn back(limit: u32) -> MessagesQuery {
@@ -186,7 +189,7 @@ async fn rooms_are_whole_or_not_at_all() {
     let room = node.rooms.create(&alice, request.clone()).await.unwrap();
     assert!(matches!(node.rooms.create(&alice, request).await, Err(RoomError::AliasInUse(_))));
     assert_eq!(node.rooms.joined_rooms(&alice).await.unwrap(), std::slice::from_ref(&room));
-    let listed = node.rooms.directory(Some("te".into()), 10, None).await.unwrap();
+    let listed = node.rooms.directory(Network::Matrix, Some("te".into()), 10, None).await.unwrap();
     assert_eq!((listed.total, listed.chunk.len()), (1, 1));
     assert!(listed.chunk[0].get().contains(r#""name":"Tea""#), "{}", listed.chunk[0]);
     let alias = ruma::RoomAliasId::parse(format!("#tea:{}", node.rooms.server_name())).unwrap();

@@ -18,6 +18,27 @@ CREATE INDEX delayed_user ON delayed(user, done);
 CREATE INDEX delayed_txn ON delayed(user, device, room, txn) WHERE txn IS NOT NULL;
 ";
 
+/// A later step: leaves that clients handed over. Owner: `calls::watch`.
+pub const SCHEMA_DELEGATED: &str = "
+CREATE TABLE delegated(
+  id TEXT PRIMARY KEY, call TEXT NOT NULL, identity TEXT NOT NULL, seen INTEGER NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// A delayed event that goes out when somebody is gone from a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegated {
+    /// The event's id.
+    pub id: String,
+    /// What the media server calls the call.
+    pub call: String,
+    /// What it calls the participant.
+    pub identity: String,
+    /// Whether they were there.
+    pub seen: bool,
+    /// Until when they have to come, in milliseconds since the Unix epoch.
+    pub until: i64,
+}
+
 /// An event that is to be sent later, or was to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelayedRow {
@@ -197,4 +218,46 @@ pub fn finish(
 /// Forgets those that were done with before `before`.
 pub fn forget(tx: &mut WriteTx<'_>, before: i64) -> Result<(), StoreError> {
     tx.execute("DELETE FROM delayed WHERE done < ?1", [before]).map(drop)
+}
+
+/// Hands one over; again, if it was.
+pub fn delegate(tx: &mut WriteTx<'_>, row: &Delegated) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR REPLACE INTO delegated(id, call, identity, seen, until) VALUES(?1, ?2, ?3, ?4, ?5)",
+        params![row.id, row.call, row.identity, row.seen, row.until],
+    )?;
+    // What was sent or cancelled in another way is nobody's any more.
+    tx.execute("DELETE FROM delegated WHERE id NOT IN (SELECT id FROM delayed WHERE done IS NULL)", [])
+        .map(drop)
+}
+
+/// All that were handed over and still wait, with their events.
+pub fn delegated(tx: &ReadTx<'_>) -> Result<Vec<(Delegated, DelayedRow)>, StoreError> {
+    let rows: Vec<Delegated> =
+        tx.rows("SELECT id, call, identity, seen, until FROM delegated", [], |row| {
+            Ok(Delegated {
+                id: row.get(0)?,
+                call: row.get(1)?,
+                identity: row.get(2)?,
+                seen: row.get(3)?,
+                until: row.get(4)?,
+            })
+        })?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Some(event) = get(tx, &row.id)?.filter(|event| event.done.is_none()) {
+            found.push((row, event));
+        }
+    }
+    Ok(found)
+}
+
+/// The participant is there.
+pub fn saw(tx: &mut WriteTx<'_>, id: &str) -> Result<(), StoreError> {
+    tx.execute("UPDATE delegated SET seen = 1 WHERE id = ?1", [id]).map(drop)
+}
+
+/// The event is its sender's again.
+pub fn undelegate(tx: &mut WriteTx<'_>, id: &str) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM delegated WHERE id = ?1", [id]).map(drop)
 }

@@ -161,6 +161,31 @@ pub fn local_members(tx: &ReadTx<'_>, room: Nid, membership: Membership) -> Resu
     })
 }
 
+/// Whether any local user has this membership of a room.
+pub fn has_local_member(tx: &ReadTx<'_>, room: Nid, membership: Membership) -> Result<bool, StoreError> {
+    let found = tx.row(
+        "SELECT 1 FROM user_room WHERE room = ?1 AND membership = ?2 LIMIT 1",
+        (room, membership),
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
+/// Local users with this membership of a room after `after`, in the order of their numbers, at most `limit`.
+pub fn local_members_after(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    membership: Membership,
+    after: Nid,
+    limit: u32,
+) -> Result<Vec<Nid>, StoreError> {
+    tx.rows(
+        "SELECT user FROM user_room WHERE room = ?1 AND membership = ?2 AND user > ?3 ORDER BY user LIMIT ?4",
+        (room, membership, after, limit),
+        |row| row.get(0),
+    )
+}
+
 /// Local users who have, or had, anything to do with a room.
 pub fn room_users(tx: &ReadTx<'_>, room: Nid) -> Result<Vec<Nid>, StoreError> {
     tx.rows("SELECT user FROM user_room WHERE room = ?1", [room], |row| row.get(0))

@@ -91,6 +91,7 @@ pub fn going(tx: &ReadTx<'_>) -> Result<Vec<Nid>, StoreError> {
 pub fn begin(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
     let seq = tx.next_seq()?;
     tx.execute("INSERT OR IGNORE INTO purge(room, seq) VALUES(?1, ?2)", (room, seq))?;
+    tx.execute("DELETE FROM room_network WHERE room = ?1", [room])?;
     tx.execute("DELETE FROM room WHERE room = ?1", [room])?;
     partial::forget(tx, room)?;
     for user in membership::room_users(tx, room)? {

@@ -5,6 +5,8 @@
 //! | `room` | room -> version, present state, counters, name and the like | append |
 //! | `alias` | alias of ours -> room | alias verbs |
 
+use ruma::directory::RoomNetwork;
+
 use crate::store::{Nid, ReadTx, Seq, StoreError, WriteTx};
 
 /// See the module.
@@ -25,6 +27,34 @@ pub const SCHEMA_LAST: &str = "
 ALTER TABLE room ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
 UPDATE room SET last = bump;
 ";
+
+/// A later step: rooms that application services list in the directories of their networks, `service|network`.
+pub const SCHEMA_NETWORK: &str = "
+CREATE TABLE room_network(room INTEGER NOT NULL, network TEXT NOT NULL, PRIMARY KEY(room, network)) WITHOUT ROWID;
+CREATE INDEX room_network_name ON room_network(network);
+";
+
+/// Which lists of the room directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Our own.
+    #[default]
+    Matrix,
+    /// Ours and those of all networks.
+    All,
+    /// That of one network of one application service: `service|network`.
+    One(String),
+}
+
+impl From<&RoomNetwork> for Network {
+    fn from(asked: &RoomNetwork) -> Self {
+        match asked {
+            RoomNetwork::All => Self::All,
+            RoomNetwork::ThirdParty(name) => Self::One(name.clone()),
+            _ => Self::Matrix,
+        }
+    }
+}
 
 /// A row of `room`.
 #[derive(Clone, Debug)]
@@ -228,23 +258,75 @@ pub fn set_public(tx: &mut WriteTx<'_>, room: Nid, public: bool) -> Result<(), S
 }
 
 /// Listed rooms in which we take part, the largest first.
-pub fn public_rooms(tx: &ReadTx<'_>, limit: u32, offset: u32) -> Result<Vec<RoomRow>, StoreError> {
-    tx.rows(
-        concat!(
-            "SELECT ",
-            columns!(),
-            " FROM room WHERE public = 1 AND resident = 1 ORDER BY joined DESC, room LIMIT ?1 OFFSET ?2"
+pub fn public_rooms(
+    tx: &ReadTx<'_>,
+    network: &Network,
+    limit: u32,
+    offset: u32,
+) -> Result<Vec<RoomRow>, StoreError> {
+    macro_rules! listed {
+        ($which:literal) => {
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM room WHERE ",
+                $which,
+                " AND resident = 1 ORDER BY joined DESC, room LIMIT ?1 OFFSET ?2"
+            )
+        };
+    }
+    match network {
+        Network::Matrix => tx.rows(listed!("public = 1"), (limit, offset), read),
+        Network::All => {
+            tx.rows(listed!("(public = 1 OR room IN (SELECT room FROM room_network))"), (limit, offset), read)
+        }
+        Network::One(name) => tx.rows(
+            listed!("room IN (SELECT room FROM room_network WHERE network = ?3)"),
+            (limit, offset, name),
+            read,
         ),
-        (limit, offset),
-        read,
-    )
+    }
 }
 
 /// Number of listed rooms.
-pub fn public_count(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
-    Ok(tx
-        .row("SELECT count(*) FROM room WHERE public = 1 AND resident = 1", [], |row| row.get(0))?
-        .unwrap_or(0))
+pub fn public_count(tx: &ReadTx<'_>, network: &Network) -> Result<i64, StoreError> {
+    let found = match network {
+        Network::Matrix => {
+            tx.row("SELECT count(*) FROM room WHERE public = 1 AND resident = 1", [], |row| row.get(0))?
+        }
+        Network::All => tx.row(
+            "SELECT count(*) FROM room WHERE (public = 1 OR room IN (SELECT room FROM room_network)) AND resident = 1",
+            [],
+            |row| row.get(0),
+        )?,
+        Network::One(name) => tx.row(
+            "SELECT count(*) FROM room WHERE room IN (SELECT room FROM room_network WHERE network = ?1) AND resident = 1",
+            [name],
+            |row| row.get(0),
+        )?,
+    };
+    Ok(found.unwrap_or(0))
+}
+
+/// Lists the room in the directory of a network, or no longer; false if the network lists `most` already.
+pub fn set_network(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    network: &str,
+    listed: bool,
+    most: i64,
+) -> Result<bool, StoreError> {
+    if !listed {
+        tx.execute("DELETE FROM room_network WHERE room = ?1 AND network = ?2", (room, network))?;
+        return Ok(true);
+    }
+    let count: Option<i64> =
+        tx.row("SELECT count(*) FROM room_network WHERE network = ?1", [network], |row| row.get(0))?;
+    if count.unwrap_or(0) >= most {
+        return Ok(false);
+    }
+    tx.execute("INSERT OR IGNORE INTO room_network(room, network) VALUES(?1, ?2)", (room, network))?;
+    Ok(true)
 }
 
 /// Room and creator of an alias of ours.
