@@ -44,7 +44,8 @@ pub fn forget_start() {
 /// The ranges of addresses where this program's file is mapped and no page can differ from it: code and constants.
 #[cfg(target_os = "linux")]
 fn own_code() -> Vec<(usize, usize)> {
-    let (Ok(program), Ok(maps)) = (std::fs::read_link("/proc/self/exe"), std::fs::read_to_string("/proc/self/maps"))
+    let (Ok(program), Ok(maps)) =
+        (std::fs::read_link("/proc/self/exe"), std::fs::read_to_string("/proc/self/maps"))
     else {
         return Vec::new();
     };
