@@ -13,12 +13,23 @@ pub struct Gauge {
     variation: Duration,
     loss: f32,
     load: u8,
+    /// Packets sent by it that went once more by another way: their arrival says nothing of this one.
+    excused: u32,
     /// `sent` and `echoed` when loss was last measured.
     window: Option<(u32, u32)>,
     /// A packet that wants an answer was sent then, and nothing was heard since.
     owed_since: Option<Instant>,
     asked_at: Instant,
     tails: Tails,
+}
+
+/// What an echo says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// More packets with this way's number have come than before.
+    pub grown: bool,
+    /// They came by this way, so it works.
+    pub works: bool,
 }
 
 /// The last 8 bytes of the latest packets: what a notice must name to be believed.
@@ -39,6 +50,11 @@ impl Tails {
         }
     }
 
+    /// That packet went another way after all.
+    pub fn forget(&mut self, tail: &[u8; 8]) {
+        self.ring.iter_mut().filter(|known| *known == tail).for_each(|known| *known = [0; 8]);
+    }
+
     /// Is it one of the latest?
     pub fn holds(&self, tail: &[u8; 8]) -> bool {
         self.ring.contains(tail)
@@ -54,6 +70,7 @@ impl Default for Gauge {
             variation: Duration::ZERO,
             loss: 0.0,
             load: 0,
+            excused: 0,
             window: None,
             owed_since: None,
             asked_at: Instant::ZERO,
@@ -98,13 +115,33 @@ impl Gauge {
         }
     }
 
-    /// The other end says what it has seen. True if that is news: the way works.
-    pub fn on_echo(&mut self, echo: &Echo, now: Instant) -> bool {
+    /// A packet that was sent by another way goes once more by this one, and its sender waits for a sign.
+    pub fn on_resent(&mut self, tail: [u8; 8], now: Instant) {
+        self.tails.push(tail);
+        self.owed_since.get_or_insert(now);
+        self.asked_at = now;
+    }
+
+    /// A packet that was sent by this way goes once more by another one.
+    pub fn excuse(&mut self, tail: &[u8; 8]) {
+        self.tails.forget(tail);
+        self.excused += 1;
+    }
+
+    /// Have all packets that were sent by it arrived, as far as the other end says?
+    pub fn is_complete(&self) -> bool {
+        self.echoed == Some(self.sent)
+    }
+
+    /// The other end says what it has seen.
+    pub fn on_echo(&mut self, echo: &Echo, now: Instant) -> News {
         let seen = self.echoed.replace(echo.received);
-        let news = seen.is_none_or(|seen| {
-            let more = echo.received.wrapping_sub(seen);
-            more > 0 && more < u32::MAX / 2
-        });
+        let more = seen.map_or(1 + self.excused, |seen| echo.received.wrapping_sub(seen));
+        let grown = more > 0 && more < u32::MAX / 2;
+        let news = grown && more > self.excused;
+        if grown {
+            self.excused = self.excused.saturating_sub(more);
+        }
         // Rises at once, falls by half with each echo.
         self.load = echo.load.max(self.load / 2);
         if news {
@@ -112,7 +149,7 @@ impl Gauge {
             let young = self.srtt.unwrap_or_default() / 2;
             self.owed_since = (self.asked_at + young > now && self.owed_since.is_some()).then_some(now);
         }
-        news
+        News { grown, works: news }
     }
 
     /// A question by it was answered, after so long; `sent_then` packets had been sent before the question.
@@ -129,6 +166,7 @@ impl Gauge {
             }
         }
         self.owed_since = (self.asked_at + rtt / 2 > now && self.owed_since.is_some()).then_some(now);
+        self.excused = 0;
         let Some(echoed) = self.echoed else { return };
         if let Some((sent, seen)) = self.window {
             let (sent, seen) = (sent_then.wrapping_sub(sent), echoed.wrapping_sub(seen));
@@ -200,11 +238,25 @@ mod tests {
         gauge.on_sent([2; 8], true, ms(1100));
         assert_eq!(gauge.ask_at(GUESS), Some(ms(1075)));
         assert_eq!(gauge.fail_at(GUESS), Some(ms(1150)));
-        assert!(gauge.on_echo(&Echo { route: 1, received: 1, load: 0 }, ms(1110)));
+        assert!(gauge.on_echo(&Echo { route: 1, received: 1, load: 0 }, ms(1110)).works);
         assert_eq!(gauge.fail_at(GUESS), Some(ms(1260)), "the second is younger than half a round trip");
-        assert!(!gauge.on_echo(&Echo { route: 1, received: 1, load: 0 }, ms(1130)), "no news");
-        assert!(gauge.on_echo(&Echo { route: 1, received: 2, load: 0 }, ms(1130)));
+        assert!(!gauge.on_echo(&Echo { route: 1, received: 1, load: 0 }, ms(1130)).grown, "no news");
+        assert!(gauge.on_echo(&Echo { route: 1, received: 2, load: 0 }, ms(1130)).works);
         assert_eq!(gauge.fail_at(GUESS), None);
+    }
+
+    #[test]
+    fn what_went_once_more_by_another_way_is_no_sign_of_this_one() {
+        let mut gauge = Gauge::default();
+        gauge.on_sent([1; 8], true, ms(0));
+        gauge.on_sent([2; 8], true, ms(10));
+        gauge.on_echo(&Echo { route: 1, received: 1, load: 0 }, ms(20));
+        gauge.excuse(&[2; 8]);
+        assert!(!gauge.tails().holds(&[2; 8]), "a notice about it is meant for the other way");
+        let news = gauge.on_echo(&Echo { route: 1, received: 2, load: 0 }, ms(200));
+        assert_eq!(news, News { grown: true, works: false });
+        let news = gauge.on_echo(&Echo { route: 1, received: 3, load: 0 }, ms(300));
+        assert_eq!(news, News { grown: true, works: true });
     }
 
     #[test]

@@ -300,6 +300,10 @@ impl Router {
             moved = Some(port);
         }
         self.tell_endpoint(moved, now);
+        if moved.is_some_and(|port| port != Port::SELF) && self.trees.hangs_on_one() {
+            // Of what others know of this node, a part may lie over a peer that is not its parent.
+            self.tell_endpoint(Some(Port::SELF), now);
+        }
         if moved.is_some() {
             self.choices.forget();
             self.expire_generations(now);

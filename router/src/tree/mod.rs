@@ -11,6 +11,7 @@
 //! out, [`Trees::poll_change`] whose coordinates moved.
 pub mod ancestry;
 mod announce;
+mod door;
 pub mod generations;
 mod parent;
 pub mod tenure;
@@ -54,6 +55,8 @@ pub struct Trees {
     scratch: Vec<Slot>,
     /// Changes of my root so far, in all trees.
     pub root_changes: u64,
+    /// In which tree the locator names the way over which other peer, if all trees hang on one.
+    door: Option<(usize, Port)>,
 }
 
 /// This node's place in one tree.
@@ -165,6 +168,7 @@ impl Trees {
             started: now,
             scratch: Vec::new(),
             root_changes: 0,
+            door: None,
         };
         for tree in 0..trees {
             let info = this.root_info(tree);
@@ -366,11 +370,6 @@ impl Trees {
     /// The tree in which nobody is without the common root: neither suspicion nor a place that could not be proved parts it.
     const fn is_last(&self, tree: usize) -> bool {
         self.trees > 1 && tree + 1 == self.trees
-    }
-
-    /// This node's coordinates in all trees.
-    pub fn locator(&self) -> Locator {
-        Locator::of(self.own.iter().enumerate().map(|(tree, own)| (tree, &own.way.coords)))
     }
 
     /// A peer's coordinates in all trees, as far as they are known.

@@ -39,9 +39,12 @@ impl Routes {
     pub(super) fn fail(&mut self, id: u8, silent: bool, env: &mut Env<'_>) {
         let now = env.now;
         self.asks.retain(|ask| ask.way != id);
+        self.todo.push(Todo::Again(id));
         if id == 0 {
             self.trees.forgive();
-            self.todo.push(Todo::DoubtTrees(self.mask(env.trees)));
+            if silent {
+                self.todo.push(Todo::DoubtTrees(self.mask(env.trees)));
+            }
             // All together, then each alone.
             self.rung = (self.rung + 1) % (1 + env.trees.count_ones().max(1) as u8);
             self.search(env);

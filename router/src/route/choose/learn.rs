@@ -52,12 +52,41 @@ impl Routes {
         self.rebuild = true;
     }
 
-    /// The other end says what came by a way.
-    pub fn on_echo(&mut self, echo: &Echo, env: &mut Env<'_>) {
-        let Some(gauge) = self.gauge(echo.route) else { return };
-        if gauge.on_echo(echo, env.now) {
+    /// The other end says what came by a way. True if more has come with its number than before.
+    pub fn on_echo(&mut self, echo: &Echo, env: &mut Env<'_>) -> bool {
+        let Some(gauge) = self.gauge(echo.route) else { return false };
+        let news = gauge.on_echo(echo, env.now);
+        if news.works {
             self.works(echo.route, env);
         }
+        news.grown
+    }
+
+    /// A packet that had been sent by the way `from` goes once more by `to`.
+    pub fn on_resent(&mut self, from: u8, to: u8, tail: [u8; 8], now: Instant) {
+        if from != to
+            && let Some(gauge) = self.gauge(from)
+        {
+            gauge.excuse(&tail);
+        }
+        if let Some(gauge) = self.gauge(to) {
+            gauge.on_resent(tail, now);
+        }
+    }
+
+    /// A packet that went once more, by that way, has arrived.
+    pub fn on_resent_arrived(&mut self, id: u8, env: &mut Env<'_>) {
+        if let Some(gauge) = self.gauge(id) {
+            gauge.forgive();
+            self.works(id, env);
+        }
+    }
+
+    /// Can a packet sent by that way at that time have been told of by now?
+    pub fn is_told_of(&self, id: u8, sent_at: Instant, now: Instant) -> bool {
+        let gauge = if id == 0 { Some(&self.trees) } else { self.way(id).map(|way| &way.gauge) };
+        gauge
+            .is_some_and(|gauge| gauge.is_complete() || sent_at + gauge.srtt().unwrap_or_default() / 2 <= now)
     }
 
     /// A question was answered. Gives the round trip.
@@ -74,7 +103,12 @@ impl Routes {
     /// A packet of ours, named by its tail, did not arrive: it is believed of the latest packets of each way. True if it was
     /// one that went by a way (not by the trees).
     pub fn on_lost(&mut self, tail: &[u8; 8], env: &mut Env<'_>) -> bool {
-        let Some(at) = self.ways.iter().position(|way| way.gauge.tails().holds(tail)) else { return false };
+        let Some(at) = self.ways.iter().position(|way| way.gauge.tails().holds(tail)) else {
+            if self.trees.tails().holds(tail) {
+                self.fail(0, false, env);
+            }
+            return false;
+        };
         let id = self.ways[at].id;
         self.fail(id, false, env);
         true
@@ -101,6 +135,7 @@ impl Routes {
     /// otherwise before any does; others are looked for with the next packet.
     pub fn on_moved(&mut self, now: Instant) {
         self.refreshed_at = None;
+        self.rung = 0;
         if now < self.is_active_until() {
             let live = self.ways.iter().filter(|way| way.state == State::Live && !way.is_direct());
             self.todo.extend(live.map(|way| Todo::Ask(way.id)));

@@ -46,14 +46,20 @@ impl Routes {
     }
 
     /// Ways that have not failed, made anew if something was learned, the best first: for a handshake that gets no answer.
-    pub fn untried(&mut self, env: &Env<'_>) -> Vec<Bytes> {
+    /// `silent`: those that its latest repetition took in vain.
+    pub fn untried(&mut self, silent: &[u8], env: &mut Env<'_>) -> Vec<(u8, Bytes)> {
+        for &id in silent {
+            if self.way(id).is_some_and(|way| way.state == State::Fresh) {
+                self.fail(id, true, env);
+            }
+        }
         if std::mem::take(&mut self.rebuild) {
             self.build(env);
         }
         let mut ways: Vec<&Way> =
             self.ways.iter().filter(|way| !matches!(way.state, State::Failed { .. })).collect();
         ways.sort_by(|a, b| a.score().total_cmp(&b.score()));
-        ways.iter().map(|way| way.path.ports.clone()).collect()
+        ways.iter().map(|way| (way.id, way.path.ports.clone())).collect()
     }
 
     /// Makes ways from what is known now. Those that are still good, or carry something, stay.

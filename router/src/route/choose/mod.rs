@@ -99,6 +99,8 @@ pub enum Todo {
     Probe(Bytes),
     /// Ask by that way (0: by the trees) whether it works.
     Ask(u8),
+    /// What went by that way (0: by the trees) and was not answered goes once more, by what is chosen now.
+    Again(u8),
     /// Send a packet by these trees whose hops write themselves down.
     Record(u8),
     /// A way that began at that port fell silent: the peer behind it may be the one that drops.

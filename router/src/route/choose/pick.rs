@@ -95,6 +95,11 @@ impl Routes {
         self.way(self.flows[0].way).is_some_and(|way| way.state == State::Live)
     }
 
+    /// Does any way live?
+    pub fn has_live(&self) -> bool {
+        self.ways.iter().any(|way| way.state == State::Live)
+    }
+
     /// Smoothed round trip of the way that streams take, if measured.
     pub fn rtt(&self) -> Option<Duration> {
         match self.flows[0].way {

@@ -5,14 +5,13 @@ use super::{
     Context, IDLE, PING_TIMEOUT, PING_TRIES, SETBACK_GAP, Session, TALKING, TELL_GAP, TELL_GAP_SILENT,
     TELL_TRIES, retry_delay,
 };
-use crate::config::MTU_MIN;
 use crate::crypto::random;
 use crate::error::Unreachable;
 use crate::lookup::locator::LOCATOR_MAX;
 use crate::lookup::{Locator, Position};
 use crate::time::{Duration, Instant};
 use crate::wire::body::Inbound;
-use crate::wire::body::sealed::{SealedHeader, channel};
+use crate::wire::body::sealed::{ROUTE_BACK, SealedHeader, channel};
 use crate::wire::codec::{Reader, Writer};
 use bytes::Bytes;
 
@@ -24,21 +23,7 @@ impl Session {
         packet: &Inbound<'_>,
         ctx: &mut Context<'_>,
     ) -> Result<(), Refused> {
-        let keys = if let Some(keys) = self.current.as_mut().filter(|keys| keys.index_local == index) {
-            keys
-        } else if let Some(waiting) =
-            self.waiting.as_mut().filter(|waiting| waiting.keys.index_local == index)
-        {
-            &mut waiting.keys
-        } else if let Some(old) = self.old.iter_mut().find(|old| old.keys.index_local == index) {
-            &mut old.keys
-        } else {
-            return Err(Refused::Late);
-        };
-        let (header, payload) = keys.open(packet.body).map_err(|error| match error {
-            PacketError::Frame(_) => Refused::Bad,
-            PacketError::Repeated => Refused::Repeated,
-        })?;
+        let (header, payload) = self.open(index, packet.body)?;
         self.hear();
         self.heard_at = Some(ctx.now);
         self.bytes_in += payload.len() as u64;
@@ -60,6 +45,25 @@ impl Session {
             return self.on_probe(&header, &payload, packet, ctx);
         }
         self.on_payload(&header, payload, packet, ctx)
+    }
+
+    /// Opens a packet with the keys that have that index.
+    fn open(&mut self, index: u32, body: &[u8]) -> Result<(SealedHeader, Bytes), Refused> {
+        let keys = if let Some(keys) = self.current.as_mut().filter(|keys| keys.index_local == index) {
+            keys
+        } else if let Some(waiting) =
+            self.waiting.as_mut().filter(|waiting| waiting.keys.index_local == index)
+        {
+            &mut waiting.keys
+        } else if let Some(old) = self.old.iter_mut().find(|old| old.keys.index_local == index) {
+            &mut old.keys
+        } else {
+            return Err(Refused::Late);
+        };
+        keys.open(body).map_err(|error| match error {
+            PacketError::Frame(_) => Refused::Bad,
+            PacketError::Repeated => Refused::Repeated,
+        })
     }
 
     pub(super) fn on_payload(
@@ -106,6 +110,19 @@ impl Session {
                 let rtt = ctx.now.since(ping.sent_at.ok_or(Refused::Late)?);
                 self.on_rtt(rtt);
                 ctx.events.push_back(SessionEvent::Pong { id: ping.id, result: Ok(rtt) });
+            }
+            channel::AGAIN => {
+                let mut reader = Reader::new(&payload);
+                let index = reader.u32().map_err(|_| Refused::Bad)?;
+                let (inner, payload) = self.open(index, reader.rest())?;
+                // Nothing else is kept; so none of these holds another one.
+                if inner.channel >= channel::KEEPALIVE {
+                    return Err(Refused::Bad);
+                }
+                if inner.route != ROUTE_BACK {
+                    self.feedback.on_packet(inner.route, packet.load, true, ctx.now);
+                }
+                return self.on_payload(&inner, payload, packet, ctx);
             }
             _ => return Err(Refused::Unknown),
         }
@@ -156,10 +173,7 @@ impl Session {
             }
         }
         if self.can_send() {
-            let (tail, by_way) = self.send_by_choice(channel, &payload, ctx);
-            if by_way && payload.len() <= MTU_MIN {
-                self.keep(tail, channel, payload);
-            }
+            self.send_by_choice(channel, &payload, ctx);
         }
         self.rekey(ctx);
     }
@@ -252,10 +266,7 @@ impl Session {
                 self.is_up() && self.place.as_ref().is_some_and(|known| known.locator != place.locator);
             self.learn(place, ctx);
             if moved {
-                self.routes.on_moved(ctx.now);
-                if !self.routes.rides() {
-                    ctx.events.push_back(SessionEvent::Moved { node: self.node });
-                }
+                self.on_moved(ctx);
             }
         }
     }

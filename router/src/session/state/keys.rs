@@ -10,9 +10,10 @@ use super::{
 use crate::error::Unreachable;
 use crate::lookup::Position;
 use crate::lookup::locator::LOCATOR_MAX;
+use crate::time::Instant;
 use crate::wire::body::init::{AckPayload, Init, InitAck, InitPayload};
 use crate::wire::body::sealed::channel;
-use crate::wire::body::{Body, Inbound, Outbound, tail};
+use crate::wire::body::{Body, Destination, Inbound, Outbound, tail};
 use bytes::Bytes;
 
 impl Session {
@@ -190,6 +191,7 @@ impl Session {
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.next_at <= ctx.now) else {
             return;
         };
+        let tries_before = attempt.tries;
         let goes_on = match self.via {
             Some(_) => attempt.tries < TRIES_VIA,
             None => ctx.now.since(attempt.began_at) < GIVE_UP,
@@ -201,7 +203,11 @@ impl Session {
             if attempt.tries >= DOUBT_AFTER && self.via.is_none() {
                 ctx.events.push_back(SessionEvent::Unanswered { node: self.node });
             }
-            self.send_init(ctx);
+            if self.via.is_none() && tries_before >= TRIES_ALIKE && tries_before.is_multiple_of(TRIES_ALIKE) {
+                self.renew_attempt(ctx);
+            } else {
+                self.send_init(ctx);
+            }
             return;
         }
         self.end_attempt(ctx);
@@ -245,6 +251,10 @@ impl Session {
     }
 
     pub(super) fn begin_attempt(&mut self, ctx: &mut Context<'_>) {
+        self.begin_attempt_as(Goes { began_at: ctx.now, tries: 0, by_ways: Vec::new() }, ctx);
+    }
+
+    fn begin_attempt_as(&mut self, goes: Goes, ctx: &mut Context<'_>) {
         *ctx.counter = (*ctx.counter).saturating_add(1);
         let counter = (*ctx.counter).max(self.floor);
         self.floor = counter.saturating_add(1);
@@ -264,13 +274,23 @@ impl Session {
             index,
             counter,
             seq: ctx.own.seq,
-            began_at: ctx.now,
-            tries: 0,
+            began_at: goes.began_at,
+            tries: goes.tries,
             cookies: 0,
             next_at: ctx.now,
+            by_ways: goes.by_ways,
         });
         ctx.stats.handshakes += 1;
         self.send_init(ctx);
+    }
+
+    /// The same attempt goes on under another ephemeral key and index: whoever swallowed what bore the former ones, the answer
+    /// above all, cannot tell that this belongs to it.
+    fn renew_attempt(&mut self, ctx: &mut Context<'_>) {
+        let Some(former) = &mut self.attempt else { return };
+        let (began_at, tries, by_ways) = (former.began_at, former.tries, std::mem::take(&mut former.by_ways));
+        self.end_attempt(ctx);
+        self.begin_attempt_as(Goes { began_at, tries, by_ways }, ctx);
     }
 
     pub(super) fn send_init(&mut self, ctx: &mut Context<'_>) {
@@ -284,19 +304,29 @@ impl Session {
         let Some(place) = &self.place else { return };
         attempt.next_at = ctx.now + retry_delay(attempt.tries);
         attempt.tries += 1;
-        let body = Body::from_slice(&attempt.body);
-        self.tails.push(tail(body.as_slice()));
-        // At first by all trees, then by each alone in turn: somebody on the way may swallow it.
-        let mask = tree_in_turn(place.locator.mask(), attempt.tries - 1);
-        let out = match ctx.neighbours {
-            Some(_) => Outbound::recording(self.sid, place, mask, 0, body),
-            None => Outbound::node(self.sid, place, 0, body),
-        };
-        ctx.out.push_back(out);
-        if attempt.tries == 2 && ctx.neighbours.is_some() {
+        self.tails.push(tail(&attempt.body));
+        // At first by all trees; then by two alone in turn, and every second time by all: somebody on the way may swallow it.
+        let trees = place.locator.mask();
+        let turn = attempt.tries - 1;
+        let alone =
+            (0..trees.count_ones().min(2)).filter(|_| turn > 0).map(|at| tree_in_turn(trees, 2 * turn + at));
+        let all = match turn {
             // The first may have gone straight to a node in sight, as somebody says: all trees together are untried then.
+            1 => Some(trees),
+            _ => turn.is_multiple_of(2).then_some(u8::MAX),
+        };
+        for mask in all.into_iter().chain(alone) {
             let body = Body::from_slice(&attempt.body);
-            ctx.out.push_back(Outbound::recording(self.sid, place, place.locator.mask(), 0, body));
+            ctx.out.push_back(match ctx.neighbours {
+                Some(_) => Outbound::recording(self.sid, place, mask, 0, body),
+                None => {
+                    let mut out = Outbound::node(self.sid, place, 0, body);
+                    if let Destination::Node { mask: all, .. } = &mut out.to {
+                        *all = mask;
+                    }
+                    out
+                }
+            });
         }
         if self.mapped {
             self.send_init_by_ways(ctx);
@@ -339,6 +369,7 @@ impl Session {
             return;
         }
         self.parked_bytes = 0;
+        self.send_again(None, ctx);
         for (channel, payload) in std::mem::take(&mut self.parked) {
             self.transmit(channel, payload, ctx);
         }
@@ -356,14 +387,23 @@ impl Session {
     }
 }
 
+/// What an attempt has in common with the one that it goes on for.
+struct Goes {
+    began_at: Instant,
+    tries: u32,
+    by_ways: Vec<u8>,
+}
+
+/// An INIT goes so often as it is; then with other keys: by then an answer to it would have come from nearly anywhere.
+const TRIES_ALIKE: u32 = 2;
 /// INITs without an answer before the map is asked for other ways.
 const MAP_AFTER: u32 = 2;
 
-/// All trees for the first try; then each that is in the mask alone, then all again.
-fn tree_in_turn(trees: u8, tries: u32) -> u8 {
+/// One of the trees in the mask, in turn.
+fn tree_in_turn(trees: u8, turn: u32) -> u8 {
     let mut left = trees;
-    for _ in 1..tries % (1 + trees.count_ones()) {
+    for _ in 0..turn.checked_rem(trees.count_ones()).unwrap_or(0) {
         left &= left - 1;
     }
-    if tries.is_multiple_of(1 + trees.count_ones()) { u8::MAX } else { left & left.wrapping_neg() }
+    if left == 0 { u8::MAX } else { left & left.wrapping_neg() }
 }

@@ -87,7 +87,7 @@ pub(in crate::session) struct Session {
     way: Vec<u8>,
     /// Of INITs and answers.
     tails: Tails,
-    /// The latest packets that went by ways: sent once more if somebody on the way says that it cannot pass them on.
+    /// The latest packets of the application: those that are not answered go once more when their way has failed.
     kept: VecDeque<Kept>,
     up_since: Option<Instant>,
     /// Last sign of use: a packet of the application in either direction, or the beginning.
@@ -160,6 +160,8 @@ struct Attempt {
     tries: u32,
     cookies: u32,
     next_at: Instant,
+    /// Ways of the map that its latest repetition took.
+    by_ways: Vec<u8>,
 }
 
 /// The newest INIT of the peer.
@@ -168,11 +170,17 @@ struct Heard {
     ephemeral: [u8; 32],
 }
 
-/// A packet that may have to go by another way.
+/// A packet, as it was sealed, that may have to go by another way. The other end's window takes it only once.
 struct Kept {
     tail: [u8; 8],
-    channel: u8,
-    payload: Bytes,
+    index: u32,
+    body: Vec<u8>,
+    flow: usize,
+    /// The way that it is numbered by, and the one that it took last.
+    id: u8,
+    via: u8,
+    sent_at: Instant,
+    tries: u8,
 }
 
 struct Ping {
@@ -306,10 +314,7 @@ impl Session {
             let moved = self.place.is_some() && self.is_up();
             self.place = Some(place);
             if moved {
-                self.routes.on_moved(ctx.now);
-                if !self.routes.rides() {
-                    ctx.events.push_back(SessionEvent::Moved { node: self.node });
-                }
+                self.on_moved(ctx);
             }
             self.send_init(ctx);
         }
@@ -493,8 +498,14 @@ const TELL_TRIES: u32 = 5;
 pub(crate) const PARKED_MAX: usize = 64;
 /// Bytes that wait for a session: two of the largest packets.
 pub(in crate::session) const PARKED_BYTES_MAX: usize = 128 * 1024;
-/// Packets kept for a second try: those of the round trip in which a way breaks, where packets are few.
+/// Packets kept for another try: those of the round trip in which a way breaks, where packets are few.
 const KEPT_MAX: usize = 4;
+/// For so long: then whoever sent them has sent them again.
+const KEPT_FOR: Duration = Duration::from_secs(3);
+/// Keys younger than that are not taken for the reason why nothing is answered.
+const KEYS_TRIED: Duration = Duration::from_secs(1);
+/// One goes so often in all: each way and each tree once.
+const KEPT_TRIES: u8 = 10;
 /// Pings under way to one node.
 const PINGS_MAX: usize = 8;
 const PING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,12 +1,13 @@
 //! Owns what a session has to do with source routes: which way each packet takes, and what is told back of the peer's.
-use super::super::cipher::OVERHEAD;
+use super::super::cipher::{Keys, OVERHEAD};
 use super::super::{Doubt, SessionEvent};
-use super::{Context, KEPT_MAX, Kept, Session};
+use super::{Context, KEPT_FOR, KEPT_MAX, KEPT_TRIES, KEYS_TRIED, Kept, Session};
+use crate::config::MTU_MIN;
 use crate::crypto::{Entropy, random};
 use crate::route::choose::{Env, FLOWS, Pick, RouteInfo, Todo};
 use crate::route::feedback::Echo;
 use crate::route::view::SeenLink;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::wire::Writer;
 use crate::wire::body::sealed::{ROUTE_BACK, SealedHeader, channel};
 use crate::wire::body::{self, Body, Destination, Inbound, List, Outbound, tail};
@@ -22,7 +23,9 @@ impl Session {
             self.feedback.on_packet(header.route, packet.load, asks, ctx.now);
         }
         let echo = Echo { route: header.echo_route, received: header.echo_received, load: header.echo_load };
-        self.with_ways(ctx, |routes, env| routes.on_echo(&echo, env));
+        if self.with_ways(ctx, |routes, env| routes.on_echo(&echo, env)) {
+            self.on_arrived(echo.route, ctx);
+        }
         self.learn_way(packet, None, ctx);
         if let (List::Record(record), Some(_)) = (&packet.list, ctx.neighbours) {
             self.routes.on_record(packet.way, record, ctx.now);
@@ -57,27 +60,107 @@ impl Session {
         rtt.is_some()
     }
 
+    /// More packets with the number of that way have come: those that were sent long enough ago are no longer kept.
+    fn on_arrived(&mut self, id: u8, ctx: &mut Context<'_>) {
+        let routes = &self.routes;
+        let mut others = 0u8;
+        let mut by = [0u8; KEPT_MAX];
+        self.kept.retain(|kept| {
+            let gone = kept.id == id && routes.is_told_of(id, kept.sent_at, ctx.now);
+            if gone && kept.via != id {
+                by[usize::from(others)] = kept.via;
+                others += 1;
+            }
+            !gone
+        });
+        for &via in &by[..usize::from(others)] {
+            self.with_ways(ctx, |routes, env| routes.on_resent_arrived(via, env));
+        }
+    }
+
     /// A packet did not arrive. False: it was none that went by a way.
     pub(super) fn on_lost(&mut self, tail: &[u8; 8], ctx: &mut Context<'_>) -> bool {
         let was_way = self.with_ways(ctx, |routes, env| routes.on_lost(tail, env));
-        let kept = self.kept.iter().position(|kept| kept.tail == *tail);
-        let again = kept.and_then(|at| self.kept.remove(at));
-        if let Some(Kept { channel, payload, .. }) = &again {
-            // Once: it is not kept again.
-            self.control(*channel, payload, ctx);
-        }
-        if was_way {
-            self.tend_ways(ctx);
-        }
-        was_way || again.is_some()
+        self.tend_ways(ctx);
+        was_way
     }
 
-    /// Remembers a packet that went by a way.
-    pub(super) fn keep(&mut self, tail: [u8; 8], channel: u8, payload: Bytes) {
-        if self.kept.len() >= KEPT_MAX {
-            self.kept.pop_front();
+    /// What went by that way (any, if none is named) and was not answered goes once more, as it is, by what is chosen now.
+    pub(super) fn send_again(&mut self, failed: Option<u8>, ctx: &mut Context<'_>) {
+        let mut waiting = false;
+        for at in 0..self.kept.len() {
+            let kept = &self.kept[at];
+            let young = ctx.now.since(kept.sent_at) < KEPT_FOR && kept.tries < KEPT_TRIES;
+            if failed.is_some_and(|failed| kept.via != failed) || !young {
+                continue;
+            }
+            waiting = true;
+            let (flow, len) = (kept.flow, kept.body.len());
+            let pick = self.with_ways(ctx, |routes, env| routes.pick(flow, len, env));
+            let via = if let Pick::Way(via, _) = pick { via } else { 0 };
+            let kept = &mut self.kept[at];
+            kept.tries += 1;
+            kept.via = via;
+            let (id, index, tail) = (kept.id, kept.index, kept.tail);
+            let body = Body::from_slice(&kept.body);
+            self.routes.on_resent(id, via, tail, ctx.now);
+            if self.current.as_ref().is_some_and(|keys| keys.index_remote == index) {
+                self.send_sealed(pick, index, body, ctx);
+            } else if AGAIN_BYTES + len <= MTU_MIN {
+                // Who let packets with the old index through, or not, does not know the new one.
+                let mut payload = Vec::with_capacity(AGAIN_BYTES + len);
+                payload.put_four(index);
+                payload.put(body.as_slice());
+                self.send_by(pick, false, true, None, channel::AGAIN, &payload, ctx);
+            }
         }
-        self.kept.push_back(Kept { tail, channel, payload });
+        let stale = |keys: &Keys| keys.made_at + KEYS_TRIED <= ctx.now;
+        let trees_failed = failed == Some(0) && waiting && !self.routes.has_live();
+        if trees_failed
+            && self.attempt.is_none()
+            && self.place.is_some()
+            && ctx.now >= self.attempt_after
+            && self.current.as_ref().is_some_and(stale)
+        {
+            // Neither ways nor trees: perhaps somebody drops what has this index. New keys have another one.
+            self.begin_attempt(ctx);
+        }
+    }
+
+    /// Sends what is sealed already.
+    fn send_sealed(&mut self, pick: Pick, index: u32, body: Body, ctx: &mut Context<'_>) {
+        let Some(place) = &self.place else { return };
+        let to = match pick {
+            Pick::Way(_, ports) => Destination::Back(ports),
+            Pick::Trees(mask) => {
+                let (sid, locator) = (self.sid, place.locator.clone());
+                Destination::Node { sid, locator, mask, record: false }
+            }
+        };
+        ctx.out.push_back(Outbound { to, index, body });
+    }
+
+    /// The peer is somewhere else than it was.
+    pub(super) fn on_moved(&mut self, ctx: &mut Context<'_>) {
+        self.routes.on_moved(ctx.now);
+        if !self.routes.rides() {
+            ctx.events.push_back(SessionEvent::Moved { node: self.node });
+        }
+        if self.can_send() {
+            // What was led to where it is no longer.
+            self.send_again(Some(0), ctx);
+        }
+    }
+
+    /// Remembers a packet as it was sealed.
+    fn keep(&mut self, flow: usize, id: u8, index: u32, body: &Body, now: Instant) {
+        // The oldest gives its room.
+        let spare = if self.kept.len() >= KEPT_MAX { self.kept.pop_front() } else { None };
+        let mut bytes = spare.map_or(Vec::new(), |kept| kept.body);
+        bytes.clear();
+        bytes.extend_from_slice(body.as_slice());
+        let tail = tail(&bytes);
+        self.kept.push_back(Kept { tail, index, body: bytes, flow, id, via: id, sent_at: now, tries: 1 });
     }
 
     /// A packet was too large for its way; a body of that size would have passed.
@@ -107,31 +190,23 @@ impl Session {
     // What goes.
 
     /// Seals and sends along the way of the flow that the packet belongs to.
-    /// Gives the tail of the packet, and whether it went by a source route.
-    pub(super) fn send_by_choice(
-        &mut self,
-        channel: u8,
-        payload: &[u8],
-        ctx: &mut Context<'_>,
-    ) -> ([u8; 8], bool) {
+    pub(super) fn send_by_choice(&mut self, channel: u8, payload: &[u8], ctx: &mut Context<'_>) {
         let flow = flow_of(channel, payload);
         let pick = match ctx.neighbours {
             Some(_) => self.with_ways(ctx, |routes, env| routes.pick(flow, payload.len(), env)),
             None => Pick::Trees(u8::MAX),
         };
         let asks = channel < channel::KEEPALIVE || channel == channel::PING;
-        let by_way = matches!(pick, Pick::Way(..));
-        let tail = self.send_by(pick, false, asks, None, channel, payload, ctx);
+        self.send_by(pick, false, asks, None, channel, payload, ctx);
         if ctx.neighbours.is_some() && channel < channel::KEEPALIVE {
             self.with_ways(ctx, |routes, env| routes.wish(env));
         }
         if self.routes.has_todo() {
             self.tend_ways(ctx);
         }
-        (tail, by_way)
     }
 
-    /// Seals and sends along a way; gives the packet's tail. `record`: its hops shall write themselves down; `asks`: the peer will give a sign of it,
+    /// Seals and sends along a way. `record`: its hops shall write themselves down; `asks`: the peer will give a sign of it,
     /// and until it does one is owed; `about`: which of the peer's ways it shall hear of.
     #[allow(clippy::too_many_arguments)] // what makes a packet
     fn send_by(
@@ -143,14 +218,14 @@ impl Session {
         channel: u8,
         payload: &[u8],
         ctx: &mut Context<'_>,
-    ) -> [u8; 8] {
-        let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return [0; 8] };
+    ) {
+        let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return };
         let route = if let Pick::Way(id, _) = &pick { *id } else { 0 };
         let echo = self.feedback.take(about);
         let body = keys.seal(&header(channel, route, self.routes.sent(route), &echo), payload);
         self.bytes_out += payload.len() as u64;
-        let tail = tail(body.as_slice());
-        self.routes.on_sent(route, tail, asks, ctx.now);
+        let index = keys.index_remote;
+        self.routes.on_sent(route, tail(body.as_slice()), asks, ctx.now);
         // Ways to a peer are those around its link.
         let around = ctx.neighbours.filter(|_| record).and_then(|all| all.get(&self.sid));
         let to = match pick {
@@ -162,8 +237,10 @@ impl Session {
                 Destination::Node { sid: self.sid, locator: place.locator.clone(), mask, record }
             }
         };
-        ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
-        tail
+        if channel < channel::KEEPALIVE && payload.len() <= MTU_MIN && ctx.neighbours.is_some() {
+            self.keep(flow_of(channel, payload), route, index, &body, ctx.now);
+        }
+        ctx.out.push_back(Outbound { to, index, body });
     }
 
     /// Answers along the way that the peer's latest packet came by, which is thereby shown to work both ways.
@@ -232,11 +309,12 @@ impl Session {
 
     /// INIT by the ways that the map gave, two of them each time. It is the same INIT: whichever comes first is answered.
     pub(super) fn send_init_by_ways(&mut self, ctx: &mut Context<'_>) {
-        let ways = self.with_ways(ctx, |routes, env| routes.untried(env));
-        let Some(attempt) = self.attempt.as_ref().filter(|_| !ways.is_empty()) else { return };
-        for at in 0..ways.len().min(INITS_BY_WAYS) {
-            let way = &ways[(attempt.tries as usize * INITS_BY_WAYS + at) % ways.len()];
-            ctx.out.push_back(Outbound::back(way, 0, &attempt.body));
+        let tried = self.attempt.as_mut().map(|attempt| std::mem::take(&mut attempt.by_ways));
+        let ways = self.with_ways(ctx, |routes, env| routes.untried(&tried.unwrap_or_default(), env));
+        let Some(attempt) = self.attempt.as_mut() else { return };
+        for (id, ports) in ways.into_iter().take(INITS_BY_WAYS) {
+            attempt.by_ways.push(id);
+            ctx.out.push_back(Outbound::back(&ports, 0, &attempt.body));
         }
     }
 
@@ -260,6 +338,7 @@ impl Session {
                     };
                     self.ask(pick, id, false, ctx);
                 }
+                Todo::Again(id) => self.send_again(Some(id), ctx),
                 Todo::Record(mask) => self.ask(Pick::Trees(mask), 0, true, ctx),
                 Todo::Probe(ports) => self.probe(ports, ctx),
                 Todo::Map => ctx.events.push_back(SessionEvent::Cornered { node: self.node }),
@@ -351,6 +430,8 @@ fn flow_of(channel: u8, payload: &[u8]) -> usize {
 /// Length of a probe: that of a question with a little to say.
 const PROBE_BYTES: usize = 9 + 12 + 16 + 48;
 /// Ways that one repetition of INIT takes beside the trees.
-const INITS_BY_WAYS: usize = 2;
+const INITS_BY_WAYS: usize = 3;
+/// What a packet that goes once more under new keys is longer than before.
+const AGAIN_BYTES: usize = 4;
 /// Questions, records and news that one call may bring.
 const TODO_MAX: usize = 64;

@@ -73,6 +73,8 @@ pub mod channel {
     pub const PROBE: u8 = 0x86;
     /// token:8, then up to two of the sender's ports.
     pub const PROBED: u8 = 0x87;
+    /// index:4 body: a packet of the application once more, as it was sealed under former keys of the session.
+    pub const AGAIN: u8 = 0x88;
 }
 
 /// The number of a route: packets that go by the trees.
