@@ -99,6 +99,24 @@ fn several_diverse_routes_are_found_on_a_grid() {
 }
 
 #[test]
+fn what_a_silent_route_swallowed_arrives_once_by_another() {
+    let mut net = Net::new(36, 9);
+    grid(&mut net, 6);
+    net.run(3 * SECOND);
+    for _ in 0..4 {
+        say(&mut net, 0, 35);
+    }
+    let used = live(&mut net, 0, 35).into_iter().find(|route| route.used).unwrap();
+    let dropper = (0..36).find(|&n| net.ids[n].sid() == used.hops[4]).unwrap();
+    net.tap =
+        Box::new(move |from, _, frame| from != dropper || !matches!(frame[0], kind::DATA_S | kind::DATA_T));
+    let before = net.received(35).len();
+    net.send(0, 35, b"once");
+    net.run(3 * SECOND);
+    assert_eq!(net.received(35).len(), before + 1, "nobody sent it again but the router");
+}
+
+#[test]
 fn a_route_that_falls_silent_is_left_within_its_patience() {
     let mut net = Net::new(36, 9);
     grid(&mut net, 6);

@@ -308,12 +308,13 @@ impl Session {
         // At first by all trees; then by two alone in turn, and every second time by all: somebody on the way may swallow it.
         let trees = place.locator.mask();
         let turn = attempt.tries - 1;
-        let alone =
-            (0..trees.count_ones().min(2)).filter(|_| turn > 0).map(|at| tree_in_turn(trees, 2 * turn + at));
+        // With a single tree all is one.
+        let several = trees.count_ones() > 1;
+        let alone = (0..2).filter(|_| turn > 0 && several).map(|at| tree_in_turn(trees, 2 * turn + at));
         let all = match turn {
             // The first may have gone straight to a node in sight, as somebody says: all trees together are untried then.
             1 => Some(trees),
-            _ => turn.is_multiple_of(2).then_some(u8::MAX),
+            _ => (turn.is_multiple_of(2) || !several).then_some(u8::MAX),
         };
         for mask in all.into_iter().chain(alone) {
             let body = Body::from_slice(&attempt.body);
