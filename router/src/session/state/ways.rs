@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// Sends what is sealed already.
-    fn send_sealed(&mut self, pick: Pick, index: u32, body: Body, ctx: &mut Context<'_>) {
+    fn send_sealed(&self, pick: Pick, index: u32, body: Body, ctx: &mut Context<'_>) {
         let Some(place) = &self.place else { return };
         let to = match pick {
             Pick::Way(_, ports) => Destination::Back(ports),
