@@ -231,7 +231,7 @@ impl Keyring {
                 Ok(keys)
             }
             Err(error) => {
-                let Some((keys, document)) = self.from_notaries(server, ids, stored.as_deref()).await else {
+                let Some((keys, document)) = self.notaries_word(server, ids, stored.as_deref()).await else {
                     *turn = pause(PAUSE_FAILED, error.clone());
                     return stored.ok_or(error);
                 };

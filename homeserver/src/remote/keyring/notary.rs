@@ -39,7 +39,7 @@ impl Keyring {
     }
 
     /// A server's keys as the notaries have them, and the document that says so. Nothing, if none of them has any.
-    pub(super) async fn from_notaries(
+    pub(super) async fn notaries_word(
         &self,
         server: &ServerName,
         ids: &BTreeSet<String>,
@@ -75,7 +75,7 @@ impl Keyring {
         if missing.is_empty() {
             return;
         }
-        let Some((old, _)) = self.from_notaries(server, &missing, Some(keys)).await else { return };
+        let Some((old, _)) = self.notaries_word(server, &missing, Some(keys)).await else { return };
         for (id, mut key) in old.keys.into_iter().filter(|(id, _)| missing.contains(id)) {
             // The server has it no more: it is good for what was signed while its promise held.
             key.expired_ms = key.expired_ms.or(key.valid_until_ms);

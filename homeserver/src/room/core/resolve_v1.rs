@@ -69,7 +69,7 @@ pub(super) fn resolve(rules: &RoomVersionRules, graph: &impl Graph, maps: &[Numb
     for (skey, list) in open {
         let allowed = list.iter().find(|(_, pdu)| is_allowed(rules, pdu, &known));
         // If none is allowed, the shallowest.
-        if let Some((event, _)) = allowed.or(list.last()) {
+        if let Some((event, _)) = allowed.or_else(|| list.last()) {
             resolved.insert(skey, *event);
         }
     }

@@ -422,7 +422,11 @@ async fn the_same_history_in_any_order_ends_in_the_same_state() {
         for _ in 0..orders() {
             let order = history.forwards(&mut dice);
             let outcome = history.fed(&order).await;
-            assert_eq!(outcome.ends, [history.last.clone()], "version {version}, order {order:?}");
+            assert_eq!(
+                outcome.ends,
+                std::slice::from_ref(&history.last),
+                "version {version}, order {order:?}"
+            );
             match &expected {
                 None => expected = Some(outcome),
                 Some(expected) => assert_eq!(&outcome, expected, "version {version}, order {order:?}"),

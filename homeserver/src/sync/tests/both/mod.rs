@@ -53,7 +53,7 @@ impl Device {
 
     /// Threads are counted apart.
     fn knows_threads(&self) -> bool {
-        self.number % 4 == 0
+        self.number.is_multiple_of(4)
     }
 
     fn filter(&self, limit: u64) -> Value {
@@ -143,7 +143,8 @@ impl Device {
         let is_direct = |id: &str| direct.contains(id);
         let is_favourite = |id: &str| data(id, "m.tag")["tags"]["m.favourite"].is_object();
         let is_invite = |id: &str| truths[id].membership() == "invite";
-        let filters: [(&str, &dyn Fn(&str) -> bool); 4] = [
+        type Filter<'a> = &'a dyn Fn(&str) -> bool;
+        let filters: [(&str, Filter<'_>); 4] = [
             ("all", &|_| true),
             ("direct", &is_direct),
             ("favourite", &is_favourite),

@@ -79,9 +79,11 @@ impl Room {
             if own {
                 member = text(&event.content, "membership");
             }
-            let sees = |(history, member): &(String, String)| match (&**history, &**member) {
-                (_, "join") | ("invited", "invite") | ("shared" | "world_readable", _) => true,
-                _ => false,
+            let sees = |(history, member): &(String, String)| {
+                matches!(
+                    (&**history, &**member),
+                    (_, "join") | ("invited", "invite") | ("shared" | "world_readable", _)
+                )
             };
             if sees(&before) || sees(&(history.clone(), member.clone())) {
                 seen.push(event.id.clone());

@@ -125,8 +125,7 @@ impl World {
             users.push(home.user(name).await);
         }
         let mut rooms = Vec::new();
-        for n in 0..ROOMS {
-            let visibility = VISIBILITIES[n];
+        for (n, visibility) in VISIBILITIES.into_iter().enumerate().take(ROOMS) {
             let rule = if n == 2 { "knock" } else { "public" };
             let state = json!([
                 {"type": "m.room.history_visibility", "state_key": "", "content": {"history_visibility": visibility}},
@@ -185,7 +184,7 @@ impl World {
                 if self.rooms.len() < ROOMS_MAX {
                     let (by, other) = (&self.users[*user], &self.users[*invite]);
                     let invited = if user == invite { json!([]) } else { json!([other.id]) };
-                    let asked = json!({"preset": "private_chat", "invite": invited, "is_direct": n % 2 == 0});
+                    let asked = json!({"preset": "private_chat", "invite": invited, "is_direct": n.is_multiple_of(2)});
                     let made = Doer(self.home()).create(by, asked).await;
                     self.rooms.push(made);
                 }
@@ -217,7 +216,10 @@ impl World {
             Op::State { user, room, kind } => {
                 let content = [
                     ("m.room.topic", json!({"topic": n.to_string()})),
-                    ("m.room.name", json!({"name": if n % 5 == 0 { String::new() } else { n.to_string() }})),
+                    (
+                        "m.room.name",
+                        json!({"name": if n.is_multiple_of(5) { String::new() } else { n.to_string() }}),
+                    ),
                     ("m.room.history_visibility", json!({"history_visibility": VISIBILITIES[n % 4]})),
                     ("x.state", json!({"n": n})),
                 ];
