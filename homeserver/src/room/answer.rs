@@ -1,5 +1,7 @@
 //! The resident server's side of the handshakes: templates for others' membership events, and taking those events in.
 
+use std::time::Duration;
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::RawStrippedState, room_version_rules::RoomVersionRules,
@@ -33,6 +35,9 @@ pub struct JoinReply {
     /// Members were left out of the state.
     pub omitted: bool,
 }
+
+/// How long a server that wants to join waits here for a room whose state is still on its way.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Rooms {
     /// `make_join`: the join that a user of `origin` may sign.
@@ -224,11 +229,12 @@ impl Rooms {
         Ok(())
     }
 
-    /// Nobody comes in through a server that does not know all of the room itself.
+    /// Nobody comes in through a server that does not know all of the room itself. A small room is whole in no time, so
+    /// a moment is waited before the asker is sent to another server.
     async fn check_whole(&self, room: &RoomId) -> Result<(), RoomError> {
-        match self.is_partial(room).await? {
-            true => Err(unknown(room)),
-            false => Ok(()),
+        match self.is_whole_within(room, WHOLE_PATIENCE).await? {
+            true => Ok(()),
+            false => Err(unknown(room)),
         }
     }
 

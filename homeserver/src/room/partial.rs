@@ -70,26 +70,35 @@ impl Rooms {
 
     /// Waits until the room's whole state is here, if only a part of it is.
     pub async fn wait_whole(&self, room: &RoomId) -> Result<(), RoomError> {
+        match self.is_whole_within(room, PATIENCE).await? {
+            true => Ok(()),
+            false => Err(RoomError::Unreachable(
+                "the room's members are still on their way from another server; try again in some minutes"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Whether the room's whole state is here, or comes before `patience` is over.
+    pub(in crate::room) async fn is_whole_within(
+        &self,
+        room: &RoomId,
+        patience: Duration,
+    ) -> Result<bool, RoomError> {
         // The position is watched before the look, so that nothing falls between.
         let mut position = self.inner.notify.position();
         let wait = async {
             loop {
                 position.mark_unchanged();
                 if !self.is_partial(room).await? {
-                    return Ok(());
+                    return Ok(true);
                 }
                 if position.changed().await.is_err() {
                     return Err(RoomError::Busy);
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(result) => result,
-            Err(_) => Err(RoomError::Unreachable(
-                "the room's members are still on their way from another server; try again in some minutes"
-                    .into(),
-            )),
-        }
+        tokio::time::timeout(patience, wait).await.unwrap_or(Ok(false))
     }
 
     /// Holds back what is fetched, until the answer is dropped.

@@ -46,6 +46,8 @@ const JOBS_MAX: usize = 256;
 const PIPELINE_MAX: usize = 256;
 /// Times that a job is built anew before its caller is told to come again.
 const TRIES_MAX: u32 = 16;
+/// Times that a worker is started for one job: one may end just then, a second one has hardly begun.
+const STARTS_MAX: u32 = 4;
 /// A worker without work ends after this.
 const IDLE: Duration = Duration::from_secs(30);
 /// Auth events kept by a worker; past this they are read again.
@@ -90,13 +92,15 @@ impl Workers {
         room: &RoomId,
         mut job: Job,
     ) -> Result<(), RoomError> {
-        loop {
+        for _ in 0..STARTS_MAX {
             match self.sender(tools, room).send(job).await {
                 Ok(()) => return Ok(()),
                 // The worker ended between the look-up and the send.
                 Err(back) => job = back.0,
             }
         }
+        // The runtime is ending: it drops each worker that is started.
+        Err(RoomError::Busy)
     }
 
     fn sender(&self, tools: &Tools, room: &RoomId) -> mpsc::Sender<Job> {
