@@ -30,7 +30,7 @@ pub struct JoinReply {
     pub auth_chain: Vec<PduJson>,
     /// The join, signed by us too if it needed that.
     pub event: PduJson,
-    /// Servers in the room.
+    /// Servers in the room before the join.
     pub servers: Vec<String>,
     /// Members were left out of the state.
     pub omitted: bool,
@@ -104,15 +104,16 @@ impl Rooms {
             self.countersign(&mut event, &rules)?;
         }
         let signed = raw(&event);
+        // Those before the join are told.
+        let mut servers: Vec<String> = self.room_servers(room).await?.into_iter().map(String::from).collect();
+        if !servers.iter().any(|server| *server == self.server_name().as_str()) {
+            servers.push(self.server_name().to_string());
+        }
         self.receive_handshake(origin, room, event).await?;
         let answer = match omit {
             true => self.lean_state_answer(origin, room, id).await?,
             false => self.state_answer(origin, room, id).await?,
         };
-        let mut servers: Vec<String> = self.room_servers(room).await?.into_iter().map(String::from).collect();
-        if !servers.iter().any(|server| *server == self.server_name().as_str()) {
-            servers.push(self.server_name().to_string());
-        }
         let (state, auth_chain) = (answer.state, answer.auth_chain);
         Ok(JoinReply { state, auth_chain, event: signed, servers, omitted: omit })
     }

@@ -28,13 +28,14 @@ impl Users {
         neighbours.refresh().await;
         let mates = self.room_mates(searcher).await?;
         let mut ours = self.people(PEOPLE_SCANNED_MAX).await?;
+        // Whoever is in a public room finds what others find.
+        let mut seen = false;
         if !everyone {
             let shown: HashSet<OwnedUserId> = mates.iter().map(|mate| mate.user_id.clone()).collect();
             let public = self.in_public_rooms().await?;
             ours.retain(|person| shown.contains(&person.user_id) || public.contains(&person.user_id));
+            seen = public.contains(searcher);
         }
-        // Whoever is in a public room finds what others find.
-        let seen = !everyone && ours.iter().any(|person| person.user_id == searcher);
         // Later ones win: a user's own profile says more than a membership in some room.
         for person in neighbours.people().into_iter().chain(mates).chain(ours) {
             if person.matches(&needle) && (person.user_id != searcher || seen) {
