@@ -2,8 +2,8 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use router::Instant;
 use router::crypto::AeadKey;
-use router::session::cipher::Keys;
-use router::session::handshake::TransportKeys;
+use router::session::cipher::{Indexes, Keys};
+use router::session::handshake::{ALIASES, TransportKeys};
 use router::wire::body::sealed::SealedHeader;
 use std::hint::black_box;
 
@@ -11,7 +11,8 @@ use std::hint::black_box;
 fn pair() -> (Keys, Keys) {
     let make = |seal, open| {
         let keys = TransportKeys { seal: AeadKey::new(&[seal; 32]), open: AeadKey::new(&[open; 32]) };
-        Keys::new(keys, 1, 2, true, Instant::ZERO)
+        let (local, remote) = (Indexes::new(1, &[3; ALIASES]), Indexes::new(2, &[4; ALIASES]));
+        Keys::new(keys, local, remote, true, Instant::ZERO)
     };
     (make(1, 2), make(2, 1))
 }

@@ -66,6 +66,31 @@ fn a_dropper_is_suspect_to_all_its_neighbours_within_an_audit_round() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// From now on that node drops every second flow, as it tells them apart by the receiver's index.
+fn drop_every_second_index(net: &mut Net, dropper: usize) {
+    let mut came: BTreeSet<Vec<u8>> = BTreeSet::new();
+    net.tap = Box::new(move |from, to, frame| {
+        if !matches!(frame.first(), Some(&(kind::DATA_T | kind::DATA_S))) || frame.len() < 24 {
+            return true;
+        }
+        let name = frame[frame.len() - 16..].to_vec();
+        if to == dropper && router::wire::data::flow_of(frame).count_ones() % 2 == 1 {
+            came.insert(name);
+            return true;
+        }
+        from != dropper || !came.contains(&name)
+    });
+}
+
+#[test]
+fn who_drops_every_second_flow_is_suspect_within_an_audit_round() {
+    let mut net = Net::new(16, 3);
+    grid(&mut net, 4);
+    drop_every_second_index(&mut net, 5);
+    net.run(2 * MINUTE);
+    assert_eq!(suspects(&mut net), BTreeSet::from([(1, 5), (4, 5), (6, 5), (9, 5)]));
+}
+
 #[test]
 fn who_begins_to_drop_under_traffic_is_suspect_soon() {
     let mut net = Net::new(16, 3);

@@ -117,6 +117,29 @@ fn what_a_silent_route_swallowed_arrives_once_by_another() {
 }
 
 #[test]
+fn what_one_index_does_not_bring_through_another_does() {
+    // Everybody's only way leads over a node that drops every second flow, as it tells them apart.
+    let mut net = Net::new(3, 9);
+    line(&mut net);
+    let dropped = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = dropped.clone();
+    net.tap = Box::new(move |from, _, frame| {
+        let packet = matches!(frame[0], kind::DATA_S | kind::DATA_T);
+        let drops = from == 1 && packet && router::wire::data::flow_of(frame).count_ones() % 2 == 1;
+        count.set(count.get() + u32::from(drops));
+        !drops
+    });
+    net.run(3 * SECOND);
+    for _ in 0..20 {
+        let before = net.received(2).len();
+        net.send(0, 2, b"word");
+        assert!(net.run_until(4 * SECOND, |net| net.received(2).len() > before).is_some());
+        net.run(SECOND);
+    }
+    assert!(dropped.get() > 0, "it has tried");
+}
+
+#[test]
 fn a_route_that_falls_silent_is_left_within_its_patience() {
     let mut net = Net::new(36, 9);
     grid(&mut net, 6);

@@ -27,8 +27,10 @@ use crate::trace::{Itself, Seen};
 pub enum DropperKind {
     /// All.
     Silent,
-    /// Those of every second flow.
+    /// Those of every second flow, told apart by the receiver's index alone, and all droppers choose alike.
     Selective,
+    /// Those of every second flow, told apart by index, ports ahead and destination, each dropper by a secret of its own.
+    SelectiveSecret,
     /// All but those that could be an audit by what a node on the way sees: sent by the neighbour that they come from.
     AuditAware,
     /// All but those that it can give to a fellow, so that fellows vouch for each other.
@@ -112,6 +114,7 @@ impl Malice {
         let passes = match self.kind {
             DropperKind::Silent | DropperKind::Colluding => false,
             DropperKind::Selective => flow(&seen).is_multiple_of(2),
+            DropperKind::SelectiveSecret => secret_flow(self.me, &seen).is_multiple_of(2),
             DropperKind::AuditAware => seen.rev.is_empty(),
         };
         self.transit.insert(seen.key, passes);
@@ -182,6 +185,17 @@ fn flow(seen: &Seen<'_>) -> u64 {
     let dst = seen.dst.map_or(0, |dst| u64::from_be_bytes(*dst.as_bytes()));
     let index = if seen.index == 0 { dst } else { u64::from(seen.index) };
     index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33
+}
+
+/// The same for all packets that have index, ports ahead and destination in common; another dropper sees another number.
+fn secret_flow(dropper: router::Sid, seen: &Seen<'_>) -> u8 {
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(dropper.as_bytes())
+        .update(&seen.index.to_be_bytes())
+        .update(seen.ports.unwrap_or_default());
+    hasher.update(seen.dst.as_ref().map_or(&[], |dst| &dst.as_bytes()[..]));
+    hasher.finalize().as_bytes()[0]
 }
 
 /// What the address of who is at that place is made of.

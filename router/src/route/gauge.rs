@@ -21,6 +21,8 @@ pub struct Gauge {
     owed_since: Option<Instant>,
     asked_at: Instant,
     tails: Tails,
+    /// Which of the other end's receiver indexes its packets bear.
+    turn: u8,
 }
 
 /// What an echo says.
@@ -75,6 +77,7 @@ impl Default for Gauge {
             owed_since: None,
             asked_at: Instant::ZERO,
             tails: Tails::default(),
+            turn: 0,
         }
     }
 }
@@ -83,6 +86,16 @@ impl Gauge {
     /// Packets sent by it so far, low 32 bits.
     pub const fn sent(&self) -> u32 {
         self.sent
+    }
+
+    /// Which of the other end's receiver indexes its packets bear.
+    pub const fn turn(&self) -> u8 {
+        self.turn
+    }
+
+    /// Packets bear that one from now on.
+    pub fn set_turn(&mut self, turn: u8) {
+        self.turn = turn;
     }
 
     /// The latest packets.

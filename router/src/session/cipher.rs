@@ -1,6 +1,6 @@
 //! Owns the keys of a session and the packets sealed with them. The hot path: one allocation a packet, no copy but
 //! that of the payload.
-use super::handshake::TransportKeys;
+use super::handshake::{ALIASES, TransportKeys};
 use super::window::{COUNTER_MAX, Window};
 use crate::crypto::{AeadKey, TAG_LEN};
 use crate::time::Instant;
@@ -9,14 +9,48 @@ use crate::wire::codec::{Reader, Writer};
 use crate::wire::{FrameError, body, body::Body};
 use bytes::{Buf, Bytes, BytesMut};
 
+/// All receiver indexes of one end of a session, in an order that both ends know. A packet may bear any of them: nobody on
+/// the way can tell that they belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indexes([u32; 1 + ALIASES]);
+
+impl Indexes {
+    /// The one that was drawn and named in the handshake, and the others.
+    pub fn new(drawn: u32, others: &[u32; ALIASES]) -> Self {
+        let mut all = [drawn; 1 + ALIASES];
+        all[1..].copy_from_slice(others);
+        Self(all)
+    }
+
+    /// The one that was drawn: it names the keys.
+    pub const fn drawn(&self) -> u32 {
+        self.0[0]
+    }
+
+    /// One of them, in turn.
+    pub const fn nth(&self, turn: u8) -> u32 {
+        self.0[turn as usize % self.0.len()]
+    }
+
+    /// Whose turn it is with that index, if it is one of them.
+    pub fn turn_of(&self, index: u32) -> Option<u8> {
+        self.0.iter().position(|&known| known == index).map(|at| at as u8)
+    }
+
+    /// All.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.into_iter()
+    }
+}
+
 /// One pair of keys, one for each direction, and the counters that go with them.
 pub struct Keys {
     seal: AeadKey,
     open: AeadKey,
-    /// Receiver index that the peer puts before packets under these keys.
-    pub(super) index_local: u32,
-    /// The one that we put before ours.
-    pub(super) index_remote: u32,
+    /// Receiver indexes that the peer puts before packets under these keys.
+    pub(super) local: Indexes,
+    /// Those that we put before ours.
+    pub(super) remote: Indexes,
     /// We began the handshake that gave them.
     pub(super) initiator: bool,
     pub(super) made_at: Instant,
@@ -26,18 +60,12 @@ pub struct Keys {
 
 impl Keys {
     /// Fresh keys.
-    pub fn new(
-        keys: TransportKeys,
-        index_local: u32,
-        index_remote: u32,
-        initiator: bool,
-        now: Instant,
-    ) -> Self {
+    pub fn new(keys: TransportKeys, local: Indexes, remote: Indexes, initiator: bool, now: Instant) -> Self {
         Self {
             seal: keys.seal,
             open: keys.open,
-            index_local,
-            index_remote,
+            local,
+            remote,
             initiator,
             made_at: now,
             sent: 0,
@@ -122,7 +150,9 @@ mod tests {
     fn pair() -> (Keys, Keys) {
         let key = |seed| AeadKey::new(&[seed; 32]);
         let make = |seal, open| {
-            Keys::new(TransportKeys { seal: key(seal), open: key(open) }, 1, 2, true, Instant::ZERO)
+            let keys = TransportKeys { seal: key(seal), open: key(open) };
+            let (local, remote) = (Indexes::new(1, &[3; ALIASES]), Indexes::new(2, &[4; ALIASES]));
+            Keys::new(keys, local, remote, true, Instant::ZERO)
         };
         (make(1, 2), make(2, 1))
     }

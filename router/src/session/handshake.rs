@@ -45,6 +45,18 @@ pub struct TransportKeys {
     pub open: AeadKey,
 }
 
+/// Receiver indexes that only the two ends know to belong together, beside the two that they drew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aliases {
+    /// Where the initiator receives.
+    pub initiator: [u32; ALIASES],
+    /// Where the responder does.
+    pub responder: [u32; ALIASES],
+}
+
+/// Seven, and the one that was drawn: who drops every second index drops all of them in one of 256 sessions.
+pub const ALIASES: usize = 7;
+
 /// A handshake that we began.
 pub struct Initiator {
     state: Symmetric,
@@ -83,6 +95,11 @@ impl Initiator {
     /// The fresh public key in the INIT.
     pub fn ephemeral(&self) -> &[u8; 32] {
         &self.ephemeral_public
+    }
+
+    /// The further indexes of the session, and of the answer.
+    pub fn aliases(&self) -> Aliases {
+        self.state.aliases()
     }
 
     /// Opens the answer. A forged one changes nothing.
@@ -138,6 +155,11 @@ impl Responder {
         let mut sealed = init.payload.to_vec();
         let payload = InitPayload::decode(state.open(&key, &mut sealed)?)?;
         Ok(Self { peer, payload, state, peer_dh, peer_ephemeral })
+    }
+
+    /// The further indexes of the session, and of the answer.
+    pub fn aliases(&self) -> Aliases {
+        self.state.aliases()
     }
 
     /// Answers it; the bytes are the INIT_ACK.
@@ -239,6 +261,18 @@ impl Symmetric {
         hash::split(&self.chain, b"transport")
     }
 
+    /// From the state after INIT: the answer bears one of them already. Nobody on the way can compute them.
+    fn aliases(&self) -> Aliases {
+        let mut out = [0; 2 * 4 * ALIASES];
+        blake3::Hasher::new_keyed(&self.chain).update(b"indexes").finalize_xof().fill(&mut out);
+        let (words, _) = out.as_chunks::<4>();
+        let index = |at: usize| u32::from_be_bytes(words[at]).max(1);
+        Aliases {
+            initiator: std::array::from_fn(index),
+            responder: std::array::from_fn(|at| index(ALIASES + at)),
+        }
+    }
+
     /// The same INIT may be hinted at twice, with different counters: each time under a key of its own.
     fn hint_key(&self, salt: &[u8; 8]) -> Zeroizing<[u8; 32]> {
         hash::split(&self.chain, &[&b"hint"[..], salt].concat()).0
@@ -273,6 +307,8 @@ mod tests {
         let responder = Responder::open(&b, &Init::decode(&init).unwrap()).unwrap();
         assert_eq!(responder.peer, a.id);
         assert_eq!(responder.payload, init_payload());
+        assert_eq!(responder.aliases(), initiator.aliases());
+        assert_ne!(initiator.aliases().initiator, initiator.aliases().responder);
         let (at_b, ack) = responder.answer(&b, &ack_payload(), &mut entropy).unwrap();
         let (at_a, said) = initiator.finish(&a, &InitAck::decode(&ack).unwrap()).unwrap();
         assert_eq!(said, ack_payload());

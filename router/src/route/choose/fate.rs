@@ -22,6 +22,7 @@ impl Routes {
         let mtu = self.mtus();
         let Some(way) = self.ways.iter_mut().find(|way| way.id == id) else { return };
         let was = std::mem::replace(&mut way.state, State::Live);
+        self.turn = way.gauge.turn();
         if was != State::Live {
             let nodes = chain(self.me, &way.path.nodes);
             env.blame.answered(&nodes, now);
@@ -43,6 +44,7 @@ impl Routes {
         if id == 0 {
             self.trees.forgive();
             if silent {
+                self.trees.set_turn(self.trees.turn().wrapping_add(1));
                 self.todo.push(Todo::DoubtTrees(self.mask(env.trees)));
             }
             // All together, then each alone.
@@ -53,9 +55,16 @@ impl Routes {
         let mtu = self.mtus();
         let Some(way) = self.ways.iter_mut().find(|way| way.id == id) else { return };
         way.gauge.forgive();
+        if silent {
+            // Perhaps somebody there drops some flows only: the next question is another one.
+            way.gauge.set_turn(way.gauge.turn().wrapping_add(1));
+        }
         let was = way.state;
         let times = if let State::Failed { times, .. } = was { times + 1 } else { 1 };
         way.state = State::Failed { times, again: now + backoff(times) };
+        if silent && times <= TURNS_AT_ONCE {
+            self.todo.push(Todo::Ask(id));
+        }
         if silent && was == State::Live && !way.is_direct() {
             let first = split_port(&way.path.ports).ok().flatten();
             self.todo.extend(first.map(|(port, _)| Todo::Doubt(port)));
@@ -126,3 +135,6 @@ impl Routes {
         }
     }
 }
+
+/// A way that fell silent is asked so often under other indexes at once, then as [`backoff`] says.
+const TURNS_AT_ONCE: u32 = 2;

@@ -42,7 +42,9 @@ impl Routes {
             }
         }
         let mtu = payload_max(&path);
-        Way { id: self.next_id, path, mtu, state: State::Fresh, gauge: Gauge::default(), asked_at: now }
+        let mut gauge = Gauge::default();
+        gauge.set_turn(self.turn);
+        Way { id: self.next_id, path, mtu, state: State::Fresh, gauge, asked_at: now }
     }
 
     /// Ways that have not failed, made anew if something was learned, the best first: for a handshake that gets no answer.

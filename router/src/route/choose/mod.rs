@@ -49,6 +49,8 @@ pub struct Routes {
     trees: Gauge,
     flows: [Flow; FLOWS],
     asks: Vec<Ask>,
+    /// The turn of what worked last: others begin with it.
+    turn: u8,
     /// Which trees packets use that no way takes: all, or one alone.
     rung: u8,
     next_id: u8,
@@ -153,6 +155,7 @@ impl Routes {
             trees: Gauge::default(),
             flows: [Flow::default(); FLOWS],
             asks: Vec::new(),
+            turn: 0,
             rung: 0,
             next_id: 0,
             blame: Blame::default(),

@@ -40,6 +40,11 @@ impl Routes {
         if id == 0 { self.trees.sent() } else { self.way(id).map_or(0, |way| way.gauge.sent()) }
     }
 
+    /// Which of the other end's receiver indexes packets by a way bear.
+    pub fn turn(&self, id: u8) -> u8 {
+        if id == 0 { self.trees.turn() } else { self.way(id).map_or(self.turn, |way| way.gauge.turn()) }
+    }
+
     /// A packet goes out by that way.
     pub fn on_sent(&mut self, id: u8, tail: [u8; 8], asks: bool, now: Instant) {
         if asks {

@@ -31,7 +31,7 @@ impl Session {
         if !audit {
             self.on_header(&header, packet, ctx);
         }
-        if self.waiting.as_ref().is_some_and(|waiting| waiting.keys.index_local == index) {
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.keys.local.turn_of(index).is_some()) {
             // The peer has used the keys, so it has them.
             let waiting = self.waiting.take().expect("just seen");
             self.told.confirmed = self.told.confirmed.max(waiting.seq);
@@ -49,17 +49,12 @@ impl Session {
 
     /// Opens a packet with the keys that have that index.
     fn open(&mut self, index: u32, body: &[u8]) -> Result<(SealedHeader, Bytes), Refused> {
-        let keys = if let Some(keys) = self.current.as_mut().filter(|keys| keys.index_local == index) {
-            keys
-        } else if let Some(waiting) =
-            self.waiting.as_mut().filter(|waiting| waiting.keys.index_local == index)
-        {
-            &mut waiting.keys
-        } else if let Some(old) = self.old.iter_mut().find(|old| old.keys.index_local == index) {
-            &mut old.keys
-        } else {
-            return Err(Refused::Late);
-        };
+        let waiting = self.waiting.as_mut().map(|waiting| &mut waiting.keys);
+        let old = self.old.iter_mut().map(|old| &mut old.keys);
+        let mut all = self.current.iter_mut().chain(waiting).chain(old);
+        let with_turn = all.find_map(|keys| keys.local.turn_of(index).map(|turn| (keys, turn)));
+        let (keys, turn) = with_turn.ok_or(Refused::Late)?;
+        self.turn = turn;
         keys.open(body).map_err(|error| match error {
             PacketError::Frame(_) => Refused::Bad,
             PacketError::Repeated => Refused::Repeated,

@@ -1,7 +1,8 @@
 //! Owns a session's keys: the handshakes that give them, who sends with which, and when they are renewed.
-use super::super::cipher::Keys;
+use super::super::cipher::{Indexes, Keys};
 use super::super::handshake::{Initiator, Responder, echo};
 use super::super::{Refused, SessionEvent};
+use super::ways::any_index;
 use super::{
     Attempt, COOKIES_MAX, CROSSING, Context, DOUBT_AFTER, GIVE_UP, HINTS_MAX, Heard, OLD_KEYS, OLD_KEYS_MAX,
     Old, REKEY_AFTER, REKEY_GRACE, REKEY_PACKETS, RESEND_MAX, RETRY_FIRST, Session, TRIES_VIA, WAITING_MAX,
@@ -44,6 +45,7 @@ impl Session {
         }
         let index = ctx.new_index();
         let said = responder.payload.clone();
+        let aliases = responder.aliases();
         let payload = AckPayload { index, seq: ctx.own.seq, locator: ctx.own.locator.fit(LOCATOR_MAX) };
         let Ok((keys, ack)) = responder.answer(ctx.me, &payload, ctx.entropy) else {
             ctx.indexes.remove(&index);
@@ -51,16 +53,20 @@ impl Session {
             return;
         };
         if let Some(waiting) = self.waiting.take() {
-            ctx.indexes.remove(&waiting.keys.index_local);
+            ctx.forget_indexes(&waiting.keys.local);
         }
         self.heard = Some(Heard { counter, ephemeral });
         let ack = Bytes::from(ack);
-        let waiting = Waiting {
-            keys: Keys::new(keys, index, said.index, false, ctx.now),
+        let local = Indexes::new(index, &aliases.responder);
+        let remote = Indexes::new(said.index, &aliases.initiator);
+        ctx.take_indexes(&local);
+        let mut waiting = Waiting {
+            keys: Keys::new(keys, local, remote, false, ctx.now),
             seq: payload.seq,
             ack,
             way,
             hops,
+            said: 0,
             resent: 0,
             resend_at: ctx.now + RETRY_FIRST,
             ends_at: ctx.now + WAITING_MAX,
@@ -81,10 +87,10 @@ impl Session {
         packet: &Inbound<'_>,
         ctx: &mut Context<'_>,
     ) -> Result<(), Refused> {
-        let Some(attempt) = self.attempt.take_if(|attempt| attempt.index == index) else {
+        let Some(attempt) = self.attempt.take_if(|attempt| attempt.indexes.turn_of(index).is_some()) else {
             // The peer has not heard us use the keys yet, so the Ack came again.
             if let Some(keys) = &self.current
-                && keys.index_local == index
+                && keys.local.turn_of(index).is_some()
                 && keys.initiator
                 && !keys.opened_any()
                 && self.can_send()
@@ -107,7 +113,8 @@ impl Session {
         let by_audit = self.via.take().is_some();
         self.told.confirmed = self.told.confirmed.max(attempt.seq);
         self.learn_newer(Position { seq: said.seq, locator: said.locator }, ctx);
-        let keys = Keys::new(keys, index, said.index, true, ctx.now);
+        let remote = Indexes::new(said.index, &attempt.initiator.aliases().responder);
+        let keys = Keys::new(keys, attempt.indexes, remote, true, ctx.now);
         // It came back by the way that INIT went.
         let rtt = (attempt.tries == 1).then(|| ctx.now.since(attempt.began_at));
         if !by_audit {
@@ -115,9 +122,9 @@ impl Session {
             self.learn_reply(packet, ctx);
         }
         let sent_before = keys.sent();
-        let index = keys.index_local;
+        let index = keys.local.drawn();
         self.install(keys, ctx);
-        let sent = self.current.as_ref().filter(|keys| keys.index_local == index).map(Keys::sent);
+        let sent = self.current.as_ref().filter(|keys| keys.local.drawn() == index).map(Keys::sent);
         if sent == Some(sent_before) {
             // The responder may send only once it has opened a packet under the new keys.
             self.control(channel::KEEPALIVE, &[], ctx);
@@ -163,16 +170,16 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn indexes(&self) -> Vec<u32> {
+    pub(super) fn indexes(&self) -> Vec<Indexes> {
         let keys = self.current.iter().chain(self.waiting.as_ref().map(|waiting| &waiting.keys));
-        keys.chain(self.old.iter().map(|old| &old.keys)).map(|keys| keys.index_local).collect()
+        keys.chain(self.old.iter().map(|old| &old.keys)).map(|keys| keys.local).collect()
     }
 
     pub(super) fn on_waiting(&mut self, ctx: &mut Context<'_>) {
         let wants = self.wants_keys();
         let Some(waiting) = &mut self.waiting else { return };
         if waiting.ends_at <= ctx.now {
-            ctx.indexes.remove(&waiting.keys.index_local);
+            ctx.forget_indexes(&waiting.keys.local);
             self.waiting = None;
             self.strive(ctx);
         } else if wants && waiting.resend_at <= ctx.now && waiting.resent < RESEND_MAX {
@@ -268,10 +275,12 @@ impl Session {
             return;
         };
         ctx.echoes.insert(echo(initiator.ephemeral()), ctx.slot);
+        let indexes = Indexes::new(index, &initiator.aliases().initiator);
+        ctx.take_indexes(&indexes);
         self.attempt = Some(Attempt {
             initiator,
             body,
-            index,
+            indexes,
             counter,
             seq: ctx.own.seq,
             began_at: goes.began_at,
@@ -298,7 +307,7 @@ impl Session {
         if let Some(via) = &self.via {
             attempt.next_at = ctx.now + retry_delay(attempt.tries);
             attempt.tries += 1;
-            ctx.out.push_back(Outbound::back(via, 0, &attempt.body));
+            ctx.out.push_back(Outbound::back(via, any_index(ctx.entropy), &attempt.body));
             return;
         }
         let Some(place) = &self.place else { return };
@@ -317,11 +326,11 @@ impl Session {
             _ => (turn.is_multiple_of(2) || !several).then_some(u8::MAX),
         };
         for mask in all.into_iter().chain(alone) {
-            let body = Body::from_slice(&attempt.body);
+            let (body, index) = (Body::from_slice(&attempt.body), any_index(ctx.entropy));
             ctx.out.push_back(match ctx.neighbours {
-                Some(_) => Outbound::recording(self.sid, place, mask, 0, body),
+                Some(_) => Outbound::recording(self.sid, place, mask, index, body),
                 None => {
-                    let mut out = Outbound::node(self.sid, place, 0, body);
+                    let mut out = Outbound::node(self.sid, place, index, body);
                     if let Destination::Node { mask: all, .. } = &mut out.to {
                         *all = mask;
                     }
@@ -336,7 +345,7 @@ impl Session {
 
     pub(super) fn end_attempt(&mut self, ctx: &mut Context<'_>) {
         if let Some(attempt) = self.attempt.take() {
-            ctx.indexes.remove(&attempt.index);
+            ctx.forget_indexes(&attempt.indexes);
             ctx.echoes.remove(&echo(attempt.initiator.ephemeral()));
         }
     }
@@ -357,7 +366,7 @@ impl Session {
             self.old.push(Old { keys, ends_at: ctx.now + OLD_KEYS });
             if self.old.len() > OLD_KEYS_MAX {
                 let oldest = self.old.remove(0);
-                ctx.indexes.remove(&oldest.keys.index_local);
+                ctx.forget_indexes(&oldest.keys.local);
             }
         }
         if self.up_since.is_none() {

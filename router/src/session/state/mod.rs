@@ -14,7 +14,7 @@ mod probes;
 mod trace;
 mod ways;
 
-use super::cipher::Keys;
+use super::cipher::{Indexes, Keys};
 use super::handshake::{Identity, Initiator};
 use super::{SessionEvent, SessionStats};
 use crate::audit::locate::Blame;
@@ -83,8 +83,9 @@ pub(in crate::session) struct Session {
     routes: Routes,
     /// What came by the peer's ways.
     feedback: Feedback,
-    /// The ports that the peer's latest packet came by.
+    /// The ports that the peer's latest packet came by, and which of our indexes it bore.
     way: Vec<u8>,
+    turn: u8,
     /// Of INITs and answers.
     tails: Tails,
     /// The latest packets of the application: those that are not answered go once more when their way has failed.
@@ -127,15 +128,18 @@ struct Waiting {
     way: Bytes,
     /// The hops that INIT wrote down: the Ack brings them back.
     hops: Bytes,
+    /// How often it went.
+    said: u8,
     resent: u32,
     resend_at: Instant,
     ends_at: Instant,
 }
 
 impl Waiting {
-    /// The Ack, once more.
-    fn again(&self) -> Outbound {
-        let mut out = Outbound::back(&self.way, self.keys.index_remote, &self.ack);
+    /// The Ack, once more: under another index each time, since somebody on the way may choose by that.
+    fn again(&mut self) -> Outbound {
+        let mut out = Outbound::back(&self.way, self.keys.remote.nth(self.said), &self.ack);
+        self.said = self.said.wrapping_add(1);
         if !self.hops.is_empty() {
             out.to = Destination::Reply { way: self.way.clone(), record: self.hops.clone() };
         }
@@ -153,7 +157,7 @@ struct Old {
 struct Attempt {
     initiator: Initiator,
     body: Vec<u8>,
-    index: u32,
+    indexes: Indexes,
     counter: u64,
     seq: u64,
     began_at: Instant,
@@ -173,6 +177,7 @@ struct Heard {
 /// A packet, as it was sealed, that may have to go by another way. The other end's window takes it only once.
 struct Kept {
     tail: [u8; 8],
+    /// The drawn index of the keys that it is sealed under.
     index: u32,
     body: Vec<u8>,
     flow: usize,
@@ -223,6 +228,7 @@ impl Session {
             routes: Routes::new(me, node.sid()),
             feedback: Feedback::new(if routes { ACK_AFTER } else { ACK_SELDOM }),
             way: Vec::new(),
+            turn: 0,
             tails: Tails::default(),
             kept: VecDeque::new(),
             up_since: None,
@@ -367,7 +373,7 @@ impl Session {
         self.old.retain(|old| {
             let keep = old.ends_at > now;
             if !keep {
-                ctx.indexes.remove(&old.keys.index_local);
+                ctx.forget_indexes(&old.keys.local);
             }
             keep
         });
@@ -411,8 +417,8 @@ impl Session {
         }
         self.over = true;
         self.end_attempt(ctx);
-        for index in self.indexes() {
-            ctx.indexes.remove(&index);
+        for indexes in self.indexes() {
+            ctx.forget_indexes(&indexes);
         }
         ctx.stats.dropped_parked += self.parked.len() as u64;
         self.end_trace(ctx);
@@ -443,6 +449,22 @@ impl Context<'_> {
             if index != 0 && !self.indexes.contains_key(&index) {
                 self.indexes.insert(index, self.slot);
                 return index;
+            }
+        }
+    }
+
+    /// Packets with these indexes belong to this session. One that is another's already stays its own: who sends by it gets
+    /// no answer, and takes the next.
+    fn take_indexes(&mut self, indexes: &Indexes) {
+        for index in indexes.iter() {
+            self.indexes.entry(index).or_insert(self.slot);
+        }
+    }
+
+    fn forget_indexes(&mut self, indexes: &Indexes) {
+        for index in indexes.iter() {
+            if self.indexes.get(&index) == Some(&self.slot) {
+                self.indexes.remove(&index);
             }
         }
     }

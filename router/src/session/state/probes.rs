@@ -2,6 +2,7 @@
 //! packets, so nothing here tells [`crate::route`] of them.
 use super::super::{Refused, SessionEvent};
 use super::{Context, IDLE_AUDIT, Session};
+use crate::crypto::random;
 use crate::id::Port;
 use crate::route::feedback::Echo;
 use crate::time::Instant;
@@ -44,7 +45,9 @@ impl Session {
         let mut payload = Vec::with_capacity(8 + pad);
         payload.put(token);
         payload.resize(8 + pad, 0);
-        self.send_veiled(channel::PROBE, &payload, to, ctx);
+        // Each is a flow of its own to whoever passes it on.
+        let [turn] = random(ctx.entropy);
+        self.send_veiled(channel::PROBE, &payload, to, turn, ctx);
     }
 
     /// Where the session's packets go by the trees, past a peer.
@@ -79,7 +82,7 @@ impl Session {
                 answer.put_port(ports[(pick + at) % ports.len()]);
             }
             let way = Destination::Veiled(Bytes::copy_from_slice(packet.way));
-            self.send_veiled(channel::PROBED, &answer, way, ctx);
+            self.send_veiled(channel::PROBED, &answer, way, self.turn, ctx);
         } else {
             let beyond = Bytes::copy_from_slice(payload.get(8..).unwrap_or_default());
             ctx.events.push_back(SessionEvent::Probed { from: self.node, token, beyond });
@@ -88,7 +91,7 @@ impl Session {
     }
 
     /// Keys are not renewed for that: an idle session would cost a handshake at each probe.
-    fn send_veiled(&mut self, channel: u8, payload: &[u8], to: Destination, ctx: &mut Context<'_>) {
+    fn send_veiled(&mut self, channel: u8, payload: &[u8], to: Destination, turn: u8, ctx: &mut Context<'_>) {
         if !self.can_send() {
             return;
         }
@@ -104,7 +107,7 @@ impl Session {
             echo_load: load,
         };
         let body = keys.seal(&header, payload);
-        ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
+        ctx.out.push_back(Outbound { to, index: keys.remote.nth(turn), body });
     }
 }
 

@@ -101,10 +101,12 @@ impl Session {
             let kept = &mut self.kept[at];
             kept.tries += 1;
             kept.via = via;
-            let (id, index, tail) = (kept.id, kept.index, kept.tail);
+            let (id, index, tail, tries) = (kept.id, kept.index, kept.tail, kept.tries);
             let body = Body::from_slice(&kept.body);
             self.routes.on_resent(id, via, tail, ctx.now);
-            if self.current.as_ref().is_some_and(|keys| keys.index_remote == index) {
+            if let Some(keys) = self.current.as_ref().filter(|keys| keys.remote.drawn() == index) {
+                // Not the index that it bore before: whoever swallowed it then may do so again.
+                let index = keys.remote.nth(self.routes.turn(via).wrapping_add(tries - 1));
                 self.send_sealed(pick, index, body, ctx);
             } else if AGAIN_BYTES + len <= MTU_MIN {
                 // Who let packets with the old index through, or not, does not know the new one.
@@ -221,10 +223,15 @@ impl Session {
     ) {
         let (Some(keys), Some(place)) = (&mut self.current, &self.place) else { return };
         let route = if let Pick::Way(id, _) = &pick { *id } else { 0 };
+        // Searches ask by several trees: each its own flow.
+        let turn = match &pick {
+            Pick::Trees(mask) if record => self.routes.turn(0).wrapping_add(mask.trailing_zeros() as u8),
+            _ => self.routes.turn(route),
+        };
         let echo = self.feedback.take(about);
         let body = keys.seal(&header(channel, route, self.routes.sent(route), &echo), payload);
         self.bytes_out += payload.len() as u64;
-        let index = keys.index_remote;
+        let (drawn, index) = (keys.remote.drawn(), keys.remote.nth(turn));
         self.routes.on_sent(route, tail(body.as_slice()), asks, ctx.now);
         // Ways to a peer are those around its link.
         let around = ctx.neighbours.filter(|_| record).and_then(|all| all.get(&self.sid));
@@ -238,7 +245,7 @@ impl Session {
             }
         };
         if channel < channel::KEEPALIVE && payload.len() <= MTU_MIN && ctx.neighbours.is_some() {
-            self.keep(flow_of(channel, payload), route, index, &body, ctx.now);
+            self.keep(flow_of(channel, payload), route, drawn, &body, ctx.now);
         }
         ctx.out.push_back(Outbound { to, index, body });
     }
@@ -287,7 +294,8 @@ impl Session {
         self.tails.push(tail(body.as_slice()));
         let way = Bytes::copy_from_slice(&self.way);
         let to = if record.is_empty() { Destination::Back(way) } else { Destination::Reply { way, record } };
-        ctx.out.push_back(Outbound { to, index: keys.index_remote, body });
+        // What came by that index has arrived: its answer bears the one that belongs to it.
+        ctx.out.push_back(Outbound { to, index: keys.remote.nth(self.turn), body });
     }
 
     // What the ways want.
@@ -314,7 +322,7 @@ impl Session {
         let Some(attempt) = self.attempt.as_mut() else { return };
         for (id, ports) in ways.into_iter().take(INITS_BY_WAYS) {
             attempt.by_ways.push(id);
-            ctx.out.push_back(Outbound::back(&ports, 0, &attempt.body));
+            ctx.out.push_back(Outbound::back(&ports, any_index(ctx.entropy), &attempt.body));
         }
     }
 
@@ -410,7 +418,12 @@ pub(super) fn probe(entropy: &mut dyn Entropy) -> (u32, Body) {
     while body.as_slice().len() < PROBE_BYTES {
         body.put(&random::<8>(entropy));
     }
-    (u32::from_be_bytes(random(entropy)).max(1), body)
+    (any_index(entropy), body)
+}
+
+/// What a packet of no session bears: nobody can choose by it which to drop but by chance.
+pub(super) fn any_index(entropy: &mut dyn Entropy) -> u32 {
+    u32::from_be_bytes(random(entropy)).max(1)
 }
 
 /// Packets of streams are one flow; those of the TUN are told apart by protocol, ports and flow label.
