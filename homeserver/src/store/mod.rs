@@ -20,6 +20,7 @@ mod cache_db;
 pub mod codec;
 mod copy;
 pub mod ids;
+mod lists;
 mod migrate;
 mod reader;
 pub mod schema;
@@ -263,6 +264,8 @@ struct Inner {
 pub(crate) struct Shared {
     pub(crate) ids: ids::IdCache,
     pub(crate) events: cache::EventCache,
+    /// Whole lists of state that were decoded lately.
+    lists: lists::Lists,
     /// Highest position whose commit is done.
     pub(crate) position: AtomicU64,
     pub(crate) notify: Notify,
@@ -294,6 +297,7 @@ impl Store {
         let shared = Arc::new(Shared {
             ids: ids::IdCache::default(),
             events: cache::EventCache::new(options.event_cache),
+            lists: lists::Lists::default(),
             position: AtomicU64::new(counters.position().0 as u64),
             notify,
             incarnation: meta.incarnation,

@@ -8,7 +8,9 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-use super::{Kind, Nid, Seq, Shared, StoreError, ids::skey_text, schema::events::EventRow, slow::Slice};
+use super::{
+    Kind, Nid, Seq, Shared, StoreError, ids::skey_text, lists::Lists, schema::events::EventRow, slow::Slice,
+};
 
 /// Texts that a group interned, for the cache after its commit.
 pub(super) type Pending = RefCell<Vec<(Kind, Arc<str>, Nid)>>;
@@ -75,6 +77,11 @@ impl<'a> ReadTx<'a> {
         if self.pending.is_none() {
             self.shared.events.fill(row.clone(), self.epoch.get());
         }
+    }
+
+    /// Whole lists of state that were decoded lately.
+    pub(super) fn lists(&self) -> &'a Lists {
+        &self.shared.lists
     }
 
     /// The secret that keys state hashes.

@@ -109,23 +109,45 @@ pub fn size(tx: &ReadTx<'_>, sid: i64) -> Result<i64, StoreError> {
     size.ok_or(StoreError::Corrupt("state snapshot missing"))
 }
 
-/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] rows, and none if the transaction asked before.
+/// The event of one pair in a snapshot. Reads at most [`CHAIN_MAX`] rows, and none if the transaction asked before, of
+/// this snapshot or of one that was made from it without changing the pair. The whole list at the chain's end is decoded
+/// once for all transactions, if it is long.
 pub fn one(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
     if let Some(known) = tx.entries.borrow().get(&(sid, skey)) {
         return Ok(*known);
     }
-    let found = look_up(tx, sid, skey)?;
-    tx.entries.borrow_mut().insert((sid, skey), found);
+    let mut passed = Vec::new();
+    let found = look_up(tx, sid, skey, &mut passed)?;
+    let mut entries = tx.entries.borrow_mut();
+    for sid in passed {
+        entries.insert((sid, skey), found);
+    }
     Ok(found)
 }
 
-fn look_up(tx: &ReadTx<'_>, sid: i64, skey: Nid) -> Result<Option<Nid>, StoreError> {
+/// `passed`: the snapshots on the way, all of which have what is found.
+fn look_up(tx: &ReadTx<'_>, sid: i64, skey: Nid, passed: &mut Vec<i64>) -> Result<Option<Nid>, StoreError> {
+    let search = |pairs: &[(i64, i64)]| {
+        let index = pairs.binary_search_by_key(&skey.0, |pair| pair.0).ok()?;
+        Some(Some(pairs[index].1).filter(|event| *event != 0).map(Nid))
+    };
     let mut sid = Some(sid);
     while let Some(at) = sid {
+        if let Some(known) = tx.entries.borrow().get(&(at, skey)) {
+            return Ok(*known);
+        }
+        passed.push(at);
+        if let Some(list) = tx.lists().get(at) {
+            return Ok(search(&list).flatten());
+        }
         let snapshot = snapshot(tx, at)?;
         let pairs = take_pairs(&snapshot.pairs)?;
-        if let Ok(index) = pairs.binary_search_by_key(&skey.0, |pair| pair.0) {
-            return Ok(Some(pairs[index].1).filter(|event| *event != 0).map(Nid));
+        let found = search(&pairs);
+        if snapshot.base.is_none() {
+            tx.lists().keep(at, pairs);
+        }
+        if let Some(found) = found {
+            return Ok(found);
         }
         sid = snapshot.base;
     }

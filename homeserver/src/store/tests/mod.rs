@@ -159,3 +159,51 @@ async fn snapshots_are_found_again_and_read_back_whole() {
         .await
         .unwrap();
 }
+
+/// Long lists are kept decoded between transactions, and what was passed on the way to one is remembered in one.
+#[tokio::test]
+async fn look_ups_in_long_lists_agree_with_the_lists() {
+    use crate::store::schema::state::{self, Change, StateMap};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), None);
+    let history = store
+        .write(|tx| -> Result<_, StoreError> {
+            let room = tx.intern(Kind::Room, "!r:x")?;
+            let mut map: StateMap = (1..=2_000).map(|n| (Nid(n * 2), Nid(n + 7))).collect();
+            let mut sid = state::put(tx, room, &map)?;
+            let mut history = vec![(sid, map.clone())];
+            for n in 0..150 {
+                let skey = Nid(n * 13 + 1);
+                let (old, new) = (map.get(&skey).copied(), (n % 3 != 0).then_some(Nid(n + 90_000)));
+                match new {
+                    Some(event) => map.insert(skey, event),
+                    None => map.remove(&skey),
+                };
+                if old != new {
+                    sid = state::derive(tx, room, sid, &[Change { skey, old, new }])?;
+                    history.push((sid, map.clone()));
+                }
+            }
+            Ok(history)
+        })
+        .await
+        .unwrap();
+    // Newest first, as timelines are read, then oldest first with everything in the cache.
+    for turn in 0..2 {
+        let mut history = history.clone();
+        if turn == 0 {
+            history.reverse();
+        }
+        store
+            .read(move |tx| -> Result<(), StoreError> {
+                for (sid, map) in &history {
+                    for skey in (0..2_200).step_by(11).chain([1, 2, 4_000, 4_001]).map(Nid) {
+                        assert_eq!(state::one(tx, *sid, skey)?, map.get(&skey).copied(), "{sid} {skey:?}");
+                    }
+                }
+                Ok(())
+            })
+            .await
+            .unwrap();
+    }
+}
