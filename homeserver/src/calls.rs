@@ -27,7 +27,7 @@ pub struct CallSettings {
 }
 
 /// `[turn]`: a server that relays calls between clients that cannot reach each other.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Turn {
     /// Its addresses: `turn:host:3478?transport=udp`.
@@ -44,7 +44,7 @@ pub struct Turn {
 }
 
 /// `[livekit]`: a media server for calls of many (MatrixRTC).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveKit {
     /// Where clients reach it: `wss://livekit.example.org`.

@@ -36,7 +36,7 @@ impl Server {
         if user.server_name() != self.name || !self.users.exists(user).await? {
             return Err(Error::not_found("no such user here"));
         }
-        let localpart = self.notices_localpart();
+        let localpart = &*self.notices_localpart();
         let speaker = self.users.named(localpart)?;
         if !self.users.exists(&speaker).await? {
             let account = NewAccount {
@@ -70,7 +70,7 @@ impl Server {
 
     /// Refuses to decline an invite to the room of notices: it can be left once it was looked at.
     pub async fn check_leave(&self, user: &UserId, room: &RoomId) -> Result<(), Error> {
-        let speaker = self.users.named(self.notices_localpart())?;
+        let speaker = self.users.named(&self.notices_localpart())?;
         if self.users.exists(&speaker).await?
             && self.notice_rooms(&speaker).await?[user.as_str()].as_str() == Some(room.as_str())
             && !self.rooms.is_joined(user, room).await?
@@ -83,8 +83,9 @@ impl Server {
         Ok(())
     }
 
-    fn notices_localpart(&self) -> &str {
-        self.settings.accounts.general.notices_localpart.as_deref().unwrap_or(NOTICES_LOCALPART)
+    fn notices_localpart(&self) -> String {
+        let settings = self.settings();
+        settings.accounts.general.notices_localpart.clone().unwrap_or_else(|| NOTICES_LOCALPART.to_owned())
     }
 
     /// Whose room is which.
@@ -98,7 +99,7 @@ impl Server {
         request.name = Some("Server notices".into());
         request.preset = Some(RoomPreset::PrivateChat);
         request.invite = vec![user.to_owned()];
-        request.room_version = Some(self.settings.default_room_version.clone());
+        request.room_version = Some(self.settings().default_room_version.clone());
         let room = self.rooms.create(speaker, request).await?;
         let tags = json!({ "tags": { "m.server_notice": {} } }).to_string();
         self.users.set_account_data(user, Some(&room), "m.tag", tags).await?;

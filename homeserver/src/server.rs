@@ -1,10 +1,14 @@
 //! The homeserver put together: every area, each built from those before it. No logic.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use router::config::Secret;
-use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, UserId};
 use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -37,8 +41,8 @@ const PRESENCE_EVERY: Duration = Duration::from_secs(20);
 pub struct Server {
     /// Our server name.
     pub name: OwnedServerName,
-    /// What the operator chose.
-    pub settings: Settings,
+    /// What the operator chose; [`Server::reload`] puts another in its place.
+    settings: RwLock<Arc<Settings>>,
     /// The one wall clock.
     pub clock: Clock,
     /// How often one caller may do one kind of thing.
@@ -198,7 +202,7 @@ impl Server {
             }
         });
         tasks.spawn(remote.clone().run_sender(room::read::pdu, shutdown.clone()));
-        let contact = settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"));
+        let contact = contact(&settings, &name);
         let gateway = Gateway::new(store.clone(), clock.clone(), settings.push_private_addresses, contact);
         tasks.spawn(gateway.clone().run(shutdown.clone(), tasks.clone()));
         let appservices = Appservices::new(appservice::Parts {
@@ -246,7 +250,7 @@ impl Server {
             receipts: Receipts::new(store.clone(), clock.clone(), name.clone()),
             filters: Filters::new(store.clone()),
             name,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             clock,
             store,
             users,
@@ -263,6 +267,25 @@ impl Server {
             remote,
             overlay,
         }))
+    }
+
+    /// What the operator chose, as of now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other settings hold from now on. Of those that areas were built with, the running ones stay whatever `fresh`
+    /// says: see [`Settings::keep_built`]. On an error nothing has changed.
+    pub async fn reload(&self, mut fresh: Settings) -> Result<(), StartError> {
+        fresh.keep_built(&self.settings());
+        let mailer = fresh.accounts.email.as_ref().map(Mailer::new).transpose().map_err(StartError::Mail)?;
+        self.appservices.reload(fresh.appservices.clone()).await.map_err(StartError::Appservice)?;
+        self.users.set_mailer(mailer);
+        self.users.set_password_min(fresh.accounts.general.password_chars_min);
+        self.limits.set_on(fresh.rate_limits);
+        self.gateway.set_contact(contact(&fresh, &self.name));
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        Ok(())
     }
 
     /// Ends an account: it leaves its rooms, refuses its invites, and is gone. What cannot be left (its servers are away)
@@ -310,6 +333,11 @@ impl Server {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// Where push services reach the people of this server.
+fn contact(settings: &Settings, name: &ServerName) -> String {
+    settings.public_url.clone().unwrap_or_else(|| format!("https://{name}"))
 }
 
 /// Tells who is gone.
@@ -407,6 +435,23 @@ pub struct Settings {
     pub url_preview_private_addresses: bool,
     /// The program that looks at strangers' pictures in a process of its own; `None`: that is done here, as in tests.
     pub picture_program: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Takes over from `running` what areas were built with, and what they cannot be told anew: that waits for the next
+    /// start.
+    fn keep_built(&mut self, running: &Self) {
+        self.accounts.oidc.clone_from(&running.accounts.oidc);
+        self.calls.livekit.clone_from(&running.calls.livekit);
+        self.retention = running.retention;
+        self.presence = running.presence;
+        self.push_private_addresses = running.push_private_addresses;
+        self.federation_with_clients = running.federation_with_clients;
+        self.upload_bytes_max = running.upload_bytes_max;
+        self.remote_media_bytes_max = running.remote_media_bytes_max;
+        self.url_previews = running.url_previews;
+        self.url_preview_private_addresses = running.url_preview_private_addresses;
+    }
 }
 
 impl Default for Settings {

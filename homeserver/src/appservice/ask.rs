@@ -57,7 +57,8 @@ impl Appservices {
 
     /// Whether a service says that a user of its namespace exists; it makes the account before it says so.
     pub async fn query_user(&self, user: &UserId) -> bool {
-        let named = self.inner.services.iter().filter(|service| service.names_user(user.as_str()));
+        let set = self.set();
+        let named = set.services.iter().filter(|service| service.names_user(user.as_str()));
         for service in named.filter(|service| service.url.is_some()) {
             if self.exists(service, &format!("users/{}", encode(user.as_str()))).await {
                 return true;
@@ -68,7 +69,8 @@ impl Appservices {
 
     /// Whether a service says that an alias of its namespace exists; it makes the room before it says so.
     pub async fn query_alias(&self, alias: &RoomAliasId) -> bool {
-        let named = self.inner.services.iter().filter(|service| service.has_alias(alias));
+        let set = self.set();
+        let named = set.services.iter().filter(|service| service.has_alias(alias));
         for service in named.filter(|service| service.url.is_some()) {
             if self.exists(service, &format!("rooms/{}", encode(alias.as_str()))).await {
                 return true;
@@ -91,7 +93,7 @@ impl Appservices {
     /// Networks that services know, by name. Of a network that several know, their instances together.
     pub async fn protocols(&self) -> serde_json::Map<String, Value> {
         let mut all = serde_json::Map::new();
-        for service in &self.inner.services {
+        for service in &self.set().services {
             for name in &service.protocols {
                 if let Some(found) = self.protocol_of(service, name).await {
                     merge_protocol(&mut all, name, found);
@@ -105,7 +107,7 @@ impl Appservices {
     pub async fn protocol(&self, name: &str) -> Option<Value> {
         let mut all = serde_json::Map::new();
         for service in
-            self.inner.services.iter().filter(|service| service.protocols.iter().any(|own| own == name))
+            self.set().services.iter().filter(|service| service.protocols.iter().any(|own| own == name))
         {
             if let Some(found) = self.protocol_of(service, name).await {
                 merge_protocol(&mut all, name, found);
@@ -134,7 +136,7 @@ impl Appservices {
     /// Users or locations (`kind`) of a network, or, without one, those that belong to a Matrix user or alias.
     pub async fn third_party(&self, kind: &str, protocol: Option<&str>, query: &str) -> Vec<Value> {
         let mut all = Vec::new();
-        for service in &self.inner.services {
+        for service in &self.set().services {
             let path = match protocol {
                 Some(name) if service.protocols.iter().any(|own| own == name) => {
                     format!("thirdparty/{kind}/{}?{query}", encode(name))

@@ -11,9 +11,13 @@ mod interest;
 mod queue;
 pub mod registration;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+};
 
 use ruma::{OwnedServerName, OwnedUserId, RoomAliasId, UserId};
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::ask::PingError;
@@ -49,14 +53,44 @@ pub struct Appservices {
 }
 
 struct Inner {
-    services: Vec<Arc<Registration>>,
-    by_token: HashMap<String, Arc<Registration>>,
+    /// Those that are let in now.
+    set: RwLock<Arc<Set>>,
+    /// Those that are told, by their id.
+    told: Mutex<HashMap<String, Told>>,
+    /// Where tasks run, and until when; known from [`Appservices::run`] on.
+    ground: OnceLock<(CancellationToken, TaskTracker)>,
     store: Store,
     clock: Clock,
     users: Users,
     typing: Typing,
     name: OwnedServerName,
     outside: Outside,
+}
+
+/// Some services, found by their tokens.
+#[derive(Default)]
+struct Set {
+    services: Vec<Arc<Registration>>,
+    by_token: HashMap<String, Arc<Registration>>,
+}
+
+impl Set {
+    fn new(services: Vec<Arc<Registration>>) -> Result<Self, RegistrationError> {
+        let by_token: HashMap<_, _> =
+            services.iter().map(|service| (service.as_token.clone(), service.clone())).collect();
+        let ids: std::collections::HashSet<&str> = services.iter().map(|service| &*service.id).collect();
+        if by_token.len() != services.len() || ids.len() != services.len() {
+            return Err(registration::twice());
+        }
+        Ok(Self { services, by_token })
+    }
+}
+
+/// A service that is told what happens.
+struct Told {
+    service: Arc<Registration>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 /// The device of whoever calls with a service's token and names none.
@@ -66,28 +100,68 @@ impl Appservices {
     /// The services of some registrations.
     pub fn new(parts: Parts) -> Result<Self, RegistrationError> {
         let Parts { registrations, store, clock, users, typing, name } = parts;
-        let services = registrations;
-        let by_token: HashMap<_, _> =
-            services.iter().map(|service| (service.as_token.clone(), service.clone())).collect();
-        let ids: std::collections::HashSet<&str> = services.iter().map(|service| &*service.id).collect();
-        if by_token.len() != services.len() || ids.len() != services.len() {
-            return Err(registration::twice());
-        }
+        let set = RwLock::new(Arc::new(Set::new(registrations)?));
         // The operator named these addresses: they may stand in the own network.
         let outside = Outside::new(true);
-        Ok(Self { inner: Arc::new(Inner { services, by_token, store, clock, users, typing, name, outside }) })
+        let (told, ground) = (Mutex::default(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { set, told, ground, store, clock, users, typing, name, outside }) })
     }
 
     /// Makes the services' own users and tells them what happens, until `stop`.
     pub async fn run(self, stop: CancellationToken, tasks: TaskTracker) {
-        for service in &self.inner.services {
+        if self.inner.ground.set((stop, tasks)).is_ok() {
+            self.tell().await;
+        }
+    }
+
+    /// Other services are let in from now on. Those whose files have not changed go on undisturbed; those that have, from
+    /// where they were. On an error nothing has changed.
+    pub async fn reload(&self, registrations: Vec<Arc<Registration>>) -> Result<(), RegistrationError> {
+        let set = Arc::new(Set::new(registrations)?);
+        *self.inner.set.write().unwrap_or_else(PoisonError::into_inner) = set;
+        self.tell().await;
+        Ok(())
+    }
+
+    /// Has a task for each service that is told, and for no other.
+    async fn tell(&self) {
+        let Some((stop, tasks)) = self.inner.ground.get() else { return };
+        let set = self.set();
+        for service in &set.services {
             if let Err(error) = self.register(&service.sender_localpart).await {
                 tracing::warn!(service = service.id, %error, "the service's own user could not be made");
             }
-            if service.url.is_some() {
-                tasks.spawn(queue::run(self.clone(), service.clone(), stop.clone()));
-            }
         }
+        let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |told: &Told| {
+            set.services
+                .iter()
+                .any(|service| service.id == told.service.id && service.says_the_same(&told.service))
+        };
+        let mut ended: HashMap<String, JoinHandle<()>> = HashMap::new();
+        for (id, gone) in told.extract_if(|_, told| !same(told)) {
+            gone.stop.cancel();
+            ended.insert(id, gone.task);
+        }
+        for service in set.services.iter().filter(|service| service.url.is_some()) {
+            if told.contains_key(&service.id) {
+                continue;
+            }
+            let (before, own_stop) = (ended.remove(&service.id), stop.child_token());
+            let (services, told_to, until) = (self.clone(), service.clone(), own_stop.clone());
+            let task = tasks.spawn(async move {
+                // One after the other: both would send the same transaction.
+                if let Some(before) = before {
+                    let _ = before.await;
+                }
+                queue::run(services, told_to, until).await;
+            });
+            told.insert(service.id.clone(), Told { service: service.clone(), stop: own_stop, task });
+        }
+    }
+
+    fn set(&self) -> Arc<Set> {
+        self.inner.set.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn register(&self, localpart: &str) -> Result<(), UserError> {
@@ -101,12 +175,12 @@ impl Appservices {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.inner.services.is_empty()
+        self.set().services.is_empty()
     }
 
     /// The service that shows this token.
     pub fn by_token(&self, token: &str) -> Option<Arc<Registration>> {
-        self.inner.by_token.get(token).cloned()
+        self.set().by_token.get(token).cloned()
     }
 
     /// As whom a service calls: the user it names, or its own; on the device that it names, or on none.
@@ -136,7 +210,7 @@ impl Appservices {
 
     /// Whether a user may be made by, or act for, nobody but another service than `by`.
     pub fn user_is_taken(&self, user: &UserId, by: Option<&Registration>) -> bool {
-        self.inner
+        self.set()
             .services
             .iter()
             .any(|service| service.owns_user(user) && by.is_none_or(|by| by.id != service.id))
@@ -144,8 +218,10 @@ impl Appservices {
 
     /// The same for an alias.
     pub fn alias_is_taken(&self, alias: &RoomAliasId, by: Option<&Registration>) -> bool {
-        let mut services = self.inner.services.iter();
-        services.any(|service| service.owns_alias(alias) && by.is_none_or(|by| by.id != service.id))
+        self.set()
+            .services
+            .iter()
+            .any(|service| service.owns_alias(alias) && by.is_none_or(|by| by.id != service.id))
     }
 
     /// Whether a user's requests are not held to rates.
@@ -155,7 +231,7 @@ impl Appservices {
             service.has_user(user, &self.inner.name)
                 && (!service.rate_limited || user.localpart() == service.sender_localpart)
         };
-        self.inner.services.iter().any(exempt)
+        self.set().services.iter().any(exempt)
     }
 }
 

@@ -100,6 +100,12 @@ struct RawSpace {
 }
 
 impl Registration {
+    /// Whether two files say the same.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        // Patterns can be compared by their text alone, which is what `Debug` shows of them.
+        format!("{self:?}") == format!("{other:?}")
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, RegistrationError> {
         let wrong = |error: String| RegistrationError(format!("appservice {}: {error}", path.display()));

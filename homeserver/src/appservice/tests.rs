@@ -267,3 +267,32 @@ async fn a_service_lists_rooms_in_the_directory_of_its_network() {
     assert_eq!(list("private", "as").await.0, StatusCode::OK);
     assert_eq!(rooms(json!({"third_party_instance_id": "test|oftc"})).await, [] as [Value; 0]);
 }
+
+/// A service whose file changes (another address) is told at the new one, from where it was; the old one hears no more.
+#[tokio::test]
+async fn a_changed_file_moves_the_telling_without_a_gap() {
+    let mut before = Service::new(0).await;
+    let home = home(&before).await;
+    let bot = as_user(&home, "bot");
+    let (_, room) = home.post("/_matrix/client/v3/createRoom", &bot, json!({})).await;
+    let room = room["room_id"].as_str().unwrap().to_owned();
+    before.event("m.room.create").await;
+    // The old address takes nothing any more, then the file names another.
+    let mut after = Service::new(0).await;
+    let send = async |n: u32| {
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.n/{n}");
+        let (status, answer) = home.put(&path, &bot, json!({"n": n})).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    };
+    send(1).await;
+    assert_eq!(before.event("m.n").await["content"]["n"], 1);
+    home.server.reload(Settings { appservices: vec![after.registration()], ..open() }).await.unwrap();
+    send(2).await;
+    // A transaction whose answer was on its way may come again: that is what its id is for.
+    while after.event("m.n").await["content"]["n"] != 2 {}
+    // Services that are as they were go on undisturbed.
+    home.server.reload(Settings { appservices: vec![after.registration()], ..open() }).await.unwrap();
+    send(3).await;
+    assert_eq!(after.event("m.n").await["content"]["n"], 3);
+    assert!(before.asked.try_recv().is_err(), "the old address hears no more");
+}

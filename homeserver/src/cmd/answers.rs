@@ -10,9 +10,10 @@ use router::id::{NodeId, Sid};
 use router::net::{Node, PeerUri};
 use router::route::choose::RouteInfo;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::control::{Handle, Request};
-use super::{account, backup};
+use super::{account, backup, reload};
 use crate::account::Identity;
 use crate::remote::contacts::{Destination, Way};
 use crate::server::Server;
@@ -28,12 +29,17 @@ pub(super) struct Answers {
     pub(super) dir: PathBuf,
     /// One backup at a time.
     pub(super) backup: tokio::sync::Mutex<()>,
+    /// Where orders to read the settings again go.
+    pub(super) reload: mpsc::Sender<reload::Order>,
 }
 
 impl Handle for Answers {
     async fn handle(&self, request: Request) -> Result<Value, String> {
         let asks_self = matches!(request, Request::SelfInfo);
-        match (RouterAnswers { node: self.node.clone() }).handle_router(request).await {
+        match (RouterAnswers { node: self.node.clone(), reload: self.reload.clone() })
+            .handle_router(request)
+            .await
+        {
             Ok(mut answer) => {
                 if asks_self && let (Ok(Value::Object(answer)), name) = (&mut answer, &self.server.name) {
                     answer.insert("server_name".into(), json!(name));
@@ -85,6 +91,8 @@ impl Answers {
 /// What may be asked of the router, which is all there is of a node with `--no-homeserver`.
 pub(super) struct RouterAnswers {
     pub(super) node: Node,
+    /// Where orders to read the settings again go.
+    pub(super) reload: mpsc::Sender<reload::Order>,
 }
 
 impl Handle for RouterAnswers {
@@ -107,6 +115,9 @@ impl RouterAnswers {
             | Request::Sessions
             | Request::Lookup { .. }
             | Request::Ping { .. }
+            | Request::Routes { .. }
+            | Request::Trace { .. }
+            | Request::Reload
             | Request::AddPeer { .. }
             | Request::RemovePeer { .. } => self.answer(request).await,
             other => return Err(other),
@@ -135,6 +146,7 @@ impl RouterAnswers {
                 let time = self.node.ping(key).await.map_err(|error| error.to_string())?;
                 Ok(json!({ "key": key.to_string(), "time": format!("{:.3} ms", time.as_secs_f64() * 1e3) }))
             }
+            Request::Reload => reload::order(&self.reload).await,
             Request::Routes { target } => self.routes(&target).await,
             Request::Trace { target } => self.trace(&target).await,
             Request::AddPeer { uri } => {

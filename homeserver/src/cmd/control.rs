@@ -41,6 +41,8 @@ pub(super) enum Request {
     AddPeer { uri: String },
     /// Lets go of a peer.
     RemovePeer { uri: String },
+    /// Reads the settings again.
+    Reload,
     /// Other servers: what waits for them, and when they last answered.
     Destinations,
     /// Writes everything of the node into one file.

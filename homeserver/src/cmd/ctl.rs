@@ -44,6 +44,8 @@ enum What {
     AddPeer { uri: String },
     /// Let go of a peer that was added with this URI
     RemovePeer { uri: String },
+    /// Read the settings again (as HUP does), apply what can be applied at once, and name what needs a restart
+    Reload,
 }
 
 pub(super) fn ctl(args: &CtlArgs) -> Result<(), CmdError> {
@@ -60,6 +62,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<(), CmdError> {
         What::Destinations => Request::Destinations,
         What::AddPeer { uri } => Request::AddPeer { uri: uri.clone() },
         What::RemovePeer { uri } => Request::RemovePeer { uri: uri.clone() },
+        What::Reload => Request::Reload,
     };
     let dir = args.data.resolve()?;
     let value = match runtime()?.block_on(ask(&dir, &request)) {

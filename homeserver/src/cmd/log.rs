@@ -28,6 +28,11 @@ impl Log {
         Ok(Self(began.is_ok().then_some(handle)))
     }
 
+    /// Whether a filter can be used.
+    pub(super) fn check(filter: &str) -> Result<(), CmdError> {
+        parse(filter).map(drop)
+    }
+
     /// Logs something else from now on.
     pub(super) fn change(&self, filter: &str) -> Result<(), CmdError> {
         let filter = parse(filter)?;

@@ -11,6 +11,7 @@ mod init;
 mod log;
 mod node;
 mod relay;
+mod reload;
 mod run;
 mod shrink;
 

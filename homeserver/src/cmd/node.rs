@@ -10,10 +10,11 @@ use router::id::NodeId;
 use router::net::{Node, NodeConfig};
 use ruma::ServerName;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::answers::Answers;
-use super::{DataDir, control};
+use super::{DataDir, control, reload};
 use crate::account::{Identity, is_overlay_name, verify_record};
 use crate::clock::Clock;
 use crate::config::{Config, Registration, Tls};
@@ -38,6 +39,9 @@ pub struct RunningNode {
     server: Arc<Server>,
     http: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
+    /// The certificate of the listener for ordinary servers.
+    tls: Option<Acceptor>,
+    orders: mpsc::Sender<reload::Order>,
 }
 
 /// Why a node does not start; one line that says what to do. Nothing keeps running.
@@ -98,12 +102,13 @@ impl RunningNode {
         })
     }
 
-    /// Starts everything.
-    pub async fn start(
+    /// Starts everything. Orders to read the settings again, which come by the control socket, go to `orders`.
+    pub(super) async fn start(
         config: &Config,
         dir: DataDir,
         identity: Identity,
         http: std::net::TcpListener,
+        orders: mpsc::Sender<reload::Order>,
     ) -> Result<Self, StartError> {
         let http = TcpListener::from_std(http).map_err(|error| StartError::Http(config.http, error))?;
         let http_address = http.local_addr().map_err(|error| StartError::Http(config.http, error))?;
@@ -142,7 +147,9 @@ impl RunningNode {
                 return Err(error.into());
             }
         };
-        let mut running = Self { dir, node, overlay, store, server, http: http_address, tasks: Vec::new() };
+        let tls = federation.as_ref().and_then(|(_, tls)| tls.clone());
+        let (http_at, tasks) = (http_address, Vec::new());
+        let mut running = Self { dir, node, overlay, store, server, http: http_at, tasks, tls, orders };
         match control::bind(running.dir.path()) {
             Ok(socket) => running.spawn(control::serve(socket, Arc::new(running.answers(&identity)))),
             Err(error) => {
@@ -198,7 +205,13 @@ impl RunningNode {
             store: self.store.clone(),
             dir: self.dir.path().to_owned(),
             backup: tokio::sync::Mutex::default(),
+            reload: self.orders.clone(),
         }
+    }
+
+    /// What a reload of the settings reaches.
+    pub(super) fn reach(&self) -> reload::Running<'_> {
+        reload::Running { node: &self.node, server: Some(&self.server), tls: self.tls.as_ref() }
     }
 
     /// The server's name.
@@ -224,7 +237,7 @@ impl RunningNode {
     /// A registration token for whoever starts the node for the first time: none where there is an account already, or
     /// where no token is needed.
     pub(super) async fn welcome_token(&self) -> Result<Option<String>, String> {
-        if self.server.settings.registration != server::Registration::Token {
+        if self.server.settings().registration != server::Registration::Token {
             return Ok(None);
         }
         let users = &self.server.users;
@@ -299,7 +312,8 @@ fn own_program() -> Option<std::path::PathBuf> {
     if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
 }
 
-fn settings(config: &Config) -> Settings {
+/// What requests feel of the settings.
+pub(super) fn settings(config: &Config) -> Settings {
     Settings {
         registration: match config.registration {
             Registration::Token => server::Registration::Token,

@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use router::net::{Node, NodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::answers::RouterAnswers;
+use super::log::Log;
 use super::node::StartError;
+use super::reload::{Reload, Running};
 use super::run::SETTLED;
-use super::{CmdError, DataDir, control};
+use super::{CmdError, DataDir, control, reload};
 use crate::account::verify_record;
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::memory;
 
 /// A router that runs.
@@ -24,7 +27,7 @@ struct Relay {
 }
 
 /// Runs it until Ctrl-C or TERM.
-pub(super) fn run(config: &Config) -> Result<(), CmdError> {
+pub(super) fn run(config: Config, flags: &Flags, log: Log) -> Result<(), CmdError> {
     // The router has a thread of its own: this one waits for signals and answers the control socket.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -34,21 +37,30 @@ pub(super) fn run(config: &Config) -> Result<(), CmdError> {
         let failed = |error: std::io::Error| CmdError::Failed(format!("signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+        let (orders, mut ordered) = mpsc::channel(1);
         let relay = tokio::select! {
-            started = Relay::start(config, DataDir::open(&config.data)?) => started?,
+            started = Relay::start(&config, DataDir::open(&config.data)?, orders) => started?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
         relay.greet();
-        let settled = async {
-            tokio::time::sleep(SETTLED).await;
-            memory::forget_start();
-            std::future::pending::<()>().await
-        };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = settled => {}
+        let mut reload = Reload::new(flags.clone(), log, config);
+        let reach = || Running { node: &relay.node, server: None, tls: None };
+        let settled = tokio::time::sleep(SETTLED);
+        tokio::pin!(settled);
+        let mut forgotten = false;
+        loop {
+            tokio::select! {
+                () = &mut settled, if !forgotten => {
+                    forgotten = true;
+                    memory::forget_start();
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => drop(reload.run(reach()).await),
+                Some(told) = ordered.recv() => drop(told.send(reload.run(reach()).await)),
+            }
         }
         relay.stop().await;
         Ok(())
@@ -56,7 +68,11 @@ pub(super) fn run(config: &Config) -> Result<(), CmdError> {
 }
 
 impl Relay {
-    async fn start(config: &Config, dir: DataDir) -> Result<Self, StartError> {
+    async fn start(
+        config: &Config,
+        dir: DataDir,
+        reload: mpsc::Sender<reload::Order>,
+    ) -> Result<Self, StartError> {
         let node = Node::start(NodeConfig {
             state_dir: Some(dir.path().to_owned()),
             listen: config.listen.clone(),
@@ -70,7 +86,7 @@ impl Relay {
         .await?;
         let control = match control::bind(dir.path()) {
             Ok(socket) => {
-                tokio::spawn(control::serve(socket, Arc::new(RouterAnswers { node: node.clone() })))
+                tokio::spawn(control::serve(socket, Arc::new(RouterAnswers { node: node.clone(), reload })))
             }
             Err(error) => {
                 node.shutdown().await;
@@ -121,7 +137,8 @@ mod tests {
         };
         let config = Config::load(&flags).unwrap();
         assert!(!config.homeserver);
-        let relay = Relay::start(&config, DataDir::open(dir.path()).unwrap()).await.unwrap();
+        let orders = mpsc::channel(1).0;
+        let relay = Relay::start(&config, DataDir::open(dir.path()).unwrap(), orders).await.unwrap();
         let id = relay.node.id().to_string();
         let Asked::Answered(Ok(info)) = ask(dir.path(), &Request::SelfInfo).await.unwrap() else { panic!() };
         assert_eq!(info["key"], id.as_str());

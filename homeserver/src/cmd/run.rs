@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::log::Log;
 use super::node::StartError;
+use super::reload::Reload;
 use super::{CmdError, DataDir, RunningNode, init, relay};
 use crate::config::{Config, Flags, Registration};
 use crate::memory;
@@ -24,19 +26,19 @@ pub(super) fn run(flags: &Flags) -> Result<(), CmdError> {
     }
     let log = Log::start(&config.log, config.log_format)?;
     if !config.homeserver {
-        return relay::run(&config);
+        return relay::run(config, flags, log);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CmdError::Failed(format!("no runtime: {error}")))?;
-    let outcome = runtime.block_on(run_until_told(&config, flags, &log));
+    let outcome = runtime.block_on(run_until_told(config, flags, log));
     // Blocking work that still runs (a password hash, an image) is not waited for: nothing of it is durable yet.
     runtime.shutdown_background();
     outcome
 }
 
-async fn run_until_told(config: &Config, flags: &Flags, log: &Log) -> Result<(), CmdError> {
+async fn run_until_told(config: Config, flags: &Flags, log: Log) -> Result<(), CmdError> {
     let failed = |error: std::io::Error| CmdError::Failed(format!("signals: {error}"));
     // Before anything is made, so that an early signal ends it in good order too.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -46,13 +48,15 @@ async fn run_until_told(config: &Config, flags: &Flags, log: &Log) -> Result<(),
     let listener = RunningNode::bind_http(config.http)?;
     let dir = DataDir::open(&config.data)?;
     let identity = init::open_identity(&dir, config.name.clone())?;
-    let starting = RunningNode::start(config, dir, identity, listener);
+    let (orders, mut ordered) = mpsc::channel(1);
+    let starting = RunningNode::start(&config, dir, identity, listener, orders);
     let node = tokio::select! {
         started = starting => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    greet(config, &node).await?;
+    greet(&config, &node).await?;
+    let mut reload = Reload::new(flags.clone(), log, config);
     let settled = tokio::time::sleep(SETTLED);
     tokio::pin!(settled);
     let mut forgotten = false;
@@ -64,30 +68,13 @@ async fn run_until_told(config: &Config, flags: &Flags, log: &Log) -> Result<(),
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(config, flags, log),
+            // What came of it is in the log.
+            _ = hangup.recv() => drop(reload.run(node.reach()).await),
+            Some(told) = ordered.recv() => drop(told.send(reload.run(node.reach()).await)),
         }
     }
     node.stop().await;
     Ok(())
-}
-
-/// HUP: reads the settings again. What is logged changes at once; certificates are read anew by themselves; the rest
-/// waits for a restart, and that is said.
-fn reload(running: &Config, flags: &Flags, log: &Log) {
-    let fresh = match Config::load(flags) {
-        Ok(fresh) => fresh,
-        Err(error) => {
-            tracing::error!(%error, "the settings were not read again");
-            return;
-        }
-    };
-    if let Err(error) = log.change(&fresh.log) {
-        tracing::error!(%error, "the log goes on as it was");
-    }
-    let still = Config { log: running.log.clone(), ..fresh };
-    if format!("{still:?}") != format!("{running:?}") {
-        tracing::warn!("settings other than `log` have changed: they hold after a restart");
-    }
 }
 
 /// Says in a few lines who the node is and what to do next.

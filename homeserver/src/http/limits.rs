@@ -3,7 +3,13 @@
 //! A bucket per (class, caller) fills at the class's rate up to its burst. The table is bounded: when it is full, buckets
 //! that are full again go first, since they say nothing that an absent one does not.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ruma::UserId;
 
@@ -60,7 +66,7 @@ impl Class {
 
 /// All buckets.
 pub struct Limits {
-    on: bool,
+    on: AtomicBool,
     clock: Clock,
     buckets: Mutex<HashMap<(Class, String), Bucket>>,
     exempt: Option<Exempt>,
@@ -78,12 +84,17 @@ struct Bucket {
 impl Limits {
     /// Limits that hold, or (`on` false, for benches) none.
     pub fn new(on: bool, clock: Clock) -> Self {
-        Self { on, clock, buckets: Mutex::default(), exempt: None }
+        Self { on: on.into(), clock, buckets: Mutex::default(), exempt: None }
     }
 
     /// The same, not for keys that `exempt` knows.
     pub fn but_for(self, exempt: Exempt) -> Self {
         Self { exempt: Some(exempt), ..self }
+    }
+
+    /// Whether they hold from now on.
+    pub fn set_on(&self, on: bool) {
+        self.on.store(on, Ordering::Relaxed);
     }
 
     /// Takes one use of a user's password, by the page that sends it and altogether.
@@ -94,7 +105,7 @@ impl Limits {
 
     /// Takes one request of `class` off `key`'s bucket, or says when to come again.
     pub fn take(&self, class: Class, key: &str) -> Result<(), RequestError> {
-        let (Some((burst, per_second)), true) = (class.rate(), self.on) else {
+        let (Some((burst, per_second)), true) = (class.rate(), self.on.load(Ordering::Relaxed)) else {
             return Ok(());
         };
         if self.exempt.as_ref().is_some_and(|exempt| exempt(key)) {

@@ -39,7 +39,7 @@ use crate::{
 /// What clients reach: the client API and discovery. Checks the `Host` and lets web pages read the answers.
 pub fn client_service(server: Arc<Server>) -> Router {
     let mut groups = vec![Group::Client, Group::WellKnown, Group::Pages, Group::Admin];
-    if server.settings.federation_with_clients {
+    if server.settings().federation_with_clients {
         groups.extend([Group::Federation, Group::Keys, Group::Identity]);
     }
     Table::whole().router(&server, &groups).layer(middleware::from_fn_with_state(server, at_the_door))
@@ -178,7 +178,7 @@ async fn at_the_door(State(server): State<Arc<Server>>, request: Request, next: 
 
 /// Administrators' paths are for this machine, unless the operator opens them.
 fn admin_here(server: &Server, request: &Request) -> bool {
-    server.settings.admin_everywhere || request.extensions().get::<Door>().is_none_or(|door| door.loopback)
+    server.settings().admin_everywhere || request.extensions().get::<Door>().is_none_or(|door| door.loopback)
 }
 
 /// Whether the request asks for a host that this listener answers to.
@@ -195,7 +195,7 @@ fn is_ours(server: &Server, request: &Request) -> bool {
     };
     let Some(authority) = authority else { return true };
     let loopback = request.extensions().get::<Door>().is_none_or(|door| door.loopback);
-    answers_to(&server.settings.hosts, loopback, authority.host())
+    answers_to(&server.settings().hosts, loopback, authority.host())
 }
 
 fn answers_to(configured: &[String], loopback: bool, host: &str) -> bool {

@@ -76,7 +76,7 @@ pub fn escape(text: &str) -> String {
 
 /// Where this server's pages are, without a slash at the end: as the operator says, or as the browser asked.
 pub fn base_url(server: &Server, head: &Head) -> String {
-    match &server.settings.public_url {
+    match &server.settings().public_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => {
             let host = head

@@ -91,7 +91,8 @@ impl Policy {
 
     /// Refuses whoever has to agree to the terms first: where a suspended account may not either.
     pub async fn check_terms(self, server: &Arc<Server>, user: &UserId, head: &Head) -> Result<(), Error> {
-        let Some(terms) = server.settings.accounts.terms.as_ref().filter(|terms| terms.enforce) else {
+        let settings = server.settings();
+        let Some(terms) = settings.accounts.terms.as_ref().filter(|terms| terms.enforce) else {
             return Ok(());
         };
         if self.suspended == Suspended::May || server.users.has_agreed(user, &terms.version).await? {

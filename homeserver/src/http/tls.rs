@@ -50,6 +50,7 @@ pub struct Acceptor {
     /// For the authority that checks whether the name is ours.
     challenge: Option<Arc<ServerConfig>>,
     task: Arc<Mutex<Option<Task>>>,
+    files: Option<Arc<Files>>,
 }
 
 type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -69,7 +70,8 @@ impl Acceptor {
                 let mut normal =
                     builder().with_cert_resolver(Arc::clone(&files) as Arc<dyn ResolvesServerCert>);
                 normal.alpn_protocols = protocols();
-                Ok(Self::of(normal, None, Box::pin(files.watch())))
+                let watched = Arc::clone(&files);
+                Ok(Self { files: Some(files), ..Self::of(normal, None, Box::pin(watched.watch())) })
             }
             Certificates::Acme { domain, contact, directory, cache } => {
                 let mut roots = rustls::RootCertStore::empty();
@@ -105,7 +107,13 @@ impl Acceptor {
     }
 
     fn of(normal: ServerConfig, challenge: Option<Arc<ServerConfig>>, task: Task) -> Self {
-        Self { normal: Arc::new(normal), challenge, task: Arc::new(Mutex::new(Some(task))) }
+        Self { normal: Arc::new(normal), challenge, task: Arc::new(Mutex::new(Some(task))), files: None }
+    }
+
+    /// Reads certificates from files again if they have changed, and says whether they had. Those that cannot be used
+    /// change nothing.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        self.files.as_ref().map_or(Ok(false), |files| files.reload())
     }
 
     /// Keeps the certificates new until `shutdown`; run once.
@@ -169,16 +177,20 @@ impl Files {
         }
     }
 
-    fn look(&self) {
+    fn reload(&self) -> Result<bool, TlsError> {
         let now = changed(&self.cert, &self.key);
         if now == self.lock().1 {
-            return;
+            return Ok(false);
         }
-        match load(&self.cert, &self.key) {
-            Ok(fresh) => {
-                *self.lock() = (Arc::new(fresh), now);
-                tracing::info!(cert = %self.cert.display(), "the certificate was read again");
-            }
+        let fresh = load(&self.cert, &self.key)?;
+        *self.lock() = (Arc::new(fresh), now);
+        tracing::info!(cert = %self.cert.display(), "the certificate was read again");
+        Ok(true)
+    }
+
+    fn look(&self) {
+        match self.reload() {
+            Ok(_) => {}
             // Half-written, perhaps: the old one serves on, and the next look sees the rest.
             Err(error) => tracing::warn!(%error, "the changed certificate cannot be used; the old one stays"),
         }

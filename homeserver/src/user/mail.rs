@@ -10,7 +10,7 @@ use lettre::{
 use serde::Deserialize;
 
 /// `[email]`: how mails leave this server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmailSettings {
     /// The SMTP server.

@@ -33,7 +33,10 @@ mod threepid;
 pub mod token;
 mod upstream;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 
@@ -71,7 +74,7 @@ pub struct Users {
     presence: Arc<presence::Table>,
     tells: Option<presence::Send>,
     nonces: Arc<shared_secret::Nonces>,
-    mailer: Option<Mailer>,
+    mailer: Arc<RwLock<Option<Mailer>>>,
     resets: Arc<identity_reset::Resets>,
     oauth: Arc<oauth::State>,
     slots: Arc<rendezvous::Slots>,
@@ -91,7 +94,7 @@ impl Users {
             presence: Arc::default(),
             tells: None,
             nonces: Arc::default(),
-            mailer: None,
+            mailer: Arc::default(),
             resets: Arc::default(),
             oauth: Arc::default(),
             slots: Arc::default(),
@@ -102,14 +105,29 @@ impl Users {
     /// With a way to send mails.
     #[must_use]
     pub fn with_mailer(self, mailer: Option<Mailer>) -> Self {
-        Self { mailer, ..self }
+        self.set_mailer(mailer);
+        self
+    }
+
+    /// Sends mails another way from now on.
+    pub fn set_mailer(&self, mailer: Option<Mailer>) {
+        *self.mailer.write().unwrap_or_else(PoisonError::into_inner) = mailer;
+    }
+
+    fn mailer(&self) -> Option<Mailer> {
+        self.mailer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// With another length of the shortest password.
     #[must_use]
     pub fn with_password_min(self, chars: Option<usize>) -> Self {
-        let chars = chars.unwrap_or(password::CHARS_MIN);
-        Self { passwords: password::Pool::new(chars), ..self }
+        self.set_password_min(chars);
+        self
+    }
+
+    /// Another length of the shortest password from now on.
+    pub fn set_password_min(&self, chars: Option<usize>) {
+        self.passwords.set_chars_min(chars.unwrap_or(password::CHARS_MIN));
     }
 
     /// With a way to tell other servers who is there; without, nothing is told to them or taken from them.

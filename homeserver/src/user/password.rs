@@ -25,7 +25,7 @@ pub(super) const CHARS_MAX: usize = 512;
 /// Where passwords are hashed.
 #[derive(Clone)]
 pub(super) struct Pool {
-    chars_min: usize,
+    chars_min: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
 }
@@ -33,14 +33,24 @@ pub(super) struct Pool {
 impl Pool {
     /// `chars_min`: the shortest password taken.
     pub(super) fn new(chars_min: usize) -> Self {
-        Self { chars_min, places: Arc::new(Semaphore::new(AT_ONCE_MAX)), waiting: Arc::default() }
+        Self {
+            chars_min: Arc::new(chars_min.into()),
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Another shortest password from now on.
+    pub(super) fn set_chars_min(&self, chars: usize) {
+        self.chars_min.store(chars, Ordering::Relaxed);
     }
 
     /// A PHC string to store. Refuses passwords that are too short or too long.
     pub(super) async fn hash(&self, password: &str) -> Result<String, UserError> {
         let chars = password.chars().count();
-        if !(self.chars_min..=CHARS_MAX).contains(&chars) {
-            return Err(UserError::WeakPassword { min: self.chars_min, max: CHARS_MAX });
+        let min = self.chars_min.load(Ordering::Relaxed);
+        if !(min..=CHARS_MAX).contains(&chars) {
+            return Err(UserError::WeakPassword { min, max: CHARS_MAX });
         }
         self.hash_any(password).await
     }

@@ -77,12 +77,12 @@ pub const SUBMIT_PATH: &str = "/_mangrove/email";
 impl Users {
     /// Whether this server can send mails at all.
     pub fn sends_mail(&self) -> bool {
-        self.mailer.is_some()
+        self.mailer().is_some()
     }
 
     /// Sends a mail with a link that proves an address; gives the session's id.
     pub async fn ask_mail(&self, ask: AskMail) -> Result<String, UserError> {
-        let mailer = self.mailer.clone().ok_or(UserError::NoMail)?;
+        let mailer = self.mailer().ok_or(UserError::NoMail)?;
         let address = canonical(&ask.address)?;
         let secret_fits = (1..=255).contains(&ask.secret.len());
         let next_fits = ask.next_link.as_ref().is_none_or(|link| {

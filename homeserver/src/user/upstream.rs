@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `[[oidc]]`: one provider.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamSettings {
     /// What addresses and the database call it; never changed: accounts are tied to it.

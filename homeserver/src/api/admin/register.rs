@@ -65,7 +65,7 @@ async fn register(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>
 }
 
 fn secret(server: &Server) -> Result<router::config::Secret, Error> {
-    server.settings.registration_shared_secret.clone().ok_or_else(|| {
+    server.settings().registration_shared_secret.clone().ok_or_else(|| {
         Error::invalid_param("shared secret registration is not enabled; set `registration_shared_secret`")
     })
 }

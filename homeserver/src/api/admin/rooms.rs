@@ -159,7 +159,7 @@ async fn make_place(server: &Server, speaker: &UserId, wanted: &Delete) -> Resul
     let mut request = CreateRoom::new();
     request.name = Some(wanted.room_name.clone().unwrap_or_else(|| PLACE_NAME.into()));
     request.preset = Some(RoomPreset::PublicChat);
-    request.room_version = Some(server.settings.default_room_version.clone());
+    request.room_version = Some(server.settings().default_room_version.clone());
     let levels = json!({ "users_default": -10 });
     request.power_level_content_override =
         Some(Raw::from_json(to_raw_value(&levels).map_err(|error| Error::internal(error.to_string()))?));

@@ -63,7 +63,7 @@ async fn register(
     // A bad name is told before anything has to be proven; a taken one too, but only where everybody may ask. Where a
     // token is needed, whoever shows none learns nothing about who lives here.
     if let (Registration::Open, Some(name), None) =
-        (server.settings.registration, &username, &request.guest_access_token)
+        (server.settings().registration, &username, &request.guest_access_token)
     {
         server.users.available(name).await?;
     }
@@ -132,7 +132,7 @@ async fn register_guest(
     server: &Arc<Server>,
     args: &Args<register::v3::Request>,
 ) -> Result<register::v3::Response, Error> {
-    if !server.settings.accounts.general.guests {
+    if !server.settings().accounts.general.guests {
         return Err(Error::new(ErrorKind::GuestAccessForbidden, "this node has no guest accounts"));
     }
     server.limits.take(Class::Register, &args.origin.key())?;
@@ -156,7 +156,7 @@ async fn available(
     server: Arc<Server>,
     args: Args<get_username_availability::v3::Request>,
 ) -> Result<get_username_availability::v3::Response, Error> {
-    match server.settings.registration {
+    match server.settings().registration {
         Registration::Open => server.users.available(&args.username.to_lowercase()).await?,
         // Names are not told to web pages that happen to run in the same browser; the answer comes with the token.
         Registration::Token => match server.users.available(&args.username.to_lowercase()).await {
@@ -175,7 +175,7 @@ async fn token_validity(
     server: Arc<Server>,
     args: Args<check_registration_token_validity::v1::Request>,
 ) -> Result<check_registration_token_validity::v1::Response, Error> {
-    let valid = server.settings.registration != Registration::Closed
+    let valid = server.settings().registration != Registration::Closed
         && server.users.registration_token_valid(&args.token).await?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }

@@ -29,7 +29,7 @@ async fn get(
     server: Arc<Server>,
     args: Args<get_alias::v3::Request>,
 ) -> Result<get_alias::v3::Response, Error> {
-    if !server.settings.open_directory {
+    if !server.settings().open_directory {
         require_user(&server, &args.head.headers, args.head.uri.query()).await?;
     }
     let (room, servers) = match server.rooms.resolve_alias(&args.room_alias).await {

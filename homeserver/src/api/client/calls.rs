@@ -47,7 +47,7 @@ async fn turn_server(
 ) -> Result<Json<Value>, Error> {
     let user = &args.caller.user;
     // No server: clients take the empty object as that, and call directly.
-    let Some(turn) = &server.settings.calls.turn else { return Ok(Json(json!({}))) };
+    let Some(turn) = &server.settings().calls.turn else { return Ok(Json(json!({}))) };
     if !turn.guests && server.users.standing(user).await?.guest {
         return Ok(Json(json!({})));
     }
@@ -64,16 +64,16 @@ async fn transports(
 
 /// Where clients ask for a seat; none: there is no media server.
 pub(crate) fn service_url(server: &Server, head: &Head) -> Option<String> {
-    server.settings.calls.livekit.as_ref()?;
-    let base = match &server.settings.public_url {
+    server.settings().calls.livekit.as_ref()?;
+    let base = match &server.settings().public_url {
         Some(url) => url.clone(),
         None => format!("http://{}", head.header(header::HOST)?),
     };
     Some(format!("{base}{SERVICE_PATH}"))
 }
 
-fn livekit(server: &Server) -> Result<&LiveKit, Error> {
-    server.settings.calls.livekit.as_ref().ok_or_else(|| {
+fn livekit(server: &Server) -> Result<LiveKit, Error> {
+    server.settings().calls.livekit.clone().ok_or_else(|| {
         Error::not_found("this server has no media server for calls; its operator has to set up [livekit]")
     })
 }
@@ -82,7 +82,7 @@ async fn token(
     server: Arc<Server>,
     args: Args<rtc::livekit::get_token::v1::Request>,
 ) -> Result<rtc::livekit::get_token::v1::Response, Error> {
-    let livekit = livekit(&server)?;
+    let livekit = &livekit(&server)?;
     server.limits.take(Class::Write, args.caller.user.as_str())?;
     if args.server_name.as_ref().is_some_and(|name| *name != server.name) {
         return Err(Error::not_found("ask that server for a token of its media server"));
@@ -110,7 +110,7 @@ async fn delegate(
     server: Arc<Server>,
     args: Args<rtc::livekit::delegate_delayed_leave::v1::Request>,
 ) -> Result<rtc::livekit::delegate_delayed_leave::v1::Response, Error> {
-    let livekit = livekit(&server)?;
+    let livekit = &livekit(&server)?;
     server.limits.take(Class::Write, args.caller.user.as_str())?;
     check_url(livekit, &args.url)?;
     let seat = Seat {
@@ -140,7 +140,7 @@ async fn legacy_seat(server: Arc<Server>, incoming: Incoming) -> Result<Json<Val
         openid_token: OpenId,
         device_id: String,
     }
-    let livekit = livekit(&server)?;
+    let livekit = &livekit(&server)?;
     let body: Body = body(&incoming)?;
     let user = vouched(&server, &body.openid_token).await?;
     let seat = Seat { room: &body.room, slot: ROOM_SLOT, user: &user, device: &body.device_id, member: None };
@@ -163,7 +163,7 @@ async fn seat(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
         openid_token: OpenId,
         member: Member,
     }
-    let livekit = livekit(&server)?;
+    let livekit = &livekit(&server)?;
     let body: Body = body(&incoming)?;
     let user = vouched(&server, &body.openid_token).await?;
     if user != body.member.claimed_user_id {

@@ -51,7 +51,7 @@ struct Wanted<'a> {
 }
 
 async fn rooms(server: Arc<Server>, args: Args<get_public_rooms::v3::Request>) -> Result<Json<Page>, Error> {
-    if !server.settings.open_directory {
+    if !server.settings().open_directory {
         require_user(&server, &args.head.headers, args.head.uri.query()).await?;
     }
     let wanted = Wanted {
@@ -202,7 +202,7 @@ async fn visibility(
     server: Arc<Server>,
     args: Args<get_room_visibility::v3::Request>,
 ) -> Result<get_room_visibility::v3::Response, Error> {
-    if !server.settings.open_directory {
+    if !server.settings().open_directory {
         require_user(&server, &args.head.headers, args.head.uri.query()).await?;
     }
     let visibility =

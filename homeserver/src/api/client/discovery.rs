@@ -53,7 +53,7 @@ async fn capabilities(
         .collect();
     let mut capabilities = Capabilities::new();
     capabilities.room_versions =
-        RoomVersionsCapability::new(server.settings.default_room_version.clone(), available);
+        RoomVersionsCapability::new(server.settings().default_room_version.clone(), available);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(server.users.sends_mail());
     capabilities.get_login_token = GetLoginTokenCapability::new(true);
     // Told to administrators alone: to others it means nothing.

@@ -46,6 +46,6 @@ async fn set(
     own(&args.caller, &args.user_id)?;
     server.limits.take(Class::Write, args.user_id.as_str())?;
     let (state, status) = (args.presence.clone(), args.status_msg.clone());
-    server.users.set_presence(&args.user_id, state, status, server.settings.presence).await?;
+    server.users.set_presence(&args.user_id, state, status, server.settings().presence).await?;
     Ok(set_presence::v3::Response::new())
 }

@@ -90,7 +90,7 @@ async fn find(
     user: &UserId,
     field: Option<&str>,
 ) -> Result<Map<String, Value>, Error> {
-    if !server.settings.open_directory {
+    if !server.settings().open_directory {
         require_user(server, &head.headers, head.uri.query()).await?;
     }
     if user.server_name() == server.name {

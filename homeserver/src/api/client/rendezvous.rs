@@ -137,7 +137,7 @@ fn bare(status: StatusCode, server: &Server, slot: &Slot) -> Reply {
 }
 
 async fn old_open(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {
-    let base = match &server.settings.public_url {
+    let base = match &server.settings().public_url {
         Some(url) => url.clone(),
         None => {
             let host = incoming.head.header(header::HOST);

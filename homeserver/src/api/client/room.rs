@@ -46,7 +46,7 @@ async fn create(
         return Err(Error::invalid_param("this node invites by user id only"));
     }
     let mut request = args.request.clone();
-    request.room_version.get_or_insert_with(|| server.settings.default_room_version.clone());
+    request.room_version.get_or_insert_with(|| server.settings().default_room_version.clone());
     let room = server.rooms.create(creator, request).await?;
     Ok(create_room::v3::Response::new(room))
 }

@@ -53,7 +53,7 @@ async fn hierarchy(
 
 async fn summary(server: Arc<Server>, args: Args<get_summary::v1::Request>) -> Result<Json<Value>, Error> {
     let user = args.caller.as_ref().map(|caller| &caller.user);
-    if user.is_none() && !server.settings.open_directory {
+    if user.is_none() && !server.settings().open_directory {
         return Err(crate::error::RequestError::MissingToken.into());
     }
     if let Some(user) = user {

@@ -67,7 +67,7 @@ fn state_after(args: &Args<Request>) -> Option<&'static str> {
 
 /// Who syncs is there, unless the client says otherwise.
 async fn note_presence(server: &Server, user: &UserId, state: PresenceState) -> Result<(), Error> {
-    if server.settings.presence && state != PresenceState::Offline {
+    if server.settings().presence && state != PresenceState::Offline {
         server.users.set_presence(user, state, None, true).await?;
     }
     Ok(())

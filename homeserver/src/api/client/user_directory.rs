@@ -23,7 +23,7 @@ async fn search(
     server.limits.take(Class::Write, caller.as_str())?;
     let limit = u64::from(args.limit).min(LIMIT_MAX) as usize;
     // Who does not want to be found by the neighbours is not found by others of the same node either.
-    let everyone = server.settings.discoverable;
+    let everyone = server.settings().discoverable;
     let (people, limited) =
         server.users.search(caller, &args.search_term, limit, &*server.neighbours, everyone).await?;
     let results = people

@@ -36,7 +36,7 @@ async fn show_login(server: Arc<Server>, incoming: Incoming) -> Result<Made, Err
 fn login_page(visit: &Visit, wrong: Option<&str>) -> Made {
     let next = next_path(visit.field("next"));
     let query = encode_form(&[("next", next)]);
-    let signup = if visit.server.settings.registration == Registration::Closed {
+    let signup = if visit.server.settings().registration == Registration::Closed {
         String::new()
     } else {
         format!("<p><a href=\"{SIGNUP_PATH}?{query}\">Make an account</a></p>")
@@ -96,7 +96,7 @@ async fn show_signup(server: Arc<Server>, incoming: Incoming) -> Result<Made, Er
 fn signup_page(visit: &Visit, wrong: Option<&str>) -> Made {
     let stages = uia::registration_stages(&visit.server);
     let here = |stage: &AuthType| matches!(stage, AuthType::RegistrationToken | AuthType::Terms);
-    if visit.server.settings.registration == Registration::Closed || !stages.iter().all(here) {
+    if visit.server.settings().registration == Registration::Closed || !stages.iter().all(here) {
         let html =
             "<p>Accounts are not made on this page. Register in an app, or ask whoever runs this server.</p>";
         return visit.page(StatusCode::FORBIDDEN, "No registration here", html, &[]);
@@ -112,7 +112,7 @@ fn signup_page(visit: &Visit, wrong: Option<&str>) -> Made {
     if stages.contains(&AuthType::RegistrationToken) {
         inside += "<label>Registration token<input name=\"token\" required autocomplete=\"off\"></label>";
     }
-    if let Some(terms) = &visit.server.settings.accounts.terms {
+    if let Some(terms) = &visit.server.settings().accounts.terms {
         inside += &format!(
             "<label><input type=\"checkbox\" name=\"terms\" value=\"yes\" required> I agree to <a href=\"{}\" \
              rel=\"noreferrer\" target=\"_blank\">{}</a></label>",
@@ -130,10 +130,11 @@ async fn signup(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> 
     let mut visit = Visit::of(server, incoming)?;
     let stages = uia::registration_stages(&visit.server);
     let here = |stage: &AuthType| matches!(stage, AuthType::RegistrationToken | AuthType::Terms);
-    if visit.server.settings.registration == Registration::Closed || !stages.iter().all(here) {
+    if visit.server.settings().registration == Registration::Closed || !stages.iter().all(here) {
         return Ok(signup_page(&visit, None));
     }
-    let terms = visit.server.settings.accounts.terms.as_ref();
+    let settings = visit.server.settings();
+    let terms = settings.accounts.terms.as_ref();
     if terms.is_some() && visit.field("terms") != "yes" {
         return Ok(signup_page(&visit, Some("to register, agree to the terms")));
     }

@@ -44,7 +44,7 @@ pub(super) fn routes(table: &mut Table) {
 async fn metadata(server: Arc<Server>, _: Incoming) -> Result<Json<Value>, Error> {
     let base = base_or_404(&server)?;
     let prompts: &[&str] =
-        if server.settings.registration == Registration::Closed { &[] } else { &["create"] };
+        if server.settings().registration == Registration::Closed { &[] } else { &["create"] };
     Ok(Json(json!({
         "issuer": format!("{base}/"),
         "authorization_endpoint": format!("{base}{AUTHORIZE_PATH}"),

@@ -40,7 +40,8 @@ pub(crate) fn routes(table: &mut Table) {
 
 /// The authorization server's name and base, without a slash at the end; none where clients could not trust it.
 pub(crate) fn base(server: &Server) -> Option<String> {
-    let url = server.settings.public_url.as_deref()?.trim_end_matches('/');
+    let settings = server.settings();
+    let url = settings.public_url.as_deref()?.trim_end_matches('/');
     let uri: http::Uri = url.parse().ok()?;
     let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     (uri.scheme_str() == Some("https") || local).then(|| url.to_owned())

@@ -74,7 +74,7 @@ async fn begin(server: &Arc<Server>, incoming: &Incoming, then: Then) -> Result<
 
 /// Ties a log-in to the browser that begins it, so that nobody is logged in by another's link.
 fn with_cookie(server: &Server, mut reply: Reply, cookie: &str) -> Reply {
-    let https = server.settings.public_url.as_deref().is_some_and(|url| url.starts_with("https"));
+    let https = server.settings().public_url.as_deref().is_some_and(|url| url.starts_with("https"));
     let secure = if https { "; Secure" } else { "" };
     let text =
         format!("{COOKIE}={cookie}; Path=/_mangrove/oidc; HttpOnly; SameSite=Lax; Max-Age=600{secure}");

@@ -37,7 +37,7 @@ async fn show(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {
 fn ask(server: &Server, stage: &AuthType, session: &str, wrong: Option<&str>) -> Made {
     let hidden = format!("<input type=\"hidden\" name=\"session\" value=\"{}\">", escape(session));
     let wrong = wrong.map_or_else(String::new, |text| format!("<p class=\"wrong\">{}</p>", escape(text)));
-    let (title, asked) = match (stage, &server.settings.accounts.terms) {
+    let (title, asked) = match (stage, &server.settings().accounts.terms) {
         (AuthType::Terms, Some(terms)) => (
             "Terms",
             format!(

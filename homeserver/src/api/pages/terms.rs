@@ -28,9 +28,9 @@ pub(super) fn routes(table: &mut Table) {
 }
 
 /// Whose link it is, if it is for the terms in force.
-fn asked<'a>(server: &'a Server, fields: &HashMap<String, String>) -> Option<(OwnedUserId, &'a Terms)> {
+fn asked(server: &Server, fields: &HashMap<String, String>) -> Option<(OwnedUserId, Terms)> {
     let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
-    let terms = server.settings.accounts.terms.as_ref()?;
+    let terms = server.settings().accounts.terms.clone()?;
     let user = UserId::parse(field("user")).ok()?;
     let fits = field("version") == terms.version
         && server.users.terms_mark_fits(&user, &terms.version, field("mark"));

@@ -17,6 +17,7 @@ mod oddities;
 mod preview;
 mod proposals;
 mod purge;
+mod reload;
 mod rendezvous;
 mod rooms;
 mod sessions;

@@ -39,7 +39,8 @@ async fn server(
     server: Arc<Server>,
     _: Args<discover_homeserver_of_servers::Request>,
 ) -> Result<discover_homeserver_of_servers::Response, Error> {
-    let delegate = server.settings.federation_well_known.as_deref();
+    let settings = server.settings();
+    let delegate = settings.federation_well_known.as_deref();
     let delegate = delegate.and_then(|name| name.parse().ok());
     let delegate = delegate.ok_or_else(|| Error::not_found("nothing is delegated"))?;
     Ok(discover_homeserver_of_servers::Response::new(delegate))
@@ -47,7 +48,7 @@ async fn server(
 
 /// Who helps.
 async fn support(server: Arc<Server>, _: Args<discover_support::Request>) -> Result<Json<Value>, Error> {
-    let settings = &server.settings.accounts.general;
+    let settings = &server.settings().accounts.general;
     let mut told = json!({});
     let mut contact = json!({ "role": "m.role.admin" });
     for (key, value) in [
@@ -78,7 +79,7 @@ async fn client(
     server: Arc<Server>,
     args: Args<discover_homeserver::Request>,
 ) -> Result<discover_homeserver::Response, Error> {
-    let url = match &server.settings.public_url {
+    let url = match &server.settings().public_url {
         Some(url) => url.clone(),
         None => {
             let host = args

@@ -22,7 +22,7 @@ async fn list(server: Arc<Server>, args: Args<NeighbourList>) -> Result<Answer, 
         (Some(overlay), Some(caller)) => overlay.neighbours().contains(&caller),
         _ => false,
     };
-    if !near || !server.settings.discoverable {
+    if !near || !server.settings().discoverable {
         return Err(Error::forbidden("this node shows its people and rooms to nobody, or not to you"));
     }
     let people = server.users.people(PEOPLE_MAX).await?;

@@ -32,7 +32,8 @@ pub async fn registration(
 ) -> Result<Registered, Error> {
     let needed = needed(server)?;
     let proven = prove(server, &needed, origin, auth).await?;
-    let terms = server.settings.accounts.terms.as_ref();
+    let settings = server.settings();
+    let terms = settings.accounts.terms.as_ref();
     Ok(Registered {
         proof: proven.token.map_or(Proof::Open, Proof::Token),
         email: proven.email,
@@ -56,9 +57,9 @@ pub fn bad_registration_token(server: &Arc<Server>, auth: Option<&AuthData>) -> 
 
 /// Which stages this node asks for, however many ways there are.
 pub fn stages(server: &Server) -> Vec<AuthType> {
-    let accounts = &server.settings.accounts;
+    let accounts = &server.settings().accounts;
     let mut stages = Vec::new();
-    if server.settings.registration == Registration::Token {
+    if server.settings().registration == Registration::Token {
         stages.push(AuthType::RegistrationToken);
     }
     if accounts.captcha.is_some() {
@@ -74,12 +75,12 @@ pub fn stages(server: &Server) -> Vec<AuthType> {
 }
 
 fn needed(server: &Arc<Server>) -> Result<Needed<'static>, Error> {
-    if server.settings.registration == Registration::Closed {
+    if server.settings().registration == Registration::Closed {
         return Err(Error::forbidden(
             "this node takes no registrations; its owner makes accounts with `mangrove account create NAME`",
         ));
     }
-    let accounts = &server.settings.accounts;
+    let accounts = &server.settings().accounts;
     let base = stages(server);
     let mut flows = Vec::new();
     if base.is_empty() {
@@ -105,7 +106,7 @@ fn needed(server: &Arc<Server>) -> Result<Needed<'static>, Error> {
 
 /// Asks the captcha's service whether an answer is a human's.
 pub(super) async fn captcha(server: &Arc<Server>, answer: &str, origin: &Origin) -> Result<(), String> {
-    let Some(captcha) = &server.settings.accounts.captcha else {
+    let Some(captcha) = &server.settings().accounts.captcha else {
         return Err("this server asks for no captcha".into());
     };
     if answer.is_empty() || answer.len() > CAPTCHA_BYTES_MAX {

@@ -62,7 +62,7 @@ struct Inner {
     clock: Clock,
     web: Outside,
     /// Where push services reach the people of this server.
-    contact: String,
+    contact: Mutex<String>,
     vapid: tokio::sync::OnceCell<Vapid>,
     /// Whether there may be any pusher: without one, no commit costs a look.
     any: AtomicBool,
@@ -87,13 +87,18 @@ impl Gateway {
             store,
             clock,
             web: Outside::new(private),
-            contact,
+            contact: Mutex::new(contact),
             vapid: tokio::sync::OnceCell::new(),
             any: AtomicBool::new(true),
             running: Mutex::default(),
             badges: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Where push services reach the people of this server from now on.
+    pub fn set_contact(&self, contact: String) {
+        *self.inner.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
     }
 
     /// A pusher was set or removed.
@@ -347,7 +352,8 @@ impl Gateway {
         let sealed = webpush::seal(&key.push_key, auth, message.to_string().as_bytes())
             .map_err(|error| error.to_string())?;
         let vapid = self.key().await.map_err(|error| error.to_string())?;
-        let signed = vapid.authorization(&origin, &self.inner.contact, self.inner.clock.now_ms() / 1000);
+        let contact = self.inner.contact.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let signed = vapid.authorization(&origin, &contact, self.inner.clock.now_ms() / 1000);
         Request::post(uri)
             .header("content-encoding", "aes128gcm")
             .header("ttl", "86400")
