@@ -31,12 +31,13 @@ class Host:
         run("ip", "-n", self.namespace, "link", "set", "lo", "up")
         self.certificate()
 
-    def certificate(self):
+    def certificate(self, name=None):
+        name = name or f"{self.short}.test"
         ca, key, request = self.pair.dir / "ca", self.dir / "tls.key", self.dir / "tls.csr"
         run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key),
             "-subj", f"/CN={self.short}.test", "-out", str(request))
         extensions = self.dir / "tls.ext"
-        extensions.write_text(f"subjectAltName=DNS:{self.short}.test\n")
+        extensions.write_text(f"subjectAltName=DNS:{name}\n")
         run("openssl", "x509", "-req", "-in", str(request), "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-set_serial", str(time.time_ns()),
             "-days", "30", "-extfile", str(extensions), "-out", str(self.dir / "tls.crt"))
 

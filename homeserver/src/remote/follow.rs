@@ -18,15 +18,24 @@ impl Remote {
                 event = events.recv() => event,
             };
             match event {
-                Ok(NodeEvent::SessionUp { node }) => match self.names_of(&node) {
-                    names if names.is_empty() => self.network_changed(),
-                    names => names.iter().for_each(|name| self.inner.outgoing.wake(name)),
-                },
+                Ok(NodeEvent::SessionUp { node }) => {
+                    self.inner.look_again_for(&node);
+                    match self.names_of(&node) {
+                        names if names.is_empty() => self.network_changed(),
+                        names => names.iter().for_each(|name| self.inner.outgoing.wake(name)),
+                    }
+                }
                 // A new link may lead anywhere.
-                Ok(NodeEvent::PeerUp { .. }) => self.network_changed(),
+                Ok(NodeEvent::PeerUp { .. }) => {
+                    self.inner.look_again();
+                    self.network_changed();
+                }
                 // Somewhere a link came back that joined two networks: who was cut off from us may have kept something
                 // for us, and not have noticed.
-                Ok(NodeEvent::Joined) | Err(RecvError::Lagged(_)) => self.network_joined(),
+                Ok(NodeEvent::Joined) | Err(RecvError::Lagged(_)) => {
+                    self.inner.look_again();
+                    self.network_joined();
+                }
                 Ok(_) => {}
                 Err(RecvError::Closed) => return,
             }

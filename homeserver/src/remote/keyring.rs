@@ -286,6 +286,13 @@ impl Keyring {
         self.known(server).and_then(|keys| keys.log.clone())
     }
 
+    /// The servers in memory whose identity lists a node as one that speaks for them.
+    pub(super) fn names_on(&self, node: &NodeId) -> Vec<OwnedServerName> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_node = |keys: &ServerKeys| keys.nodes().any(|own| own == *node);
+        known.iter().filter(|(_, keys)| on_node(keys)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// As [`Self::log_known`], looking into the store too.
     pub(super) async fn log_stored(&self, server: &ServerName) -> Option<Log> {
         if let Some(keys) = self.known(server) {

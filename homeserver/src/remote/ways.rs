@@ -2,7 +2,7 @@
 //! is known to answer there; until then nobody waits for it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::PoisonError,
     time::{Duration, Instant},
 };
@@ -84,7 +84,10 @@ impl Inner {
                 NameKind::Gateway(_) => {
                     inner.place_of(&name).await.map(|place| place.nodes).unwrap_or_default()
                 }
-                _ => inner.nodes_known(&name).await.unwrap_or_default(),
+                _ => match inner.keyring.keys(&name, &BTreeSet::new()).await {
+                    Ok(keys) => keys.nodes().collect(),
+                    Err(_) => Vec::new(),
+                },
             };
             for node in nodes.into_iter().take(NODES_ASKED) {
                 let mut request = http::Request::new(Bytes::new());
@@ -117,6 +120,18 @@ impl Inner {
     async fn nodes_known(&self, name: &ServerName) -> Option<Vec<NodeId>> {
         let log = self.keyring.log_stored(name).await?;
         Some(log.nodes().iter().map(|item| NodeId::from_bytes(item.net.0)).collect())
+    }
+
+    /// The overlay changed here: names that were not found there, or had left it, may be looked for at once.
+    pub(super) fn look_again(&self) {
+        self.seen().look_after.clear();
+    }
+
+    /// A session with a node came up: the names that it speaks for may be looked for at once.
+    pub(super) fn look_again_for(&self, node: &NodeId) {
+        let names = self.keyring.names_on(node);
+        let mut seen = self.seen();
+        seen.look_after.retain(|name, _| !names.contains(name));
     }
 
     /// Its nodes do not answer: TLS alone for a while.

@@ -184,6 +184,7 @@ impl Rooms {
             }
             let event = self.verify(&room, event, &known.rules).await?;
             if known.resident {
+                let event = self.vouched(&known, event).await;
                 return Ok(Prepared::Event { known, event });
             }
             self.take_without_room(&known, event).await?;
@@ -191,6 +192,19 @@ impl Rooms {
         };
         let verified = verified.await;
         (Some(id), verified)
+    }
+
+    /// The event with the signature of the room's policy server, if there is one and it gives it: else the event is softly
+    /// failed when it is judged.
+    async fn vouched(&self, known: &Known, event: FullEvent) -> FullEvent {
+        let Some(policy) = &known.policy else { return event };
+        match self.inner.policies.sign(policy, event.clone(), &known.rules).await {
+            Ok(signed) => signed,
+            Err(error) => {
+                tracing::debug!(event = %event.pdu.event_id, %error, "not signed by the room's policy server");
+                event
+            }
+        }
     }
 
     /// Takes one PDU that joins the graph by a handshake (`send_join`, `send_leave`, `send_knock`, an invite of ours that
@@ -207,6 +221,7 @@ impl Rooms {
         let event = received(pdu, room, &known.rules)?;
         let id = event.id.clone();
         let event = self.verify(room, event, &known.rules).await?;
+        let event = self.vouched(&known, event).await;
         match self.take(origin, &known, &event, Some(origin.to_owned())).await? {
             Taken::Known | Taken::Accepted => Ok(id),
             Taken::SoftFailed(reason) | Taken::Rejected(reason) => Err(RoomError::Forbidden(reason)),

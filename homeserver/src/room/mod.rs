@@ -29,6 +29,7 @@ pub mod ingest;
 pub mod join;
 pub mod leave;
 pub mod partial;
+mod policy;
 mod project;
 pub mod purge;
 pub mod read;
@@ -294,6 +295,7 @@ pub(in crate::room) struct Inner {
     pub(in crate::room) fetch: Arc<dyn Fetch>,
     pub(in crate::room) remote: Remote,
     pub(in crate::room) workers: ingest::worker::Workers,
+    pub(in crate::room) policies: Arc<policy::Policies>,
     /// One room is imported at a time: two users of ours who join the same one at once make it once.
     pub(in crate::room) imports: tokio::sync::Mutex<()>,
     /// Events that wait for what comes before them.
@@ -308,6 +310,7 @@ impl Inner {
             store: self.store.clone(),
             signer: self.signer.clone(),
             clock: self.clock.clone(),
+            policies: Arc::clone(&self.policies),
         }
     }
 }
@@ -317,6 +320,7 @@ impl Rooms {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, notify, clock, signer, profiles, fetch, remote } = parts;
         let workers = ingest::worker::Workers::default();
+        let policies = Arc::new(policy::Policies::new(remote.clone()));
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -327,6 +331,7 @@ impl Rooms {
                 fetch,
                 remote,
                 workers,
+                policies,
                 imports: tokio::sync::Mutex::default(),
                 staging: staging::Staging::default(),
                 fetching: Arc::new(tokio::sync::Semaphore::new(partial::FETCHED_AT_ONCE)),

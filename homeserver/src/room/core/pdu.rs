@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedUserId, RoomId, UInt, UserId,
+    OwnedUserId, RoomId, ServerName, UInt, UserId,
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     state_res::Event,
@@ -308,6 +308,52 @@ impl FullEvent {
         let (client, rest) = split(object)?;
         Ok(Self { pdu: Arc::new(pdu), client, rest, has_lists })
     }
+
+    /// The event put together again.
+    pub fn object(&self) -> Result<CanonicalJsonObject, Malformed> {
+        let mut object = parse(&self.client)?;
+        object.extend(parse(&self.rest)?);
+        if self.pdu.says_room {
+            object.insert("room_id".to_owned(), self.pdu.room.as_str().into());
+        }
+        if !self.has_lists {
+            let list = |ids: &[OwnedEventId]| {
+                CanonicalJsonValue::Array(ids.iter().map(|id| id.as_str().into()).collect())
+            };
+            object.insert("prev_events".to_owned(), list(&self.pdu.prev));
+            object.insert("auth_events".to_owned(), list(&self.pdu.auth));
+        }
+        Ok(object)
+    }
+
+    /// The event with one more signature, which changes neither its id nor its hash.
+    pub fn with_signature(
+        mut self,
+        server: &ServerName,
+        key_id: &str,
+        signature: &str,
+    ) -> Result<Self, Malformed> {
+        let no_object = || Malformed("`signatures` is no object".into());
+        let mut rest = parse(&self.rest)?;
+        let signatures = rest.entry("signatures".to_owned());
+        let CanonicalJsonValue::Object(signatures) =
+            signatures.or_insert_with(|| CanonicalJsonObject::new().into())
+        else {
+            return Err(no_object());
+        };
+        let own = signatures.entry(server.to_string());
+        let CanonicalJsonValue::Object(own) = own.or_insert_with(|| CanonicalJsonObject::new().into()) else {
+            return Err(no_object());
+        };
+        own.insert(key_id.to_owned(), signature.into());
+        self.rest = canonical::to_json(&rest)?.into_bytes();
+        Ok(self)
+    }
+}
+
+fn parse(json: &[u8]) -> Result<CanonicalJsonObject, Malformed> {
+    let text = std::str::from_utf8(json).map_err(|error| Malformed(error.to_string()))?;
+    canonical::parse(text)
 }
 
 /// An event's two stored objects. The lists of events are in neither: they are stored as numbers. But in versions 1 and 2

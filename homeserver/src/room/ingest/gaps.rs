@@ -19,6 +19,7 @@ use crate::{
     room::{
         PduJson, RoomError, Rooms,
         core::{pdu::FullEvent, version},
+        policy::{self, Policy},
     },
     store::{
         Kind, ReadTx, StoreError,
@@ -59,6 +60,8 @@ pub(in crate::room) struct Known {
     pub(in crate::room) resident: bool,
     /// Which servers may speak; all, if there is no list.
     pub(in crate::room) acl: Option<Arc<RoomServerAclEventContent>>,
+    /// Whose signature its events need, if anybody's.
+    pub(in crate::room) policy: Option<Arc<Policy>>,
 }
 
 impl Known {
@@ -385,7 +388,13 @@ fn known(tx: &ReadTx<'_>, room: &RoomId) -> Result<Option<Known>, RoomError> {
     };
     // What cannot be read denies nobody, as the specification has it for the fields' defaults.
     let acl = acl.and_then(|acl| serde_json::from_str(acl.content.get()).ok());
-    Ok(Some(Known { version: row.version.into(), rules, resident: row.resident, acl: acl.map(Arc::new) }))
+    Ok(Some(Known {
+        version: row.version.into(),
+        rules,
+        resident: row.resident,
+        acl: acl.map(Arc::new),
+        policy: policy::of_room(tx, nid)?.map(Arc::new),
+    }))
 }
 
 fn unreachable(error: crate::room::FetchError) -> RoomError {

@@ -122,11 +122,13 @@ pub(in crate::room) struct Placed {
 
 /// Works out everything from what is stored. `told`: for an event whose previous ones are not all here, the states after
 /// those that are missing, as another server says.
+/// `unsigned`: why it is softly failed even if the rules allow it.
 pub(in crate::room) fn place(
     tx: &ReadTx<'_>,
     rules: &RoomVersionRules,
     event: &Arc<Pdu>,
     told: Option<Vec<StateMap>>,
+    unsigned: Option<String>,
 ) -> Result<Placed, RoomError> {
     let unknown = || RoomError::NotFound("this room is not known here".into());
     let room = tx.lookup(Kind::Room, event.room.as_str())?.ok_or_else(unknown)?;
@@ -158,6 +160,10 @@ pub(in crate::room) fn place(
     };
     let (verdict, reason) =
         authorize::decide(rules, event, &own, entry, (!matches!(before, Before::Current)).then_some(now));
+    let (verdict, reason) = match unsigned {
+        Some(unsigned) if verdict == Verdict::Accepted => (Verdict::SoftFailed, unsigned),
+        _ => (verdict, reason),
+    };
     let power = create.is_some_and(|create| {
         auth::may(rules, &create, entry("m.room.power_levels", "").as_ref(), &event.sender, Action::Redact)
     });

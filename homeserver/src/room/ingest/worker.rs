@@ -36,6 +36,7 @@ use crate::{
     room::{
         RoomError,
         core::{build::Signer, pdu::Pdu},
+        policy::Policies,
     },
     store::Store,
 };
@@ -76,6 +77,7 @@ pub(in crate::room) struct Tools {
     pub(in crate::room) store: Store,
     pub(in crate::room) signer: Signer,
     pub(in crate::room) clock: Clock,
+    pub(in crate::room) policies: Arc<Policies>,
 }
 
 /// The rooms' tasks.

@@ -9,4 +9,5 @@ mod nonsense;
 mod overlay;
 mod partial;
 mod patience;
+mod policy;
 mod rooms;

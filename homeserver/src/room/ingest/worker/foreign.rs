@@ -12,7 +12,7 @@ use super::{
 use crate::{
     room::{
         RoomError,
-        core::pdu::Pdu,
+        core::pdu::{FullEvent, Pdu},
         ingest::{
             append::{After, Append, Before, Verdict},
             authorize::{self, Lookup},
@@ -53,6 +53,7 @@ impl Worker {
     async fn take(&mut self, job: &PduJob) -> Result<Step, RoomError> {
         let event = &job.event;
         let pdu = event.pdu.clone();
+        let unsigned = self.unsigned(event).await?;
         let snapshot = {
             let head = self.head().await?;
             head.snapshot
@@ -93,7 +94,7 @@ impl Worker {
             && pdu.prev.iter().all(|prev| head.is_recent(prev))
             && (pdu.state_key.is_none() || head.ends.iter().all(|(end, _)| pdu.prev.contains(end)));
         if missing_auth.is_empty() && at_head {
-            return self.take_linear(job).await;
+            return self.take_linear(job, unsigned).await;
         }
         // Not on the present head: everything on its way has to be decided first.
         self.drain().await;
@@ -101,7 +102,7 @@ impl Worker {
         if !missing_auth.is_empty() || (job.state.is_none() && !missing_prev.is_empty()) {
             return Ok(Step::Answer(Taken::Missing { prev: missing_prev, auth: missing_auth }));
         }
-        self.take_forked(job).await
+        self.take_forked(job, unsigned).await
     }
 
     fn known_auth(&self, id: &OwnedEventId) -> Option<Arc<Pdu>> {
@@ -109,7 +110,7 @@ impl Worker {
     }
 
     /// The event builds on the present state.
-    async fn take_linear(&mut self, job: &PduJob) -> Result<Step, RoomError> {
+    async fn take_linear(&mut self, job: &PduJob, unsigned: Option<String>) -> Result<Step, RoomError> {
         let pdu = job.event.pdu.clone();
         let keys = {
             let head = self.head().await?;
@@ -128,6 +129,10 @@ impl Worker {
             |kind, key| own_auth.in_part(head.partial, &pdu, (kind, key), || head.entry(kind, key)),
             None::<fn(&str, &str) -> Option<Arc<Pdu>>>,
         );
+        let (verdict, reason) = match unsigned {
+            Some(unsigned) if verdict == Verdict::Accepted => (Verdict::SoftFailed, unsigned),
+            _ => (verdict, reason),
+        };
         let decided = Append {
             event: job.event.clone(),
             own,
@@ -146,7 +151,7 @@ impl Worker {
     }
 
     /// The event builds on something else: its state, and what the room's becomes, are worked out from the database.
-    async fn take_forked(&mut self, job: &PduJob) -> Result<Step, RoomError> {
+    async fn take_forked(&mut self, job: &PduJob, unsigned: Option<String>) -> Result<Step, RoomError> {
         let own = self.tools.signer.name.clone();
         let (version, rules) = {
             let head = self.head().await?;
@@ -159,7 +164,7 @@ impl Worker {
             size > place::WIDE_ENTRIES || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
         let work = move |tx: &ReadTx<'_>| -> Result<_, RoomError> {
             let begun = cpu_time();
-            let placed = place::place(tx, &for_read, &event.pdu, told)?;
+            let placed = place::place(tx, &for_read, &event.pdu, told, unsigned)?;
             Ok((placed, cpu_time().saturating_sub(begun)))
         };
         let (placed, cpu) = match wide {
@@ -183,6 +188,17 @@ impl Worker {
             now_ms: self.tools.clock.now_ms(),
         };
         Ok(Step::Append { decided: Box::new(decided), reason, linear: false })
+    }
+
+    /// Why the room's policy server, by the present state, keeps an event from being shown; `None` if it does not.
+    async fn unsigned(&mut self, event: &FullEvent) -> Result<Option<String>, RoomError> {
+        let Some(policy) = self.policy().await? else { return Ok(None) };
+        if policy.server() == self.tools.signer.name {
+            return Ok(None);
+        }
+        let rules = self.head().await?.rules.clone();
+        let missing = format!("it lacks the signature of the room's policy server {}", policy.server());
+        Ok((!policy.has_signed(event, &rules)).then_some(missing))
     }
 
     /// Notes what an event of another server cost.

@@ -11,7 +11,7 @@ use crate::{
         Draft, RoomError,
         core::{
             build,
-            pdu::{FullEvent, Pdu},
+            pdu::{FullEvent, MEMBER, Pdu},
             version,
         },
         ingest::{
@@ -19,6 +19,7 @@ use crate::{
             head::{ENDS_MAX, Head, Key},
             load,
         },
+        policy::{self, POLICY, Policies, Policy, Unsigned},
     },
     store::{
         Kind, ReadTx, StoreError,
@@ -32,9 +33,18 @@ use crate::{
 
 impl Worker {
     pub(super) async fn draft(&mut self, job: DraftJob) {
+        let policy = match self.policy().await {
+            Ok(policy) => policy,
+            Err(error) => return refuse(Job::Draft(job), error),
+        };
         let mut built = self.build(&job).await;
         if built.is_err() && self.renew().await {
             built = self.build(&job).await;
+        }
+        if let (Ok(append), Some(policy)) = (&mut built, policy)
+            && let Err(error) = Self::vouch(Arc::clone(&self.tools.policies), append, &policy).await
+        {
+            built = Err(error);
         }
         match built {
             Ok(append) => {
@@ -45,6 +55,40 @@ impl Worker {
             }
             Err(error) => refuse(Job::Draft(job), error),
         }
+    }
+
+    /// Gives an event of ours the signature of the room's policy server. Whoever leaves needs nobody's leave.
+    async fn vouch(policies: Arc<Policies>, append: &mut Append, policy: &Policy) -> Result<(), RoomError> {
+        match policies.sign(policy, append.event.clone(), &append.rules).await {
+            Ok(signed) => append.event = signed,
+            Err(error) => {
+                let pdu = &append.event.pdu;
+                let leaves =
+                    pdu.is_state(MEMBER, pdu.sender.as_str()) && pdu.membership().as_deref() == Some("leave");
+                if !leaves {
+                    return Err(match error {
+                        Unsigned::Refused(..) => RoomError::Forbidden(error.to_string()),
+                        Unsigned::Silent(..) => RoomError::Unreachable(error.to_string()),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy server that the head's state names, if somebody of it is in the room. If it names one, everything on its
+    /// way is decided first: who is in the room is asked of the database.
+    pub(super) async fn policy(&mut self) -> Result<Option<Policy>, RoomError> {
+        self.tell(&[(POLICY.to_owned(), String::new())]).await?;
+        let event = self.head().await?.entry(POLICY, "");
+        let Some(policy) = event.and_then(|event| Policy::read(&event.content)) else { return Ok(None) };
+        self.drain().await;
+        let (room, asked) = (self.room.clone(), policy.clone());
+        let there = self.tools.store.read(move |tx| match tx.lookup(Kind::Room, room.as_str())? {
+            Some(room) => policy::is_there(tx, room, &asked),
+            None => Ok(false),
+        });
+        Ok(there.await?.then_some(policy))
     }
 
     /// A refusal counts only against what is committed: what is on its way may fail yet, and a room may have been imported
@@ -83,6 +127,10 @@ impl Worker {
             match self.head().await {
                 Ok(head) if head.ends.len() > ENDS_MAX => {}
                 _ => return,
+            }
+            // Not where each event has to be asked for: the next one that is said merges some, too.
+            if !matches!(self.policy().await, Ok(None)) {
+                return;
             }
             let (room, own) = (self.room.clone(), self.tools.signer.name.clone());
             let members = self.tools.store.read(move |tx| mergers(tx, &room)).await;
