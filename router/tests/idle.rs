@@ -53,29 +53,36 @@ fn watch(net: &mut Net) -> Seen {
 
 #[test]
 fn jitter_makes_a_quiet_network_no_louder() {
-    // Where an answer over several hops takes most of a second, some of what refreshes records is said twice.
-    for (jitter, seed, bound) in [(20, 2, 900), (150, 3, 1100)] {
-        let (mut net, links) = graph(12, 24, seed);
-        net.jitter = Duration::from_millis(jitter);
-        let seen = watch(&mut net);
-        for n in 0..12 {
-            net.run(Duration::from_millis(50));
-            net.send(n, (n * 7 + 3) % 12, b"hello");
-        }
-        net.run(Duration::from_secs(59));
-        seen.take();
-        let minutes: Vec<usize> = (0..25)
-            .map(|_| {
-                net.run(Duration::from_secs(60));
-                seen.take().values().map(|(bytes, _)| bytes).sum::<usize>() / links
-            })
-            .collect();
-        let mean = minutes.iter().sum::<usize>() / minutes.len();
-        println!("{jitter} ms: {mean} bytes a link and minute, in each: {minutes:?}");
-        assert!(mean <= bound, "{jitter} ms: {mean} bytes a link and minute: {minutes:?}");
-        // Those who keep records hear that they still hold.
-        assert!(minutes.iter().all(|bytes| *bytes <= 5000), "{jitter} ms: {minutes:?}");
+    // With so much of it that places move now and then, one network is louder than another: 753 to 1156.
+    for (jitter, seeds, bound) in [(20, 2..=2, 900), (150, 3..=6, 1000)] {
+        let means: Vec<usize> = seeds.map(|seed| quiet_minute(jitter, seed)).collect();
+        let mean = means.iter().sum::<usize>() / means.len();
+        assert!(mean <= bound, "{jitter} ms: {mean} bytes a link and minute: {means:?}");
     }
+}
+
+/// Bytes a link and minute of a network whose links have so many milliseconds of jitter.
+fn quiet_minute(jitter: u64, seed: u64) -> usize {
+    let (mut net, links) = graph(12, 24, seed);
+    net.jitter = Duration::from_millis(jitter);
+    let seen = watch(&mut net);
+    for n in 0..12 {
+        net.run(Duration::from_millis(50));
+        net.send(n, (n * 7 + 3) % 12, b"hello");
+    }
+    net.run(Duration::from_secs(59));
+    seen.take();
+    let minutes: Vec<usize> = (0..25)
+        .map(|_| {
+            net.run(Duration::from_secs(60));
+            seen.take().values().map(|(bytes, _)| bytes).sum::<usize>() / links
+        })
+        .collect();
+    let mean = minutes.iter().sum::<usize>() / minutes.len();
+    println!("{jitter} ms: {mean} bytes a link and minute, in each: {minutes:?}");
+    // Those who keep records hear that they still hold.
+    assert!(minutes.iter().all(|bytes| *bytes <= 5000), "{jitter} ms: {minutes:?}");
+    mean
 }
 
 #[test]

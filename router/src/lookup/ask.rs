@@ -170,7 +170,8 @@ impl Lookup {
         }
         let search = match purpose {
             // Whom a joining search misses the next one meets.
-            Purpose::Join => search.narrow(),
+            Purpose::Join { .. } => search.narrow(),
+            Purpose::Publish(_) => search.thorough(),
             _ if tries > 0 => search.broad(),
             _ => search,
         };
@@ -186,11 +187,16 @@ impl Lookup {
     pub(super) fn drive(&mut self, id: u64, entropy: &mut dyn Entropy, now: Instant) {
         let Some(running) = self.searches.get_mut(&id) else { return };
         let failed = running.search.on_time(now);
+        let enough = match running.purpose {
+            Purpose::Join { region } => self.knows_region(region, now),
+            Purpose::Answer(_) | Purpose::Publish(_) => false,
+        };
+        let Some(running) = self.searches.get_mut(&id) else { return };
         let mut asks = Vec::new();
-        while let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), now) {
+        while !enough && let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), now) {
             asks.push(ask);
         }
-        let over = running.search.is_over(now);
+        let over = enough || running.search.is_over(now);
         let (what, place, purpose) = (running.search.what, running.search.place, running.purpose);
         for ask in asks {
             let known = match self.contacts.get(&ask.node) {
@@ -201,7 +207,7 @@ impl Lookup {
             // Who publishes or joins wants to be known; who only looks for somebody need not tell.
             let asker = match purpose {
                 Purpose::Answer(_) => None,
-                Purpose::Publish(_) | Purpose::Join => Some(self.own_record().clone()),
+                Purpose::Publish(_) | Purpose::Join { .. } => Some(self.own_record().clone()),
             };
             self.stats.questions += 1;
             self.questions.insert(ask.nonce, Question::Search(id));
@@ -227,7 +233,7 @@ impl Lookup {
                 self.events.push_back(LookupEvent::Accounts { query, records });
             }
             Purpose::Answer(query) => self.on_nothing(query, now),
-            Purpose::Join => {}
+            Purpose::Join { .. } => {}
             Purpose::Publish(key) => {
                 let replicas = search.replicas();
                 let share = u16::from_be_bytes(random(entropy));

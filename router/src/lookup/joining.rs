@@ -10,22 +10,39 @@ impl Lookup {
         if self.own.locator.is_empty() || self.joining.next_at.is_none_or(|at| at > now) {
             return;
         }
+        // Where some are known already the next one that comes by tells of more.
+        while self.joining.rounds < JOIN_AFTER.len() && self.knows_region(self.joining.rounds, now) {
+            self.joining.rounds += 1;
+        }
         let round = self.joining.rounds;
         self.joining.rounds += 1;
         self.joining.next_at = JOIN_AFTER.get(self.joining.rounds).map(|&pause| now + pause);
-        if round + 1 >= JOIN_AFTER.len() {
+        if self.joining.next_at.is_none() {
             // Everybody has met whom it had to meet: what was published to fewer goes to the right ones.
             for publication in self.publications.values_mut() {
                 let jitter = u16::from_be_bytes(random(entropy)) % JOIN_JITTER_MS;
                 publication.want_at(now + JOIN_DONE + Duration::from_millis(jitter.into()));
             }
         }
+        if round >= JOIN_AFTER.len() {
+            return;
+        }
         // The region that differs from ours first in this bit.
         let mut place: Place = random(entropy);
         let differs = !self.place[0] & (0x80 >> round);
         let same = self.place[0] & !(0xff >> round);
         place[0] = same | differs | (place[0] & (0x7f >> round));
-        self.begin_search(Purpose::Join, Query { what: What::Node, place }, Goal::Nearest, now);
+        self.begin_search(
+            Purpose::Join { region: round },
+            Query { what: What::Node, place },
+            Goal::Nearest,
+            now,
+        );
+    }
+
+    /// Are nodes enough known of a region? Of the one that shares exactly so many bits with our place.
+    pub(super) fn knows_region(&self, region: usize, now: Instant) -> bool {
+        !self.joining.is_guided(now) && self.contacts.in_region(region) >= KNOWN_ENOUGH
     }
 }
 
@@ -35,6 +52,8 @@ impl Lookup {
 pub(super) struct Joining {
     pub(super) rounds: usize,
     pub(super) began_at: Option<Instant>,
+    /// Of the first neighbour.
+    first_at: Option<Instant>,
     pub(super) next_at: Option<Instant>,
     /// Nodes that may belong to a network that this one has just met, and until when they are worth a question.
     guides: Vec<(NodeId, Position)>,
@@ -43,6 +62,7 @@ pub(super) struct Joining {
 
 impl Joining {
     pub(super) fn begin(&mut self, now: Instant) {
+        self.first_at.get_or_insert(now);
         if self.began_at.is_none_or(|began| now.since(began) >= JOIN_REST) {
             self.rounds = 0;
             self.began_at = Some(now);
@@ -50,12 +70,21 @@ impl Joining {
         }
     }
 
-    /// Two networks have met.
-    pub(super) fn joined(&mut self, mut guides: Vec<(NodeId, Position)>, now: Instant) {
+    /// Two networks have met. False if this node has only just come to its first one, which it gets to know anyway.
+    pub(super) fn joined(&mut self, mut guides: Vec<(NodeId, Position)>, now: Instant) -> bool {
+        if self.first_at.is_none_or(|first| now.since(first) < YOUNG) {
+            return false;
+        }
         guides.truncate(GUIDES_MAX);
         self.guides = guides;
         self.guided_until = now + GUIDED;
         self.begin(now);
+        true
+    }
+
+    /// Have two networks met not long ago?
+    pub(super) fn is_guided(&self, now: Instant) -> bool {
+        !self.guides.is_empty() && now < self.guided_until
     }
 
     /// Some of the guides, others each time, while they are worth a question.
@@ -83,5 +112,9 @@ const JOIN_JITTER_MS: u16 = 4000;
 const GUIDES_MAX: usize = 64;
 /// Until all searches of a joining are over.
 const GUIDED: Duration = Duration::from_secs(35);
+/// A node that has had neighbours for less than that has no network of its own.
+const YOUNG: Duration = Duration::from_secs(3);
+/// Nodes known of a region, in whose search others would be met.
+const KNOWN_ENOUGH: usize = 4;
 /// So often at most.
 const JOIN_REST: Duration = Duration::from_secs(60);

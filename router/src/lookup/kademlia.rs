@@ -118,6 +118,11 @@ impl Contacts {
         self.buckets.iter().flatten().find(|contact| contact.place.starts_with(prefix))
     }
 
+    /// How many are known whose places share exactly so many leading bits with ours.
+    pub(super) fn in_region(&self, bits: usize) -> usize {
+        self.buckets.get(bits).map_or(0, Vec::len)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.buckets.iter().map(Vec::len).sum()
     }

@@ -202,8 +202,10 @@ struct Running {
 enum Purpose {
     Answer(Query),
     Publish(Option<[u8; 32]>),
-    /// Whoever answers becomes a contact.
-    Join,
+    /// Whoever answers becomes a contact: in a region that shares exactly so many bits with our place.
+    Join {
+        region: usize,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -290,9 +292,10 @@ impl Lookup {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
-        self.joining.joined(guides, now);
+        if self.joining.joined(guides, now) {
+            self.publications.values_mut().for_each(|publication| publication.want(true, now));
+        }
         self.retry_now(now);
-        self.publications.values_mut().for_each(|publication| publication.want(true, now));
         self.settle(entropy, now);
     }
 

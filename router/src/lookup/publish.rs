@@ -1,7 +1,7 @@
 //! Owns the publication of one record of ours: when it goes out, who keeps it, when they hear that it still holds.
 //!
-//! It goes out when it first can, when what it says has changed, and when the network has. That is allowed four times in a
-//! burst, a little later each time, then once a minute. A node that comes up nearer to the record's place than one that keeps it
+//! It goes out when it first can and has settled a little, when what it says has changed, and when the network has. That is allowed
+//! three times in a burst, a little later each time, then once a minute. A node that comes up nearer to the record's place than one that keeps it
 //! takes that one's part, without a search. After a quarter of an hour those who keep it are told that it still holds, after that more
 //! seldom as long as all answer; now and then they are looked for afresh.
 use super::kademlia::{BUCKET, distance};
@@ -35,6 +35,8 @@ pub(super) struct Publication {
     /// The network is new to us until then.
     forming_until: Instant,
     last_at: Option<Instant>,
+    /// The first of all waits for places to settle, but not beyond this.
+    first_latest: Option<Instant>,
 }
 
 struct Keeper {
@@ -92,6 +94,7 @@ impl Publication {
             refresh_at: None,
             refreshes: 0,
             last_at: None,
+            first_latest: None,
         }
     }
 
@@ -112,6 +115,11 @@ impl Publication {
     fn want_soon(&mut self, fresh: bool, now: Instant) {
         self.fresh |= fresh;
         self.refill(now);
+        if self.last_at.is_none() {
+            let latest = *self.first_latest.get_or_insert(now + FIRST_LATEST);
+            self.due_at = Some((now + FIRST_AFTER).min(latest));
+            return;
+        }
         let at = match self.tokens {
             0 => self.refilled_at + TOKEN_EVERY,
             tokens if self.is_forming(now) => now + DELAYS[(BURST - tokens) as usize],
@@ -123,7 +131,8 @@ impl Publication {
 
     /// Nothing of what the record says holds any more: it goes out soon, whatever the rate.
     pub(super) fn want_urgently(&mut self, now: Instant) {
-        let at = self.last_at.map_or(now, |last| now.max(last + URGENT_EVERY));
+        let Some(last) = self.last_at else { return };
+        let at = now.max(last + URGENT_EVERY);
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 
@@ -144,10 +153,6 @@ impl Publication {
         }
         if !self.is_nearer(&place) {
             return;
-        }
-        if now < self.forming_until && self.tokens > 0 {
-            // While a network forms one that is nearer shows that there are more.
-            self.want_soon(true, now);
         }
         if self.search.is_some() || self.record.is_none() {
             return;
@@ -348,10 +353,14 @@ impl Publication {
 }
 
 /// Publications in a burst.
-const BURST: u32 = 4;
+const BURST: u32 = 3;
 /// The wait before each of a burst: while trees settle, coordinates change several times.
 const DELAYS: [Duration; BURST as usize] =
-    [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(1000), Duration::from_millis(3000)];
+    [Duration::from_millis(300), Duration::from_millis(500), Duration::from_millis(3000)];
+/// The first publication waits until places have not changed for so long.
+const FIRST_AFTER: Duration = Duration::from_millis(150);
+/// But no longer than that since it was first wanted: who starts wants to be reached.
+const FIRST_LATEST: Duration = Duration::from_millis(400);
 /// Once the network is known, a record waits so long for more to change.
 const MOVED_AFTER: Duration = Duration::from_secs(10);
 /// After the burst, and between any two once the network is known.
@@ -398,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_four_then_one_a_minute() {
+    fn a_burst_then_one_a_minute() {
         let mut publication = publication();
         let mut published = Vec::new();
         for ms in (0..200_000u64).step_by(50) {
@@ -408,10 +417,10 @@ mod tests {
                 published.push(ms);
             }
         }
-        assert_eq!(published.iter().filter(|ms| **ms < 10_000).count(), 4, "{published:?}");
-        assert_eq!(published[0], 0);
-        assert!((6..=7).contains(&published.len()), "{published:?}");
-        assert!(published[4..].windows(2).all(|pair| pair[1] - pair[0] >= 59_000), "{published:?}");
+        assert_eq!(published.iter().filter(|ms| **ms < 10_000).count(), 3, "{published:?}");
+        assert_eq!(published[0], 400);
+        assert!((5..=6).contains(&published.len()), "{published:?}");
+        assert!(published[3..].windows(2).all(|pair| pair[1] - pair[0] >= 59_000), "{published:?}");
     }
 
     #[test]

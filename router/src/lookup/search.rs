@@ -34,6 +34,8 @@ pub(super) struct Search {
     guided: usize,
     /// And how many before it gives up.
     width_max: usize,
+    /// Must all of the nearest have been asked, whichever path they belong to?
+    all_nearest: bool,
 }
 
 #[derive(Default)]
@@ -96,6 +98,7 @@ impl Search {
             width: 0,
             guided: 0,
             width_max: WIDTH_MAX,
+            all_nearest: false,
         };
         for (at, (node, position)) in start.into_iter().enumerate() {
             let path = at % PATHS;
@@ -129,6 +132,12 @@ impl Search {
     pub(super) fn narrow(mut self) -> Self {
         self.width_max = self.width;
         self
+    }
+
+    /// The same, but no path asks more than it must, as long as all of the nearest have been asked at the end.
+    pub(super) fn thorough(mut self) -> Self {
+        self.all_nearest = true;
+        self.narrow()
     }
 
     /// The next question, if a path is free to ask one; a first one is named `nonce`, a repetition as before.
@@ -292,10 +301,10 @@ impl Search {
         {
             return Some(*key);
         }
-        self.candidates
-            .iter()
-            .filter(|(_, candidate)| candidate.path == path && candidate.state != State::Failed)
-            .take(self.width)
+        let live = || self.candidates.iter().filter(|(_, candidate)| candidate.state != State::Failed);
+        let own = live().filter(|(_, candidate)| candidate.path == path).take(self.width);
+        let all = live().take(if self.all_nearest { BUCKET } else { 0 });
+        own.chain(all.filter(|(_, candidate)| candidate.path == path))
             .find(|(_, candidate)| candidate.state == State::Open)
             .map(|(key, _)| *key)
     }
