@@ -37,7 +37,7 @@ use crate::store::{
 /// Events in one answer to a backfill.
 const BACKFILL_MAX: u32 = 100;
 /// Events in one answer to a question about a gap.
-const MISSING_MAX: u32 = 50;
+const MISSING_MAX: u32 = 100;
 /// Members told by whose names a room without one is called.
 const HEROES_MAX: u32 = 6;
 /// Events looked at for one answer.

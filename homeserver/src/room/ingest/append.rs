@@ -52,6 +52,22 @@ pub(in crate::room) enum Before {
     Map(StateMap),
 }
 
+impl Before {
+    /// The state's event of a (type, state key).
+    pub(in crate::room) fn entry(
+        &self,
+        tx: &ReadTx<'_>,
+        room: Nid,
+        skey: Nid,
+    ) -> Result<Option<Nid>, StoreError> {
+        match self {
+            Self::Current => state::current(tx, room, skey),
+            Self::Snapshot(sid) => state::one(tx, *sid, skey),
+            Self::Map(map) => Ok(map.get(&skey).copied()),
+        }
+    }
+}
+
 /// What the room's resolved state is after an event.
 #[derive(Clone, Debug)]
 pub(in crate::room) enum After {
@@ -271,11 +287,7 @@ fn place(
     event.state_before = Some(before);
     event.state_after = match event.skey {
         Some(skey) if append.verdict != Verdict::Rejected => {
-            let old = match &append.before {
-                Before::Current => state::current(tx, event.room, skey)?,
-                Before::Snapshot(sid) => state::one(tx, *sid, skey)?,
-                Before::Map(map) => map.get(&skey).copied(),
-            };
+            let old = append.before.entry(tx, event.room, skey)?;
             Some(state::derive(tx, event.room, before, &[Change { skey, old, new: Some(event.nid) }])?)
         }
         _ => Some(before),

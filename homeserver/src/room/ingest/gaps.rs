@@ -31,8 +31,6 @@ use crate::{
     },
 };
 
-/// Events asked for to fill one gap. A longer one is bridged by the state at its end; history comes by backfill.
-const GAP_EVENTS_MAX: u32 = 50;
 /// Ends of ours that are named to the other server.
 const EARLIEST_MAX: usize = 20;
 /// Events asked for in one backfill.
@@ -189,27 +187,6 @@ impl Rooms {
             .filter_map(std::future::ready)
             .collect()
             .await
-    }
-
-    /// Fetches what lies between our ends of the graph and the event, oldest first, and takes each.
-    async fn fill_gap(&self, origin: &ServerName, known: &Known, event: &FullEvent) -> Result<(), RoomError> {
-        let pdu = &event.pdu;
-        let room = pdu.room.clone();
-        let earliest = self.inner.store.read(move |tx| ends(tx, &room)).await?;
-        let latest = vec![pdu.event_id.clone()];
-        let missing =
-            self.inner.fetch.missing_events(origin, &pdu.room, earliest, latest, GAP_EVENTS_MAX, 0).await;
-        let missing = missing.map_err(unreachable)?;
-        let mut list = self.verify_all(&pdu.room, missing, &known.rules).await;
-        list.retain(|found| found.pdu.event_id != pdu.event_id);
-        list.sort_by_key(|found| found.pdu.depth);
-        for found in list {
-            // One that does not hold takes down what builds on it, not the others.
-            if let Err(error) = self.take_found(origin, known, &found, None).await {
-                tracing::debug!(%origin, event = %found.pdu.event_id, %error, "an event of a gap was not taken");
-            }
-        }
-        Ok(())
     }
 
     /// The states after those of an event's previous ones that are missing, as `origin` tells them: each missing event
@@ -397,12 +374,12 @@ fn known(tx: &ReadTx<'_>, room: &RoomId) -> Result<Option<Known>, RoomError> {
     }))
 }
 
-fn unreachable(error: crate::room::FetchError) -> RoomError {
+pub(super) fn unreachable(error: crate::room::FetchError) -> RoomError {
     RoomError::Unreachable(error.to_string())
 }
 
 /// Ids of our ends of the graph.
-fn ends(tx: &ReadTx<'_>, room: &RoomId) -> Result<Vec<OwnedEventId>, RoomError> {
+pub(super) fn ends(tx: &ReadTx<'_>, room: &RoomId) -> Result<Vec<OwnedEventId>, RoomError> {
     let Some(room) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(Vec::new()) };
     let mut ids = Vec::new();
     for nid in events::forward(tx, room)?.into_iter().take(EARLIEST_MAX) {

@@ -101,6 +101,27 @@ impl Head {
         }
     }
 
+    /// This head with the deepest of its ends alone, as many as an event builds on; what the state is there it does not
+    /// know.
+    pub(in crate::room) fn of_deepest(&self) -> Self {
+        let mut ends = self.ends.clone();
+        ends.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
+        ends.truncate(ENDS_MAX);
+        Self {
+            room: self.room.clone(),
+            version: self.version.clone(),
+            rules: self.rules.clone(),
+            number: self.number,
+            ends,
+            hashes: self.hashes.clone(),
+            state: HashMap::new(),
+            complete: false,
+            recent: HashSet::new(),
+            snapshot: None,
+            partial: self.partial,
+        }
+    }
+
     /// Reference hashes of ends ([`Pdu::hash`]).
     pub(in crate::room) fn learn_hashes(&mut self, hashes: HashMap<OwnedEventId, Arc<str>>) {
         self.hashes.extend(hashes);

@@ -11,6 +11,7 @@
 
 pub(in crate::room) mod append;
 pub(in crate::room) mod authorize;
+mod fill;
 pub(in crate::room) mod gaps;
 pub(in crate::room) mod head;
 pub(in crate::room) mod import;

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
+use ruma::{EventId, OwnedEventId, RoomId, room_version_rules::RoomVersionRules};
 
 use super::{
     append::{After, Before, SELF, SELF_SKEY, Verdict, behind_failed},
     authorize::{self, Lookup},
+    head::Key,
     load::{self, StoredGraph},
 };
 use crate::{
@@ -89,12 +90,16 @@ fn placed(tx: &ReadTx<'_>, id: &EventId) -> Result<Option<EventRow>, StoreError>
 pub(in crate::room) const WIDE_ENTRIES: usize = 4_000;
 
 /// Whether the states that meet at an event, or at the ends of the graph, are many or large.
-pub(in crate::room) fn is_wide(tx: &ReadTx<'_>, event: &Pdu) -> Result<bool, StoreError> {
+pub(in crate::room) fn is_wide(
+    tx: &ReadTx<'_>,
+    room: &RoomId,
+    prev: &[OwnedEventId],
+) -> Result<bool, StoreError> {
     let mut sids = Vec::new();
-    for prev in &event.prev {
+    for prev in prev {
         sids.extend(placed(tx, prev)?.and_then(|prev| prev.state_after));
     }
-    if let Some(room) = tx.lookup(Kind::Room, event.room.as_str())? {
+    if let Some(room) = tx.lookup(Kind::Room, room.as_str())? {
         for end in events::forward(tx, room)? {
             sids.extend(events::event(tx, end)?.and_then(|end| end.state_after));
         }
@@ -134,7 +139,7 @@ pub(in crate::room) fn place(
     let room = tx.lookup(Kind::Room, event.room.as_str())?.ok_or_else(unknown)?;
     let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
     let graph = NewGraph::new(tx, event)?;
-    let before = before(tx, rules, &row, event, told, &graph)?;
+    let before = before(tx, rules, &row, &event.prev, told, &graph)?;
     let own = event.auth.iter().filter_map(|id| graph.pdu(graph.number(id)?)).collect();
     let create = row.create.and_then(|nid| graph.pdu(nid.0));
     let own = Lookup::new(own, create.clone());
@@ -142,12 +147,7 @@ pub(in crate::room) fn place(
     let entry = |kind: &str, key: &str| -> Option<Arc<Pdu>> {
         let here = || {
             let skey = Nid(graph.skey(kind, key)?);
-            let nid = match &before {
-                Before::Current => graph.stored.keep(state::current(tx, room, skey)),
-                Before::Snapshot(sid) => graph.stored.keep(state::one(tx, *sid, skey)),
-                Before::Map(map) => map.get(&skey).copied(),
-            };
-            graph.pdu(nid?.0)
+            graph.pdu(graph.stored.keep(before.entry(tx, room, skey))?.0)
         };
         own.in_part(partial, event, (kind, key), here)
     };
@@ -175,17 +175,42 @@ pub(in crate::room) fn place(
     Ok(Placed { head: row.head, before, after, verdict, reason, power })
 }
 
+/// Entries of the state before an event of ours that builds on these, whatever the room's present state is.
+pub(in crate::room) fn entries_on(
+    tx: &ReadTx<'_>,
+    rules: &RoomVersionRules,
+    room: &RoomId,
+    prev: &[OwnedEventId],
+    keys: Vec<Key>,
+) -> Result<Vec<(Key, Option<Arc<Pdu>>)>, RoomError> {
+    let unknown = || RoomError::NotFound("this room is not known here".into());
+    let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
+    let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
+    let graph = StoredGraph::new(tx);
+    let before = before(tx, rules, &row, prev, None, &graph)?;
+    let mut entries = Vec::with_capacity(keys.len());
+    for key in keys {
+        let event = match graph.skey(&key.0, &key.1) {
+            Some(skey) => before.entry(tx, room, Nid(skey))?,
+            None => None,
+        };
+        entries.push((key, event.and_then(|event| graph.pdu(event.0))));
+    }
+    graph.finish()?;
+    Ok(entries)
+}
+
 /// The state before an event: of its previous ones that are here, and as told for the others.
 fn before(
     tx: &ReadTx<'_>,
     rules: &RoomVersionRules,
     row: &RoomRow,
-    event: &Pdu,
+    prev: &[OwnedEventId],
     told: Option<Vec<StateMap>>,
     graph: &impl Graph,
 ) -> Result<Before, RoomError> {
     let mut sids = Vec::new();
-    for prev in &event.prev {
+    for prev in prev {
         match placed(tx, prev)? {
             Some(prev) => sids.extend(prev.state_after),
             None if told.is_some() => {}

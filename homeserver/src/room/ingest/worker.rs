@@ -13,6 +13,7 @@
 mod foreign;
 mod jobs;
 mod own;
+mod some;
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -2,6 +2,7 @@
 
 mod chains;
 mod crash;
+mod ends;
 mod federation;
 mod local;
 mod migration;

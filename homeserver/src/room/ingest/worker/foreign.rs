@@ -89,10 +89,14 @@ impl Worker {
             head.note_recent(prev);
         }
         let head = self.head().await?;
+        // The state stays what the ends resolve to only if one of them has it already, or all of them are covered.
         let at_head = job.state.is_none()
             && !pdu.prev.is_empty()
             && pdu.prev.iter().all(|prev| head.is_recent(prev))
-            && (pdu.state_key.is_none() || head.ends.iter().all(|(end, _)| pdu.prev.contains(end)));
+            && match pdu.state_key {
+                None => head.ends.iter().any(|(end, _)| head.is_recent(end)),
+                Some(_) => head.ends.iter().all(|(end, _)| pdu.prev.contains(end)),
+            };
         if missing_auth.is_empty() && at_head {
             return self.take_linear(job, unsigned).await;
         }
@@ -160,8 +164,8 @@ impl Worker {
         let (event, told) = (job.event.clone(), job.state.clone());
         let for_read = rules.clone();
         let (pdu, size) = (event.pdu.clone(), told.iter().flatten().map(StateMap::len).sum::<usize>());
-        let wide =
-            size > place::WIDE_ENTRIES || self.tools.store.read(move |tx| place::is_wide(tx, &pdu)).await?;
+        let wide = size > place::WIDE_ENTRIES
+            || self.tools.store.read(move |tx| place::is_wide(tx, &pdu.room, &pdu.prev)).await?;
         let work = move |tx: &ReadTx<'_>| -> Result<_, RoomError> {
             let begun = cpu_time();
             let placed = place::place(tx, &for_read, &event.pdu, told, unsigned)?;

@@ -16,7 +16,7 @@ use crate::{
         },
         ingest::{
             append::{After, Append, Before, Forward, Verdict},
-            head::{ENDS_MAX, Head, Key},
+            head::{Head, Key},
             load,
         },
         policy::{self, POLICY, Policies, Policy, Unsigned},
@@ -37,8 +37,15 @@ impl Worker {
             Ok(policy) => policy,
             Err(error) => return refuse(Job::Draft(job), error),
         };
-        let mut built = self.build(&job).await;
-        if built.is_err() && self.renew().await {
+        let many = self.has_many_ends().await;
+        let mut built = match many {
+            true => {
+                self.drain().await;
+                self.build_on_some(&job, Forward::All).await
+            }
+            false => self.build(&job).await,
+        };
+        if !many && built.is_err() && self.renew().await {
             built = self.build(&job).await;
         }
         if let (Ok(append), Some(policy)) = (&mut built, policy)
@@ -47,6 +54,7 @@ impl Worker {
             built = Err(error);
         }
         match built {
+            Ok(append) if many => self.settle(append, Job::Draft(job)).await,
             Ok(append) => {
                 if let Some(head) = &mut self.head {
                     head.advance(&append.event);
@@ -91,6 +99,13 @@ impl Worker {
         Ok(there.await?.then_some(policy))
     }
 
+    /// Has an event written that was worked out from the database.
+    async fn settle(&mut self, append: Append, job: Job) {
+        self.launch(append, job, Verdict::Accepted, String::new());
+        self.drain().await;
+        self.head = None;
+    }
+
     /// A refusal counts only against what is committed: what is on its way may fail yet, and a room may have been imported
     /// anew since the head was read. True if there was a head to doubt.
     pub(super) async fn renew(&mut self) -> bool {
@@ -114,8 +129,7 @@ impl Worker {
             after: After::Linear,
             verdict: Verdict::Accepted,
             power,
-            // Others meet a merging event when the next one builds on it.
-            forward: if job.draft.event_type == DUMMY { Forward::No } else { Forward::All },
+            forward: Forward::All,
             txn: job.txn.clone(),
             now_ms: now,
         })
@@ -124,9 +138,9 @@ impl Worker {
     /// Merges the graph's ends by events that say nothing, if there are too many and someone of ours may send one.
     pub(super) async fn merge_ends(&mut self) {
         for _ in 0..MERGES_MAX {
-            match self.head().await {
-                Ok(head) if head.ends.len() > ENDS_MAX => {}
-                _ => return,
+            self.drain().await;
+            if !self.has_many_ends().await {
+                return;
             }
             // Not where each event has to be asked for: the next one that is said merges some, too.
             if !matches!(self.policy().await, Ok(None)) {
@@ -142,11 +156,13 @@ impl Worker {
                 let (answer, _) = oneshot::channel();
                 let draft = Draft::message(DUMMY, content);
                 let job = DraftJob { sender, draft, txn: None, answer, tries: 0 };
-                let Ok(append) = self.build(&job).await else { continue };
-                if let Some(head) = &mut self.head {
-                    head.advance(&append.event);
+                // Who may not do it now is not asked whether it might on those ends.
+                if self.build(&job).await.is_err() {
+                    continue;
                 }
-                self.launch(append, Job::Draft(job), Verdict::Accepted, String::new());
+                // Others meet a merging event when the next one builds on it.
+                let Ok(append) = self.build_on_some(&job, Forward::No).await else { continue };
+                self.settle(append, Job::Draft(job)).await;
                 merged = true;
                 break;
             }
