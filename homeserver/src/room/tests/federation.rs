@@ -413,20 +413,26 @@ async fn a_gap_is_filled_and_a_long_one_bridged() {
     assert_eq!(bodies(&b, &bob, &room).await, said);
     assert_eq!(resolved(&a, &room).await, resolved(&b, &room).await);
 
-    // Longer than one question may be: the state comes along, the rest of the past by backfill.
-    for n in 0..120 {
+    // Longer than one question may be: it is asked for in several, and no hole is left.
+    for n in 0..150 {
         a.say(&alice, &room, &format!("n{n}")).await.unwrap();
-    }
-    a.rooms.send(&alice, &room, state("m.room.topic", "", json!({"topic": "later"})), None).await.unwrap();
-    net.outbox(&a).await;
-    for n in 0..70 {
-        a.say(&alice, &room, &format!("o{n}")).await.unwrap();
     }
     net.outbox(&a).await;
     a.say(&alice, &room, "end").await.unwrap();
     net.deliver(&a).await;
+    assert_eq!(bodies(&b, &bob, &room).await.len(), 11 + 151);
+    assert_eq!(bodies(&b, &bob, &room).await, bodies(&a, &alice, &room).await);
+
+    // Longer than any gap that is filled: the state comes along, the rest of the past by backfill.
+    a.rooms.send(&alice, &room, state("m.room.topic", "", json!({"topic": "later"})), None).await.unwrap();
+    for n in 0..540 {
+        a.say(&alice, &room, &format!("o{n}")).await.unwrap();
+    }
+    net.outbox(&a).await;
+    a.say(&alice, &room, "the very end").await.unwrap();
+    net.deliver(&a).await;
     assert_eq!(resolved(&a, &room).await, resolved(&b, &room).await);
-    assert_eq!(bodies(&b, &bob, &room).await.last().unwrap(), "end");
+    assert_eq!(bodies(&b, &bob, &room).await.last().unwrap(), "the very end");
 }
 
 #[tokio::test]

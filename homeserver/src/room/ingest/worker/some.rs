@@ -47,7 +47,7 @@ impl Worker {
         }
         let event = some.build(&job.sender, &job.draft, now_ms, &signer)?;
         let (pdu, for_read) = (event.pdu.clone(), rules.clone());
-        let placed = move |tx: &ReadTx<'_>| place::place(tx, &for_read, &pdu, None);
+        let placed = move |tx: &ReadTx<'_>| place::place(tx, &for_read, &pdu, None, None);
         let placed = match wide {
             true => self.tools.store.read_slowly(placed).await?,
             false => self.tools.store.read(placed).await?,
