@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use ruma::{OwnedUserId, RoomId, UserId};
+use serde_json::json;
 
-use super::{RoomError, Rooms};
+use super::{
+    RoomError, Rooms,
+    read::json::{Viewer, client_event},
+};
 use crate::store::{
-    Kind, Nid, StoreError,
+    Kind, Nid, ReadTx, StoreError,
     schema::{
-        membership::{self, Membership},
+        events,
+        membership::{self, Membership, UserRoom},
         purge,
     },
 };
@@ -17,6 +22,25 @@ use crate::store::{
 const LEAVES_TIME_MAX: Duration = Duration::from_secs(10);
 /// Between two looks whether they have gone out.
 const LEAVES_LOOK: Duration = Duration::from_millis(100);
+
+/// The event that tells a user that they are out, as a list: the leave that they were made to say, or, where they could not
+/// (its servers are away, say), one that this server makes up.
+fn farewell(tx: &ReadTx<'_>, user: Nid, row: &UserRoom) -> Result<Vec<u8>, StoreError> {
+    let gone = matches!(row.membership, Membership::Leave | Membership::Ban);
+    let viewer = Viewer { user: Nid(0), device: None, room_id: false, now_ms: 0, joined: None };
+    let text = match events::event(tx, row.nid)?.filter(|_| gone) {
+        Some(event) => client_event(tx, &event, &viewer)?.get().to_owned(),
+        None => {
+            let user = tx.text(user)?;
+            json!({
+                "type": "m.room.member", "state_key": &*user, "sender": &*user, "content": {"membership": "leave"},
+                "event_id": format!("$purged-{}", row.nid.0), "origin_server_ts": 0, "unsigned": {},
+            })
+            .to_string()
+        }
+    };
+    Ok(format!("[{text}]").into_bytes())
+}
 
 impl Rooms {
     /// Removes a room with everything of it, in steps of at most [`purge::ROWS_MAX`] rows. Local users leave it first and
@@ -63,7 +87,10 @@ impl Rooms {
         {
             tokio::time::sleep(LEAVES_LOOK).await;
         }
-        self.inner.store.write(move |tx| -> Result<(), StoreError> { purge::begin(tx, nid) }).await?;
+        self.inner
+            .store
+            .write(move |tx| -> Result<(), StoreError> { purge::begin(tx, nid, farewell) })
+            .await?;
         Ok(nid)
     }
 

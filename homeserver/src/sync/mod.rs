@@ -195,6 +195,11 @@ impl Context {
     fn since(&self) -> Seq {
         self.since.map_or(Seq(0), |token| Seq(token.seq))
     }
+
+    /// Up to where the client was told of receipts.
+    fn receipts_since(&self) -> Seq {
+        self.since.map_or(Seq(0), |token| Seq(token.receipts))
+    }
 }
 
 impl From<&FilterDefinition> for SyncFilter {

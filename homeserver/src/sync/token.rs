@@ -1,6 +1,7 @@
 //! What a client holds between two syncs: `{version, incarnation, node, seq, to-device seq}` in text.
 //!
-//! `s1_<incarnation>_<node>_<seq>_<to-device seq>_<typing>`, numbers in decimal, incarnation and node in hex. The
+//! `s1_<incarnation>_<node>_<seq>_<to-device seq>_<typing>`, and `_<receipts>` where receipts are behind, numbers in
+//! decimal, incarnation and node in hex. The
 //! incarnation changes when a database is restored from a backup, so that positions it gave out afterwards are never
 //! taken for its own; node is the beginning of the key of the node that gave it.
 
@@ -19,6 +20,8 @@ pub struct Token {
     pub to_device: i64,
     /// Who types was shown as of here; counts within one run of the node.
     pub typing: u64,
+    /// Receipts were told up to here: less than `seq` where a room had more than fit into a response.
+    pub receipts: i64,
 }
 
 /// A text that is no token of ours.
@@ -31,8 +34,9 @@ const TOKEN_BYTES_MAX: usize = 128;
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { incarnation, node, seq, to_device, typing } = self;
-        write!(f, "s1_{incarnation:x}_{node:x}_{seq}_{to_device}_{typing}")
+        let Self { incarnation, node, seq, to_device, typing, receipts } = self;
+        write!(f, "s1_{incarnation:x}_{node:x}_{seq}_{to_device}_{typing}")?;
+        if receipts < seq { write!(f, "_{receipts}") } else { Ok(()) }
     }
 }
 
@@ -51,12 +55,17 @@ impl FromStr for Token {
         };
         let number = |text: &str| text.parse::<u64>().map_err(|_| TokenError);
         let position = |text: &str| number(text).and_then(|seq| i64::try_from(seq).map_err(|_| TokenError));
-        let token = Self {
+        let mut token = Self {
             incarnation: hex(next()?)?,
             node: hex(next()?)?,
             seq: position(next()?)?,
             to_device: position(next()?)?,
             typing: number(next()?)?,
+            receipts: 0,
+        };
+        token.receipts = match parts.next() {
+            None => token.seq,
+            Some(behind) => position(behind)?.min(token.seq),
         };
         match parts.next() {
             None => Ok(token),
@@ -71,8 +80,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_token_comes_back(incarnation: u64, node: u64, seq in 0..i64::MAX, to_device in 0..i64::MAX, typing: u64) {
-            let token = Token { incarnation, node, seq, to_device, typing };
+        fn a_token_comes_back(incarnation: u64, node: u64, seq in 0..i64::MAX, to_device in 0..i64::MAX, typing: u64,
+                              behind in 0..i64::MAX) {
+            let token = Token { incarnation, node, seq, to_device, typing, receipts: seq - behind.min(seq) };
             assert_eq!(token.to_string().parse(), Ok(token));
         }
 
@@ -85,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_not_whole_is_refused() {
         for text in
-            ["", "s1_", "s1_1_1_1_1", "s1_1_1_-1_1_1", "s1_1_1_1_1_1_1", "s2_1_1_1_1_1", "s72594_4483"]
+            ["", "s1_", "s1_1_1_1_1", "s1_1_1_-1_1_1", "s1_1_1_1_1_1_1_1", "s2_1_1_1_1_1", "s72594_4483"]
         {
             assert_eq!(text.parse::<Token>(), Err(TokenError), "{text}");
         }

@@ -100,6 +100,15 @@ async fn a_purged_room_leaves_nothing_and_its_users_are_told() {
     let (gone, kept) = (room(&home, &alice, &bob, "gone").await, room(&home, &alice, &bob, "kept").await);
     let (_, before) = home.get("/_matrix/client/v3/sync?timeout=0", &bob).await;
     let since = before["next_batch"].as_str().unwrap();
+    let slide = async |pos: Option<&str>| {
+        let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0".to_owned();
+        let path = path + &pos.map(|pos| format!("&pos={pos}")).unwrap_or_default();
+        let list =
+            json!({"ranges": [[0, 9]], "timeline_limit": 1, "required_state": [["m.room.member", "$ME"]]});
+        home.post(&path, &bob, json!({"conn_id": "c", "lists": {"all": list}})).await.1
+    };
+    let slid = slide(None).await;
+    assert_eq!(slid["rooms"].as_object().unwrap().len(), 2);
     assert!(rows(&home.server.store, &gone).await.iter().filter(|(_, count)| *count > 0).count() > 12);
     home.server.rooms.purge(<&RoomId>::try_from(gone.as_str()).unwrap()).await.unwrap();
     let after = rows(&home.server.store, &gone).await;
@@ -107,7 +116,21 @@ async fn a_purged_room_leaves_nothing_and_its_users_are_told() {
     home.server.store.read(crash::check).await.unwrap();
 
     let (_, told) = home.get(&format!("/_matrix/client/v3/sync?timeout=0&since={since}"), &bob).await;
-    assert!(told["rooms"]["leave"][&gone].is_object(), "{told}");
+    let farewell = &told["rooms"]["leave"][&gone]["timeline"]["events"][0];
+    assert_eq!(
+        (&farewell["state_key"], &farewell["content"]["membership"]),
+        (&json!(bob.id), &json!("leave"))
+    );
+    // A client of the other kind, and once.
+    let told = slide(slid["pos"].as_str()).await;
+    let farewell = &told["rooms"][&gone]["required_state"][0];
+    assert_eq!(
+        (&farewell["state_key"], &farewell["content"]["membership"]),
+        (&json!(bob.id), &json!("leave"))
+    );
+    assert!(farewell["event_id"].is_string(), "{told}");
+    assert_eq!(slide(told["pos"].as_str()).await["rooms"], json!({}));
+    assert_eq!(slide(None).await["rooms"].as_object().unwrap().len(), 1);
     let (_, fresh) = home.get("/_matrix/client/v3/sync?timeout=0&full_state=true", &bob).await;
     assert!(fresh["rooms"]["join"][&gone].is_null() && fresh["rooms"]["join"][&kept].is_object());
     let (status, _) = home.get(&format!("/_matrix/client/v3/rooms/{gone}/messages?dir=b"), &alice).await;

@@ -12,7 +12,7 @@ use crate::store::{
     Nid, ReadTx, StoreError, Touched, WriteTx,
     schema::{
         events::{self, stream_kind},
-        membership::{self, Membership},
+        membership::{self, Membership, UserRoom},
         partial,
     },
 };
@@ -87,8 +87,13 @@ pub fn going(tx: &ReadTx<'_>) -> Result<Vec<Nid>, StoreError> {
     tx.rows("SELECT room FROM purge ORDER BY seq", [], |row| row.get(0))
 }
 
-/// Marks a room: from now on nothing reads it. Local users who had anything to do with it are told that they are out.
-pub fn begin(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
+/// Marks a room: from now on nothing reads it. Local users who had anything to do with it are told that they are out, by
+/// the list of events that `farewell` makes of their row: the room's own go with it.
+pub fn begin(
+    tx: &mut WriteTx<'_>,
+    room: Nid,
+    farewell: impl Fn(&ReadTx<'_>, Nid, &UserRoom) -> Result<Vec<u8>, StoreError>,
+) -> Result<(), StoreError> {
     let seq = tx.next_seq()?;
     tx.execute("INSERT OR IGNORE INTO purge(room, seq) VALUES(?1, ?2)", (room, seq))?;
     tx.execute("DELETE FROM room_network WHERE room = ?1", [room])?;
@@ -96,6 +101,7 @@ pub fn begin(tx: &mut WriteTx<'_>, room: Nid) -> Result<(), StoreError> {
     partial::forget(tx, room)?;
     for user in membership::room_users(tx, room)? {
         let Some(mut row) = membership::user_room(tx, user, room)? else { continue };
+        row.stripped = Some(farewell(tx, user, &row)?);
         let seq = events::push_stream(tx, stream_kind::MEMBERSHIP, Some(room), Some(user), Some(row.nid))?;
         row.membership = Membership::Leave;
         (row.left_state, row.left_seq, row.forgotten, row.seq) = (None, None, true, seq);

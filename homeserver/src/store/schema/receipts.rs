@@ -88,7 +88,7 @@ pub fn count_room(tx: &ReadTx<'_>, room: Nid) -> Result<i64, StoreError> {
     Ok(tx.row("SELECT count(*) FROM receipt WHERE room = ?1", [room], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Receipts of a room in (since, until] that `viewer` may see, the latest `limit` of them.
+/// Receipts of a room in (since, until] that `viewer` may see, the first `limit` of them, in order.
 pub fn changed(
     tx: &ReadTx<'_>,
     room: Nid,
@@ -99,8 +99,24 @@ pub fn changed(
 ) -> Result<Vec<ReceiptRow>, StoreError> {
     tx.rows(
         "SELECT user, kind, thread, event, ts, seq FROM receipt
-         WHERE room = ?1 AND seq > ?3 AND seq <= ?4 AND (kind = 0 OR user = ?2) ORDER BY seq DESC LIMIT ?5",
+         WHERE room = ?1 AND seq > ?3 AND seq <= ?4 AND (kind = 0 OR user = ?2) ORDER BY seq LIMIT ?5",
         (room, viewer, since, until, limit),
+        read,
+    )
+}
+
+/// Receipts of a room up to `until` that `viewer` may see, the latest `limit` of them.
+pub fn latest(
+    tx: &ReadTx<'_>,
+    room: Nid,
+    viewer: Nid,
+    until: Seq,
+    limit: u32,
+) -> Result<Vec<ReceiptRow>, StoreError> {
+    tx.rows(
+        "SELECT user, kind, thread, event, ts, seq FROM receipt
+         WHERE room = ?1 AND seq <= ?3 AND (kind = 0 OR user = ?2) ORDER BY seq DESC LIMIT ?4",
+        (room, viewer, until, limit),
         read,
     )
 }

@@ -32,7 +32,8 @@ use crate::{
 
 /// Messages to the device in one response, whatever the client asks; the next response has more.
 const TO_DEVICE_MAX: u64 = 100;
-/// Receipts of others in a room that is new to the client: those on the events that it is shown.
+/// Receipts of a room in one response: of one that is new to the client those of others on the events that it is shown, of
+/// another the first that it was not told; the others are in the next.
 const RECEIPTS_MAX: u32 = 200;
 
 /// A room that the request is about, after it was written.
@@ -73,6 +74,8 @@ pub(super) struct Written {
     pub(super) news: bool,
     /// Bits of [`GLOBAL`] after it.
     pub(super) global: u8,
+    /// Up to where receipts are told, if some room has more than fit.
+    pub(super) receipts: Option<Seq>,
 }
 
 /// What extensions are made from.
@@ -107,7 +110,7 @@ impl Extend<'_> {
             written.global |= bits::ACCOUNT_DATA;
         }
         if asked.receipts.on() {
-            written.news |= self.receipts(&mut writer, shown)?;
+            written.news |= self.receipts(&mut writer, shown, &mut written.receipts)?;
         }
         if asked.typing.on() {
             written.news |= self.typing(&mut writer, shown);
@@ -266,10 +269,16 @@ impl Extend<'_> {
         Ok(true)
     }
 
-    fn receipts(&self, writer: &mut Writer, shown: &mut [Shown<'_>]) -> Result<bool, StoreError> {
+    fn receipts(
+        &self,
+        writer: &mut Writer,
+        shown: &mut [Shown<'_>],
+        cut: &mut Option<Seq>,
+    ) -> Result<bool, StoreError> {
         let (tx, until) = (self.tx, self.news.until);
         let user = self.context.user;
         let (since, private) = (self.context.since(), self.news.private());
+        let told = self.context.receipts_since();
         let mut rooms = Vec::new();
         for (room, whole) in covered(shown, &self.context.ask.extensions.receipts, bits::RECEIPTS) {
             if !room.joined {
@@ -278,10 +287,17 @@ impl Extend<'_> {
             let rows = match room.upto {
                 Some(upto) if !whole => {
                     // A private receipt is no news of the room's, but of the user's.
-                    if !room.touched && upto == since && !private.contains(&room.room) {
+                    let behind = told < since;
+                    if !room.touched && upto == since && !private.contains(&room.room) && !behind {
                         continue;
                     }
-                    receipts::changed(tx, room.room, user, upto, until, RECEIPTS_MAX)?
+                    let mut rows =
+                        receipts::changed(tx, room.room, user, upto.min(told), until, RECEIPTS_MAX + 1)?;
+                    if rows.len() > RECEIPTS_MAX as usize {
+                        rows.truncate(RECEIPTS_MAX as usize);
+                        *cut = [*cut, rows.last().map(|row| row.seq)].into_iter().flatten().min();
+                    }
+                    rows
                 }
                 _ => {
                     let mut rows = receipts::own(tx, room.room, user)?;
@@ -290,7 +306,7 @@ impl Extend<'_> {
                         for event in &room.events {
                             ids.insert(events::id(tx, *event)?.to_string());
                         }
-                        let others = receipts::changed(tx, room.room, user, Seq(0), until, RECEIPTS_MAX)?;
+                        let others = receipts::latest(tx, room.room, user, until, RECEIPTS_MAX)?;
                         rows.extend(
                             others.into_iter().filter(|row| row.user != user && ids.contains(&row.event)),
                         );

@@ -114,6 +114,11 @@ impl Context {
     fn since(&self) -> Seq {
         self.token.map_or(Seq(0), |token| Seq(token.seq))
     }
+
+    /// Up to where the client was told of receipts.
+    fn receipts_since(&self) -> Seq {
+        self.token.map_or(Seq(0), |token| Seq(token.receipts))
+    }
 }
 
 /// A response before its `pos` is known.
@@ -129,6 +134,8 @@ struct Built {
     members: Vec<Member>,
     until: Seq,
     typing: bool,
+    /// Receipts are told up to here.
+    receipts: Seq,
 }
 
 /// See [`super::Sync::sliding`].
@@ -240,6 +247,7 @@ async fn finish(inner: &Inner, context: &Context, built: Built) -> Result<Bytes,
         seq: built.until.0,
         to_device: 0,
         typing: u64::from(built.typing),
+        receipts: built.receipts.0,
     };
     let pos = Pos { nonce: context.handle.nonce, n, token };
     let mut writer = Writer::default();
@@ -318,6 +326,7 @@ fn build(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Built, Sto
         seq: until.0,
         to_device: 0,
         typing: 0,
+        receipts: until.0,
     };
     let extend =
         Extend { tx, context, typing: &inner.typing, news: &news, about: &about, ignored: &ignored, token };
@@ -341,6 +350,7 @@ fn build(tx: &ReadTx<'_>, inner: &Inner, context: &Context) -> Result<Built, Sto
         members,
         until,
         typing,
+        receipts: extended.receipts.unwrap_or(until),
     })
 }
 

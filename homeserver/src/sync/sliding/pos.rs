@@ -54,7 +54,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_pos_comes_back(nonce in 0..i64::MAX, n in 0..i64::MAX, seq in 0..i64::MAX) {
-            let token = Token { incarnation: 1, node: 2, seq, to_device: 0, typing: 1 };
+            let token = Token { incarnation: 1, node: 2, seq, to_device: 0, typing: 1, receipts: seq };
             let pos = Pos { nonce, n, token };
             assert_eq!(pos.to_string().parse(), Ok(pos));
         }

@@ -224,12 +224,16 @@ impl Room<'_> {
         let own = events::event(tx, row.nid)?;
         let mut writer = Writer::default();
         let (Some(left), Some(sid)) = (row.left_seq, row.left_state) else {
-            // Never in it: the client only has to know that the invite is gone.
+            // Never in it, or it was purged: the client only has to know that the invite, or the room, is gone.
             self.open(&mut writer, known.is_none());
             writer.key("bump_stamp").number(self.entry.bump.0.max(1));
-            let own: Vec<EventRow> = own.into_iter().collect();
-            let required = Required { events: own, ..Required::default() };
-            self.write_required(&mut writer, &required, &viewer)?;
+            match (own, &row.stripped) {
+                (None, Some(farewell)) => writer.key("required_state").raw(farewell),
+                (own, _) => {
+                    let required = Required { events: own.into_iter().collect(), ..Required::default() };
+                    self.write_required(&mut writer, &required, &viewer)?;
+                }
+            }
             writer.close_object();
             return Ok(Written {
                 json: writer.into_members(),

@@ -4,6 +4,7 @@
 mod both;
 mod histories;
 mod messages;
+mod receipts;
 mod rooms;
 mod sliding;
 

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::{Context, Inner, Plan};
 use crate::{
     store::{
-        Nid, ReadTx, Seq, StoreError,
+        Nid, ReadTx, StoreError,
         schema::receipts::{self, ReceiptRow},
     },
     sync::json::Writer,
 };
 
-/// Receipts of a room that is new to the client: its own and the latest of others.
+/// Receipts of a room in one response: of one that is new to the client its own and the latest of others, of another the
+/// first that it was not told; the others are in the next.
 const RECEIPTS_MAX: u32 = 200;
 
 /// Ephemeral events of a room.
@@ -33,15 +34,23 @@ pub(super) fn events(
     new: bool,
 ) -> Result<Ephemeral, StoreError> {
     let filter = &context.filter.ephemeral;
-    let since = if new { Seq(0) } else { context.since() };
     let mut ephemeral = Ephemeral::default();
-    let mut rows = receipts::changed(tx, room, context.user, since, plan.until, RECEIPTS_MAX)?;
+    let mut rows = if new {
+        receipts::latest(tx, room, context.user, plan.until, RECEIPTS_MAX)?
+    } else {
+        let since = context.receipts_since();
+        receipts::changed(tx, room, context.user, since, plan.until, RECEIPTS_MAX + 1)?
+    };
     if new {
         for own in receipts::own(tx, room, context.user)? {
             if own.seq <= plan.until && !rows.contains(&own) {
                 rows.push(own);
             }
         }
+    }
+    if rows.len() > RECEIPTS_MAX as usize && !new {
+        rows.truncate(RECEIPTS_MAX as usize);
+        plan.cut_receipts(rows.last().map(|row| row.seq));
     }
     ephemeral.own_receipt = rows.iter().any(|row| row.user == context.user);
     if filter.is_closed_in(room_id) {

@@ -30,9 +30,12 @@ pub(super) fn write(
     let since = context.since();
     let viewer = viewer(context, None);
     let Some(left) = row.left_seq else {
-        // Never in it: the client only has to know that the invite is gone.
+        // Never in it, or it was purged: the client only has to know that the invite, or the room, is gone.
         let event = events::event(tx, row.nid)?;
-        let events = render(tx, event.as_slice(), &viewer)?;
+        let mut events = render(tx, event.as_slice(), &viewer)?;
+        if let (None, Some([b'[', farewell @ .., b']'])) = (&event, row.stripped.as_deref()) {
+            events.push(farewell.to_vec());
+        }
         let timeline = Timeline { events: Vec::new(), limited: false, prev_batch: Token::END, start: Seq(0) };
         writer.key(id).object(|object| {
             write_timeline(object, &timeline, &events);

@@ -9,6 +9,7 @@ mod presence;
 mod state;
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -99,9 +100,17 @@ struct Plan {
     ignored: HashSet<Nid>,
     /// Members that the device was shown already.
     known: HashMap<(Nid, Nid), Nid>,
+    /// Up to where receipts are told, if some room has more than fit.
+    receipts_cut: Cell<Option<Seq>>,
 }
 
 impl Plan {
+    /// Notes that a room's receipts are told up to here alone.
+    fn cut_receipts(&self, at: Option<Seq>) {
+        let least = [self.receipts_cut.get(), at].into_iter().flatten().min();
+        self.receipts_cut.set(least);
+    }
+
     /// How timelines are read.
     fn view<'a>(&'a self, context: &'a Context) -> View<'a> {
         View {
@@ -131,6 +140,13 @@ impl Plan {
         let mut private = HashSet::new();
         let mut signed = Vec::new();
         if !initial {
+            let from = context.receipts_since();
+            if from < since {
+                let behind = query::user_rows(tx, context.user, from, since)?;
+                private.extend(
+                    behind.into_iter().filter(|row| row.0 == stream_kind::RECEIPT).filter_map(|row| row.1),
+                );
+            }
             for (kind, reference) in query::user_rows(tx, context.user, since, until)? {
                 match kind {
                     stream_kind::RECEIPT => private.extend(reference),
@@ -158,6 +174,7 @@ impl Plan {
                 }
                 _ => HashMap::new(),
             },
+            receipts_cut: Cell::new(None),
         };
         plan.write_globals(tx, context, &global_data)?;
         let lists = devices::changes(tx, context.user, since, until, &rows, &signed, initial)?;
@@ -198,6 +215,11 @@ impl Plan {
             Members::All => partial::rooms(tx)?.into_iter().collect(),
             _ => HashSet::new(),
         };
+        // Rooms that may have receipts which did not fit into the response before.
+        let behind = match context.receipts_since() {
+            from if from < since => query::rooms_touched(tx, from, since)?.into_iter().collect(),
+            _ => HashSet::new(),
+        };
         let mut chosen = Vec::new();
         for row in rows {
             if row.membership == Membership::Join && partial.contains(&row.room) {
@@ -217,6 +239,7 @@ impl Plan {
                         || forgotten
                         || self.room_data.contains_key(&row.room)
                         || self.private.contains(&row.room)
+                        || behind.contains(&row.room)
                         || typing()
                         || happened()?
                 }
@@ -360,6 +383,7 @@ impl Progress {
             seq: self.plan.until.0,
             to_device: self.plan.to_device.0.max(context.since.map_or(0, |token| token.to_device)),
             typing: u64::from(self.typing),
+            receipts: self.plan.receipts_cut.get().unwrap_or(self.plan.until).0,
         };
         let mut writer = Writer::default();
         writer.object(|object| {
