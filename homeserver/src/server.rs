@@ -226,6 +226,9 @@ impl Server {
             }
             None => Arc::new(NoNeighbours),
         };
+        remote.block(&settings.federation_blocked);
+        let limits = Limits::new(settings.rate_limits, clock.clone()).but_for(exempt);
+        limits.set_origin_rate(settings.federation_requests_per_second);
         let web = Web::default();
         let watch = settings.calls.livekit.clone().map(|livekit| {
             let watch = Watch::new(store.clone(), delayed.clone(), livekit, web.clone(), clock.clone());
@@ -237,7 +240,7 @@ impl Server {
             .url_previews
             .then(|| Previews::new(media.clone(), clock.clone(), settings.url_preview_private_addresses));
         Ok(Arc::new(Self {
-            limits: Limits::new(settings.rate_limits, clock.clone()).but_for(exempt),
+            limits,
             appservices,
             uia: uia::Sessions::new(clock.clone()),
             web,
@@ -283,6 +286,8 @@ impl Server {
         self.users.set_mailer(mailer);
         self.users.set_password_min(fresh.accounts.general.password_chars_min);
         self.limits.set_on(fresh.rate_limits);
+        self.limits.set_origin_rate(fresh.federation_requests_per_second);
+        self.remote.block(&fresh.federation_blocked);
         self.gateway.set_contact(contact(&fresh, &self.name));
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(())
@@ -413,6 +418,10 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// What `/.well-known/matrix/server` says; `None`: nothing is delegated.
     pub federation_well_known: Option<String>,
+    /// Servers with which nothing is exchanged: names, or patterns with `*` and `?`.
+    pub federation_blocked: Vec<String>,
+    /// Requests that one other server may sign a second.
+    pub federation_requests_per_second: u32,
     /// Whether syncs tell who is online to those who share a room on this node.
     pub presence: bool,
     /// Application services that are let in.
@@ -468,6 +477,8 @@ impl Default for Settings {
             hosts: Vec::new(),
             public_url: None,
             federation_well_known: None,
+            federation_blocked: Vec::new(),
+            federation_requests_per_second: crate::http::limits::ORIGIN_RATE,
             presence: false,
             push_private_addresses: false,
             appservices: Vec::new(),

@@ -285,7 +285,9 @@ impl tower::Service<Request> for Endpoint {
                 if let Some((name, value)) = query_default {
                     streaming.incoming.head.complete_query(name, value);
                 }
-                if limit != Class::Free {
+                if limit != Class::Free
+                    && !(limit == Class::Federation && streaming.incoming.origin.is_here())
+                {
                     server.limits.take(limit, &streaming.incoming.origin.key())?;
                 }
                 handler(server, streaming, body_max).await

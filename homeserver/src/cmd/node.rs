@@ -339,6 +339,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         retention: config.storage.retention,
         default_room_version: config.default_room_version.clone(),
         federation_well_known: config.federation.well_known.clone(),
+        federation_blocked: config.federation.blocked.clone(),
+        federation_requests_per_second: config.federation.requests_per_second,
         federation_with_clients: config.federation.with_clients,
         discoverable: config.discoverable == crate::config::Discoverable::Neighbours,
     }

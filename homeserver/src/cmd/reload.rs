@@ -147,8 +147,8 @@ impl Changes {
             media,
             calls,
         } = now;
-        let mut well_known_aside = federation.clone();
-        well_known_aside.well_known.clone_from(&before.federation.well_known);
+        let mut lasting = federation.clone();
+        lasting.take_changeable(&before.federation);
         let applied = [
             ("discoverable", *discoverable != before.discoverable),
             ("registration", *registration != before.registration),
@@ -163,6 +163,11 @@ impl Changes {
             ("peer", *peers != before.peers),
             ("public_url", *public_url != before.public_url),
             ("federation.well_known", federation.well_known != before.federation.well_known),
+            ("federation.blocked", federation.blocked != before.federation.blocked),
+            (
+                "federation.requests_per_second",
+                federation.requests_per_second != before.federation.requests_per_second,
+            ),
             ("accounts", !same_text(&accounts.general, &before.accounts.general)),
             ("terms", !same_text(&accounts.terms, &before.accounts.terms)),
             ("captcha", !same_text(&accounts.captcha, &before.accounts.captcha)),
@@ -181,7 +186,7 @@ impl Changes {
             ("presence", *presence != before.presence),
             ("log_format", *log_format != before.log_format),
             ("metrics", *metrics != before.metrics),
-            ("federation", !same_text(&well_known_aside, &before.federation)),
+            ("federation", !same_text(&lasting, &before.federation)),
             ("storage", *storage != before.storage),
             ("media", *media != before.media),
             ("oidc", accounts.oidc != before.accounts.oidc),
@@ -218,9 +223,8 @@ fn keep(config: &mut Config, before: Config) {
     config.presence = before.presence;
     config.log_format = before.log_format;
     config.metrics = before.metrics;
-    let well_known = config.federation.well_known.take();
-    config.federation = before.federation;
-    config.federation.well_known = well_known;
+    let fresh = std::mem::replace(&mut config.federation, before.federation);
+    config.federation.take_changeable(&fresh);
     config.storage = before.storage;
     config.media = before.media;
     config.accounts.oidc = before.accounts.oidc;
@@ -246,10 +250,14 @@ mod tests {
         // Secrets, too, though they are never shown.
         let now = config(&format!(
             "multicast_password = \"b\"\nregistration = \"open\"\nrate_limits = false\n{email} = \"y\"\n\
-             [storage]\nevent_cache = 64\n[federation]\nwell_known = \"m.example.org:443\""
+             [storage]\nevent_cache = 64\n[federation]\nwell_known = \"m.example.org:443\"\n\
+             blocked = [\"evil.example\"]"
         ));
         let changes = Changes::between(&before, &now);
-        assert_eq!(changes.applied, ["registration", "rate_limits", "federation.well_known", "email"]);
+        assert_eq!(
+            changes.applied,
+            ["registration", "rate_limits", "federation.well_known", "federation.blocked", "email"]
+        );
         assert_eq!(changes.waiting, ["multicast", "storage"]);
         let mut kept = now.clone();
         keep(&mut kept, before);

@@ -8,6 +8,7 @@ use ruma::OwnedServerName;
 use serde::Deserialize;
 
 use super::{ConfigError, stronger};
+use crate::http::limits::ORIGIN_RATE;
 
 /// The flags of the section; in the file they stand under `[federation]` without their prefix.
 #[derive(Args, Clone, Debug, Default)]
@@ -106,6 +107,24 @@ pub struct FederationFlags {
         env = "MANGROVE_FEDERATION_WITH_CLIENTS"
     )]
     pub with_clients: bool,
+    /// Exchange nothing with this server, or those that a pattern like *.spam.example names (repeatable)
+    #[arg(
+        id = "federation_blocked",
+        long = "federation-block",
+        value_name = "SERVER",
+        env = "MANGROVE_FEDERATION_BLOCKED",
+        value_delimiter = ' '
+    )]
+    pub blocked: Vec<String>,
+    /// Requests that one other server may make a second
+    #[arg(
+        id = "federation_requests_per_second",
+        long = "federation-requests-per-second",
+        value_name = "N",
+        env = "MANGROVE_FEDERATION_REQUESTS_PER_SECOND",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub requests_per_second: Option<u32>,
     /// Exchange nothing with ordinary servers
     #[arg(
         id = "no_federation",
@@ -133,6 +152,8 @@ pub(super) struct FederationFile {
     notaries: Option<Vec<String>>,
     well_known: Option<String>,
     with_clients: Option<bool>,
+    blocked: Option<Vec<String>>,
+    requests_per_second: Option<u32>,
 }
 
 /// The settings in force, checked.
@@ -152,6 +173,10 @@ pub struct Federation {
     pub well_known: Option<String>,
     /// Whether the client API's listener answers other servers too.
     pub with_clients: bool,
+    /// Servers with which nothing is exchanged.
+    pub blocked: Vec<String>,
+    /// Requests that one other server may make a second.
+    pub requests_per_second: u32,
 }
 
 impl Default for Federation {
@@ -164,6 +189,8 @@ impl Default for Federation {
             notaries: Vec::new(),
             well_known: None,
             with_clients: false,
+            blocked: Vec::new(),
+            requests_per_second: ORIGIN_RATE,
         }
     }
 }
@@ -246,8 +273,44 @@ impl Federation {
         let allow_private_addresses =
             flags.allow_private_addresses || file.allow_private_addresses.unwrap_or(false);
         let with_clients = enabled && (flags.with_clients || file.with_clients.unwrap_or(false));
-        Ok(Self { enabled, listen, extra_ca, allow_private_addresses, notaries, well_known, with_clients })
+        let blocked = stronger(&flags.blocked, file.blocked);
+        if let Some(bad) = blocked.iter().find(|pattern| !is_pattern(pattern)) {
+            return Err(ConfigError(format!(
+                "federation blocked {bad:?}: no server name and no pattern of one; e.g. evil.example or *.spam.example"
+            )));
+        }
+        let requests_per_second =
+            flags.requests_per_second.or(file.requests_per_second).unwrap_or(ORIGIN_RATE);
+        if requests_per_second == 0 {
+            return Err(ConfigError(
+                "federation requests_per_second: 0 would answer nobody; at least 1, or enabled = false"
+                    .into(),
+            ));
+        }
+        Ok(Self {
+            enabled,
+            listen,
+            extra_ca,
+            allow_private_addresses,
+            notaries,
+            well_known,
+            with_clients,
+            blocked,
+            requests_per_second,
+        })
     }
+
+    /// Takes over from other settings what can change while the node runs.
+    pub(crate) fn take_changeable(&mut self, other: &Self) {
+        self.well_known.clone_from(&other.well_known);
+        self.blocked.clone_from(&other.blocked);
+        self.requests_per_second = other.requests_per_second;
+    }
+}
+
+/// Whether a text is a server name, or would be one with characters in the place of `*` and `?`.
+fn is_pattern(text: &str) -> bool {
+    !text.is_empty() && ruma::ServerName::parse(text.replace(['*', '?'], "1")).is_ok()
 }
 
 fn missing_file(key: &str, path: &Path) -> ConfigError {
@@ -282,6 +345,8 @@ mod tests {
             ("extra_ca = [\"/no/ca\"]", "/no/ca"),
             ("notaries = [\"a b\"]", "matrix.example.org"),
             ("well_known = \"a b\"", "matrix.example.org:443"),
+            ("blocked = [\"a b\"]", "*.spam.example"),
+            ("requests_per_second = 0", "at least 1"),
             ("lisen = 1", "lisen"),
         ] {
             let error = load(text).unwrap_err();

@@ -21,7 +21,7 @@ pub use crate::user::LocalUser;
 use crate::{
     appservice::{Appservices, registration::Registration},
     error::{Error, RequestError},
-    http::{args::Incoming, standing::Policy},
+    http::{args::Incoming, limits::Class, standing::Policy},
     server::Server,
     user::Access,
 };
@@ -166,6 +166,9 @@ impl CallerKind for ServerSignatures {
     async fn caller(server: &Arc<Server>, request: &Incoming) -> Result<RemoteServer, Error> {
         let claim = XMatrix::extract_from_http_headers(&request.head.headers)
             .map_err(|_| RequestError::BadAuthorization)?;
+        if server.remote.is_blocked(&claim.origin) {
+            return Err(Error::forbidden("this server does not exchange anything with yours"));
+        }
         let mut signed = http::Request::new(request.body.clone());
         *signed.method_mut() = request.head.method.clone();
         *signed.uri_mut() = request.head.uri.clone();
@@ -174,6 +177,7 @@ impl CallerKind for ServerSignatures {
             .verify(claim, signed, request.origin.node)
             .await
             .map_err(|refusal| RequestError::BadSignature(refusal.0))?;
+        server.limits.take(Class::Origin, name.as_str())?;
         Ok(RemoteServer { name, node: request.origin.node })
     }
 }
@@ -225,6 +229,11 @@ impl Origin {
                 .and_then(|value| value.to_str().ok())
                 .map(|page| page.chars().take(PAGE_CHARS_MAX).collect()),
         }
+    }
+
+    /// Whether it came from this very machine: from a reverse proxy, if it is another server's.
+    pub fn is_here(&self) -> bool {
+        self.node.is_none() && self.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
     }
 
     /// What requests of strangers are counted by.

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -36,13 +36,16 @@ pub enum Class {
     Membership,
     /// Writes that are none of these, by user.
     Write,
-    /// Requests of one other server.
+    /// Requests of other servers from one address, before anybody looks at who they are. Not counted where a reverse proxy
+    /// on this machine passes them on: they would all be one.
     Federation,
+    /// Requests that one other server has signed, wherever they come from: as often as the operator says.
+    Origin,
 }
 
 impl Class {
-    /// (burst, refill a second)
-    const fn rate(self) -> Option<(f64, f64)> {
+    /// (burst, refill a second). `origin`: what one server may ask a second.
+    fn rate(self, origin: u32) -> Option<(f64, f64)> {
         match self {
             Self::Free => None,
             // Guessing at 1 password in 5 s takes decades for anything worth the name.
@@ -60,6 +63,8 @@ impl Class {
             Self::Membership => Some((50.0, 2.0)),
             Self::Write => Some((200.0, 40.0)),
             Self::Federation => Some((400.0, 200.0)),
+            // A burst is what a server that was away has to ask when it comes back.
+            Self::Origin => Some((2.0 * f64::from(origin), f64::from(origin))),
         }
     }
 }
@@ -67,6 +72,8 @@ impl Class {
 /// All buckets.
 pub struct Limits {
     on: AtomicBool,
+    /// Requests that one other server may sign a second.
+    origin: AtomicU32,
     clock: Clock,
     buckets: Mutex<HashMap<(Class, String), Bucket>>,
     exempt: Option<Exempt>,
@@ -84,7 +91,7 @@ struct Bucket {
 impl Limits {
     /// Limits that hold, or (`on` false, for benches) none.
     pub fn new(on: bool, clock: Clock) -> Self {
-        Self { on: on.into(), clock, buckets: Mutex::default(), exempt: None }
+        Self { on: on.into(), origin: ORIGIN_RATE.into(), clock, buckets: Mutex::default(), exempt: None }
     }
 
     /// The same, not for keys that `exempt` knows.
@@ -97,6 +104,11 @@ impl Limits {
         self.on.store(on, Ordering::Relaxed);
     }
 
+    /// How many requests one other server may sign a second; at least one.
+    pub fn set_origin_rate(&self, per_second: u32) {
+        self.origin.store(per_second.max(1), Ordering::Relaxed);
+    }
+
     /// Takes one use of a user's password, by the page that sends it and altogether.
     pub fn take_login(&self, user: &UserId, page: Option<&str>) -> Result<(), RequestError> {
         self.take(Class::Login, &format!("{user} {}", page.unwrap_or_default()))?;
@@ -105,7 +117,8 @@ impl Limits {
 
     /// Takes one request of `class` off `key`'s bucket, or says when to come again.
     pub fn take(&self, class: Class, key: &str) -> Result<(), RequestError> {
-        let (Some((burst, per_second)), true) = (class.rate(), self.on.load(Ordering::Relaxed)) else {
+        let origin = self.origin.load(Ordering::Relaxed);
+        let (Some((burst, per_second)), true) = (class.rate(origin), self.on.load(Ordering::Relaxed)) else {
             return Ok(());
         };
         if self.exempt.as_ref().is_some_and(|exempt| exempt(key)) {
@@ -114,7 +127,7 @@ impl Limits {
         let now = self.clock.now_ms();
         let mut buckets = self.buckets.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if buckets.len() >= BUCKETS_MAX {
-            buckets.retain(|(class, _), bucket| !bucket.full(*class, now));
+            buckets.retain(|(class, _), bucket| !bucket.full(*class, origin, now));
             if buckets.len() >= BUCKETS_MAX {
                 // Only a flood of distinct callers comes here; forgetting them all is kinder than refusing everybody.
                 buckets.clear();
@@ -134,14 +147,17 @@ impl Limits {
 }
 
 impl Bucket {
-    fn full(&self, class: Class, now_ms: u64) -> bool {
-        class.rate().is_none_or(|(burst, per_second)| {
+    fn full(&self, class: Class, origin: u32, now_ms: u64) -> bool {
+        class.rate(origin).is_none_or(|(burst, per_second)| {
             let passed = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0;
             self.tokens + passed * per_second >= burst
         })
     }
 }
 
+/// Requests that one other server may sign a second if the operator says nothing: a transaction holds 50 events, so no
+/// server that behaves comes near it.
+pub const ORIGIN_RATE: u32 = 100;
 /// Buckets kept at once: some 100 bytes each, so about 1 MB at worst.
 const BUCKETS_MAX: usize = 10_000;
 
@@ -164,6 +180,21 @@ mod tests {
         clock.advance(5_000);
         assert!(limits.take(Class::Login, "alice").is_ok());
         assert!(limits.take(Class::Login, "alice").is_err());
+    }
+
+    #[test]
+    fn one_server_is_held_to_what_the_operator_says() {
+        let clock = Clock::manual(0);
+        let limits = Limits::new(true, clock.clone());
+        limits.set_origin_rate(5);
+        assert_eq!((0..100).filter(|_| limits.take(Class::Origin, "a.org").is_ok()).count(), 10);
+        assert!(limits.take(Class::Origin, "b.org").is_ok(), "others are not held up");
+        clock.advance(1_000);
+        assert_eq!((0..100).filter(|_| limits.take(Class::Origin, "a.org").is_ok()).count(), 5);
+        let Err(RequestError::RateLimited { retry_after_ms }) = limits.take(Class::Origin, "a.org") else {
+            panic!("one too many went through");
+        };
+        assert_eq!(retry_after_ms, 200);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Media of other servers: fetched once, kept while there is room.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ruma::{
@@ -64,7 +64,10 @@ impl FetchMedia for Remote {
                     content_type: content.content_type,
                     name: content.content_disposition.and_then(|disposition| disposition.filename),
                 }),
-                _ => Err(MediaError::Unreachable("its server points to the Internet for it".into())),
+                FileOrLocation::Location(location) => self.fetch_media_at(&location, bytes_max).await,
+                _ => {
+                    Err(MediaError::Unreachable("its server answers in a way that is not known here".into()))
+                }
             }
         })
     }
@@ -77,6 +80,40 @@ fn is_unknown_endpoint(error: &RemoteError) -> bool {
 }
 
 impl Remote {
+    /// From where its server points to: any address of the Internet, in nobody's name. Never one of our own network.
+    // spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+    async fn fetch_media_at(&self, location: &str, bytes_max: u64) -> Result<Fetched, MediaError> {
+        let unreachable = |why: String| MediaError::Unreachable(format!("where its server points to: {why}"));
+        let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let mut uri: http::Uri =
+            location.parse().map_err(|_| unreachable("no address that can be asked".into()))?;
+        for _ in 0..=REDIRECTS_MAX {
+            let request = http::Request::get(uri.clone()).body(Bytes::new());
+            let request = request.map_err(|error| unreachable(error.to_string()))?;
+            let answer = self.files_outside().send(request, limit, FILE_WITHIN).await;
+            let answer = answer.map_err(|error| unreachable(error.to_string()))?;
+            let header = |name| answer.headers().get(name).map(http::HeaderValue::as_bytes);
+            if answer.status().is_redirection() {
+                let next = header(http::header::LOCATION).and_then(|value| http::Uri::try_from(value).ok());
+                // Only whole addresses: what is relative to a server that redirects is nothing a file store says.
+                uri = next
+                    .filter(|next| next.host().is_some())
+                    .ok_or_else(|| unreachable("it points on to nowhere".into()))?;
+                continue;
+            }
+            if !answer.status().is_success() {
+                return Err(unreachable(format!("HTTP status {}", answer.status().as_u16())));
+            }
+            let name = header(http::header::CONTENT_DISPOSITION)
+                .and_then(|value| ContentDisposition::try_from(value).ok())
+                .and_then(|disposition| disposition.filename);
+            let content_type = header(http::header::CONTENT_TYPE);
+            let content_type = content_type.and_then(|value| String::from_utf8(value.to_vec()).ok());
+            return Ok(Fetched { content_type, name, content: answer.into_body() });
+        }
+        Err(unreachable("it points on and on".into()))
+    }
+
     /// The old way, for servers that know no other: nobody says who asks.
     async fn fetch_media_unsigned(
         &self,
@@ -217,6 +254,10 @@ impl Media {
     }
 }
 
+/// Further addresses that are gone to where another server has pointed us.
+const REDIRECTS_MAX: usize = 3;
+/// How long a file may take to come from there.
+const FILE_WITHIN: Duration = Duration::from_secs(120);
 /// Downloads under way at once.
 const FETCHES_MAX: usize = 64;
 /// What the multipart answer has around the file.

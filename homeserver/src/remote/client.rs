@@ -11,7 +11,7 @@ use ruma::{
     api::{
         IncomingResponseExt as _, OutgoingRequest, OutgoingRequestExt as _,
         auth_scheme::{AuthScheme, NoAuthentication},
-        federation::authentication::{ServerSignatures, XMatrixSigningInput},
+        federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
         path_builder::PathBuilder,
     },
     signatures::Ed25519KeyPair,
@@ -144,6 +144,26 @@ impl Remote {
         self.carry(to, request, options).await
     }
 
+    /// `PUT` of some JSON at a server, signed: for what a typed request does not say as it has to be said.
+    pub async fn put_signed(
+        &self,
+        to: &ServerName,
+        path: &str,
+        body: &RawValue,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        let wrong = |error: &dyn std::fmt::Display| RemoteError::Request(error.to_string());
+        let identity = self.identity();
+        let key = identity.signing_key();
+        let request = http::Request::put(format!("https://{to}{path}"))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Bytes::copy_from_slice(body.get().as_bytes()));
+        let mut request = request.map_err(|error| wrong(&error))?;
+        let input = XMatrixSigningInput::new(identity.server_name().to_owned(), to.to_owned(), &key);
+        let claim = XMatrix::sign_http_request(&request, input).map_err(|error| wrong(&error))?;
+        request.headers_mut().insert(http::header::AUTHORIZATION, (&claim).into());
+        self.carry(to, request, Options::default()).await
+    }
+
     /// Writes a typed request as signed HTTP.
     pub(super) fn sign_request<R>(
         &self,
@@ -176,6 +196,9 @@ impl Remote {
     ) -> Result<http::Response<Bytes>, RemoteError> {
         if to == self.identity().server_name() {
             return Err(RemoteError::Ourselves);
+        }
+        if self.is_blocked(to) && !request.uri().path().starts_with("/_matrix/key/") {
+            return Err(RemoteError::Blocked(to.to_owned()));
         }
         match tokio::time::timeout(options.timeout, self.carry_untimed(to, request, options)).await {
             Ok(result) => result,

@@ -54,6 +54,9 @@ pub enum RemoteError {
         /// Why, and what helps.
         reason: String,
     },
+    /// The operator wants nothing to do with it.
+    #[error("{0} is blocked by the operator of this server")]
+    Blocked(OwnedServerName),
     /// A request of ours could not be written down.
     #[error("the request cannot be written: {0}")]
     Request(String),
@@ -71,6 +74,7 @@ impl RemoteError {
             Self::BadAnswer { .. }
             | Self::TooLarge { .. }
             | Self::NoWay { .. }
+            | Self::Blocked(_)
             | Self::Request(_)
             | Self::Ourselves => false,
         }
@@ -94,6 +98,9 @@ impl RemoteError {
 
     /// The kind under which our own client hears of it.
     pub fn kind(&self) -> ErrorKind {
+        if matches!(self, Self::Blocked(_)) {
+            return ErrorKind::Forbidden;
+        }
         match self.errcode() {
             Some("M_FORBIDDEN") => ErrorKind::Forbidden,
             Some("M_NOT_FOUND") => ErrorKind::NotFound,

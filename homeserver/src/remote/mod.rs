@@ -5,6 +5,7 @@
 //! servers, `keyring` knows other servers' keys and checks signatures with them, `sender` carries the
 //! outbox to its destinations.
 
+mod blocked;
 pub mod carrier;
 pub mod client;
 pub mod contacts;
@@ -24,7 +25,7 @@ pub mod web;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use router::NodeId;
@@ -58,6 +59,10 @@ struct Inner {
     resolver: resolve::Resolver,
     keyring: Keyring,
     outgoing: sender::Outgoing,
+    /// With whom nothing is exchanged.
+    blocked: blocked::Blocked,
+    /// Where files are fetched to which other servers point; made when it is first needed.
+    files: OnceLock<outside::Outside>,
     /// When and how servers last answered.
     contacts: contacts::Contacts,
     /// Rooms that somebody was seen to list, and who.
@@ -90,6 +95,8 @@ impl Remote {
             store,
             clock,
             outgoing: sender::Outgoing::default(),
+            blocked: blocked::Blocked::default(),
+            files: OnceLock::new(),
             contacts: contacts::Contacts::default(),
             listed: Mutex::default(),
             turns: Mutex::default(),
@@ -120,6 +127,16 @@ impl Remote {
     /// Other servers' keys.
     pub fn keyring(&self) -> &Keyring {
         &self.inner.keyring
+    }
+
+    /// From now on nothing is exchanged with servers of these names (`*` and `?` stand for other characters).
+    pub fn block(&self, patterns: &[String]) {
+        self.inner.blocked.set(patterns);
+    }
+
+    /// Whether the operator wants nothing to do with a server.
+    pub fn is_blocked(&self, name: &ServerName) -> bool {
+        self.inner.blocked.has(name)
     }
 
     /// The nodes of a server, asking the overlay if they are not known.

@@ -134,6 +134,20 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl super::Remote {
+    /// For files to which other servers point: private addresses only where other servers may have some, too.
+    pub(crate) fn files_outside(&self) -> &Outside {
+        let private = || self.inner.tls.as_ref().is_some_and(super::tls::TlsCarrier::allows_private);
+        self.inner.files.get_or_init(|| Outside::new(private()))
+    }
+
+    /// For tests, whose file stores stand on this machine; before the first file.
+    #[cfg(test)]
+    pub(crate) fn allow_private_files(&self) {
+        assert!(self.inner.files.set(Outside::new(true)).is_ok(), "files have been fetched already");
+    }
+}
+
 #[derive(Clone)]
 struct Connector {
     private: bool,

@@ -158,6 +158,8 @@ impl Rooms {
         stripped: Vec<RawStrippedState>,
     ) -> Result<PduJson, RoomError> {
         self.check_pair(origin)?;
+        // A room that is known here may deny its own inviter.
+        self.check_access(origin, room).await?;
         let rules = rules_of(version)?;
         let stripped = stripped::taken(stripped, room, &rules)?;
         let mut event = parse(pdu)?;
@@ -224,10 +226,15 @@ impl Rooms {
         if !self.is_resident(room).await? {
             return Err(unknown(room));
         }
-        if !self.acl_allows(room, origin).await? {
-            return Err(RoomError::Forbidden("the room's server access list denies your server".to_owned()));
+        self.check_access(origin, room).await
+    }
+
+    /// Whether the room's access list lets `origin` speak.
+    async fn check_access(&self, origin: &ServerName, room: &RoomId) -> Result<(), RoomError> {
+        match self.acl_allows(room, origin).await? {
+            true => Ok(()),
+            false => Err(RoomError::Forbidden("the room's server access list denies your server".to_owned())),
         }
-        Ok(())
     }
 
     /// Nobody comes in through a server that does not know all of the room itself. A small room is whole in no time, so

@@ -15,7 +15,7 @@ use super::{
         pdu::{FullEvent, MEMBER},
     },
     ingest::{
-        gaps::Known,
+        gaps::{Known, known},
         load,
         verify::{received, rejected},
         worker::{Job, Made, Taken},
@@ -372,6 +372,11 @@ impl Rooms {
                 let row = events::event_by_id(tx, &event)?.ok_or_else(unknown)?;
                 let room = load::room_id(tx, row.room)?;
                 guest(tx, &origin, &room)?;
+                if known(tx, &room)?.is_some_and(|known| !known.lets(&origin)) {
+                    return Err(RoomError::Forbidden(
+                        "the room's server access list denies your server".into(),
+                    ));
+                }
                 let mut access = ServerAccess::new(tx, &origin)?;
                 let ts = u64::try_from(row.ts).unwrap_or(0);
                 Ok((shown(tx, &mut access, row)?, ts))

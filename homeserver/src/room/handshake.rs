@@ -184,6 +184,9 @@ pub(super) fn raw(event: &CanonicalJsonObject) -> PduJson {
 /// The error that our client sees when another server did not do its part.
 pub(super) fn remote_error(error: RemoteError) -> RoomError {
     let text = error.to_string();
+    if matches!(error, RemoteError::Blocked(_)) {
+        return RoomError::Forbidden(text);
+    }
     match (error.status(), error.errcode()) {
         (_, Some("M_UNSUPPORTED_ROOM_VERSION" | "M_INCOMPATIBLE_ROOM_VERSION")) => {
             RoomError::UnsupportedVersion(text)

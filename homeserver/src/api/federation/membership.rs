@@ -28,7 +28,6 @@ pub(super) fn routes(table: &mut Table) {
     table.add(Group::Federation, make_leave).limit(Class::Federation);
     table.add(Group::Federation, send_leave).limit(Class::Federation).body_max(EVENT_BODY_MAX);
     table.add(Group::Federation, invite).limit(Class::Federation).body_max(EVENT_BODY_MAX);
-    table.add(Group::Federation, invite_v1).limit(Class::Federation).body_max(EVENT_BODY_MAX);
 }
 
 async fn make_join(
@@ -112,18 +111,6 @@ async fn invite(
         )
         .await?;
     Ok(create_invite::v2::Response::new(signed))
-}
-
-/// The older form: the body is the event, and the version is one that existed then; we speak none of those, so this says
-/// what the other server is to do.
-async fn invite_v1(
-    _: Arc<Server>,
-    _: Args<create_invite::v1::Request>,
-) -> Result<create_invite::v1::Response, Error> {
-    Err(Error::new(
-        ruma::api::error::ErrorKind::UnsupportedRoomVersion,
-        "this server speaks room versions 6 and later only; use PUT /_matrix/federation/v2/invite, which names one",
-    ))
 }
 
 fn written(template: &Template) -> Result<(RoomVersionId, Box<RawValue>), Error> {

@@ -358,6 +358,8 @@ fn outcome_of(error: &RemoteError) -> Outcome {
         RemoteError::Refused { retry_after_ms, .. } => {
             Outcome::Away { retry_after: retry_after_ms.map(Duration::from_millis) }
         }
+        // Nothing is owed to whom the operator blocks.
+        RemoteError::Blocked(_) => Outcome::Done,
         // It answered with success, in words we do not understand.
         RemoteError::BadAnswer { .. } | RemoteError::TooLarge { .. } => Outcome::Done,
         RemoteError::Unreachable { reason: CarrierError::Timeout(_), .. }

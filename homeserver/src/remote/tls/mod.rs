@@ -47,13 +47,21 @@ pub struct Settings {
 pub struct TlsCarrier {
     delegations: Arc<wellknown::Delegations>,
     client: Client<connect::Connector, Full<Bytes>>,
+    private: bool,
 }
 
 impl TlsCarrier {
     /// With the machine's certificate authorities and name servers.
     pub fn new(settings: &Settings) -> Result<Self, RootsError> {
         let dns = dns::Dns::system(settings.allow_private_addresses);
-        Ok(Self::over(dns, client_config(&settings.extra_ca)?))
+        let mut carrier = Self::over(dns, client_config(&settings.extra_ca)?);
+        carrier.private = settings.allow_private_addresses;
+        Ok(carrier)
+    }
+
+    /// Whether names may lead to addresses that are not on the public Internet.
+    pub fn allows_private(&self) -> bool {
+        self.private
     }
 
     fn over(dns: dns::Dns, tls: Arc<rustls::ClientConfig>) -> Self {
@@ -69,7 +77,7 @@ impl TlsCarrier {
             .http2_keep_alive_interval(PING_EVERY)
             .http2_keep_alive_timeout(PING_WITHIN);
         let delegations = wellknown::Delegations::new(builder.build(connector.for_web()));
-        Self { delegations: Arc::new(delegations), client: builder.build(connector) }
+        Self { delegations: Arc::new(delegations), client: builder.build(connector), private: false }
     }
 
     /// Sends one request to a server and answers with the head of the response; its body streams.

@@ -354,7 +354,7 @@ impl Rooms {
 }
 
 /// What is known of a room, in one look.
-fn known(tx: &ReadTx<'_>, room: &RoomId) -> Result<Option<Known>, RoomError> {
+pub(in crate::room) fn known(tx: &ReadTx<'_>, room: &RoomId) -> Result<Option<Known>, RoomError> {
     let Some(nid) = tx.lookup(Kind::Room, room.as_str())? else { return Ok(None) };
     let Some(row) = rooms::room(tx, nid)? else { return Ok(None) };
     let rules =

@@ -5,6 +5,7 @@ mod auth;
 mod edus;
 mod harness;
 mod hostile;
+mod moderation;
 mod nonsense;
 mod overlay;
 mod partial;
