@@ -54,6 +54,52 @@ fn a_roots_crash_heals_and_its_ghost_does_not_come_back() {
 }
 
 #[test]
+fn a_root_that_dies_without_a_word_under_traffic_is_replaced_within_two_seconds() {
+    let mut net = Net::new(36, 4);
+    grid(&mut net, 6);
+    net.run_until(5 * SECOND, |net| net.one_root()).expect("they agree");
+    net.run(10 * SECOND);
+    let root = root_of(&mut net, 1);
+    net.crash(root);
+    let (crashed, mut sent) = (net.now, 0);
+    let took = net.run_until(10 * SECOND, |net| {
+        let turn = (net.now - crashed).as_micros() / 100_000;
+        if turn >= sent {
+            sent = turn + 1;
+            for n in (0..36).filter(|&n| n != root) {
+                net.send(n, (n + 7) % 36, b"word");
+            }
+        }
+        net.one_root()
+    });
+    println!("healed in {took:?}");
+    assert!(took.expect("they agree again") < 2 * SECOND, "{took:?}");
+}
+
+#[test]
+fn a_peer_that_is_silent_for_a_second_is_left_and_taken_again() {
+    let mut net = Net::new(3, 4);
+    // Links that may lose frames.
+    let wire = Wire { kind: LinkKind::Datagram, ..Wire::default() };
+    for n in 0..3 {
+        net.join_by(n, (n + 1) % 3, &wire);
+    }
+    net.run(10 * SECOND);
+    let root = root_of(&mut net, 0);
+    let (a, b) = ((root + 1) % 3, (root + 2) % 3);
+    let parent = |net: &mut Net| net.node(a).trees()[0].parent;
+    let (of_root, of_b) = (net.ids[root], net.ids[b]);
+    assert_eq!(parent(&mut net), Some(of_root));
+    net.tap = Box::new(move |from, to, _| (from, to) != (root, a));
+    net.send(a, root, b"word");
+    let left = net.run_until(3 * SECOND, |net| parent(net) == Some(of_b)).expect("it hangs on the other one");
+    assert!(left > SECOND / 2 && left < 3 * SECOND / 2, "{left:?}");
+    assert_eq!(net.node(a).peers().len(), 2, "the link stands");
+    net.tap = Box::new(|_, _, _| true);
+    net.run_until(30 * SECOND, |net| parent(net) == Some(of_root)).expect("and comes back");
+}
+
+#[test]
 fn healing_is_quick_once_a_crash_is_noticed() {
     let mut net = Net::new(36, 4);
     grid(&mut net, 6);

@@ -43,6 +43,8 @@ pub struct Link {
     pub packet_bytes_out: u64,
     /// The peer owes a frame for too long: others go first.
     pub late: bool,
+    /// For so long that nothing hangs on it any more.
+    pub silent: bool,
     state: State,
     queue: Queue,
     life: Life,
@@ -76,6 +78,8 @@ struct Life {
     last_in: Instant,
     /// We sent something that deserves an answer, and have heard nothing since.
     owed_since: Option<Instant>,
+    /// Others seem to have lost the peer, and nothing was heard of it since.
+    doubted: bool,
     ping: Option<(u32, Instant)>,
     nonce: u32,
     largest: usize,
@@ -109,7 +113,7 @@ pub enum Incoming<'a> {
 pub enum Alive {
     /// All is well.
     Yes,
-    /// The peer became late, or its cost changed.
+    /// The peer became late or silent, or its cost changed.
     Changed,
     /// Give it up.
     No,
@@ -140,11 +144,13 @@ impl Link {
             timer: None,
             packet_bytes_out: 0,
             late: false,
+            silent: false,
             state: State::Opening { handshake, repeated: now },
             queue,
             life: Life {
                 last_in: now,
                 owed_since: None,
+                doubted: false,
                 ping: None,
                 nonce: 0,
                 largest: 0,
@@ -320,7 +326,8 @@ impl Link {
         };
         self.life.last_in = now;
         self.life.owed_since = None;
-        self.late = false;
+        self.life.doubted = false;
+        (self.late, self.silent) = (false, false);
         match incoming {
             Incoming::Control(control) => self.on_control(control, now),
             other => Ok(other),
@@ -418,6 +425,12 @@ impl Link {
         self.queue.push_urgent(Waiting::Control(ping.encode()));
     }
 
+    /// Others seem to have lost the peer: is it there? If not, that is soon believed.
+    pub fn doubt(&mut self, now: Instant) {
+        self.life.doubted = true;
+        self.ping(now);
+    }
+
     /// Has it something to send?
     pub fn wants_to_send(&self) -> bool {
         !self.queue.is_empty() || matches!(&self.state, State::Up(up) if !up.pieces.is_empty())
@@ -476,7 +489,11 @@ impl Link {
                 let life = match self.life.owed_since {
                     None => asked.unwrap_or_else(|| self.life.last_in + self.idle_max()),
                     Some(since) => {
-                        let late = if self.late { self.dead_after() } else { self.late_after() };
+                        let late = match (self.late, self.silent) {
+                            (false, false) => self.late_after().min(self.silent_after()),
+                            (true, false) => self.silent_after(),
+                            (_, true) => self.dead_after(),
+                        };
                         // A ping from before it owed anything does not count until it owes.
                         (since + late).min(asked.unwrap_or(since).max(since + PING_AFTER))
                     }
@@ -510,6 +527,7 @@ impl Link {
                 if self.life.probe.take_if(|probe| now >= *probe).is_some() {
                     self.ping(now);
                 }
+                let mut changed = false;
                 match self.life.owed_since {
                     Some(since) => {
                         if now >= since + self.dead_after() {
@@ -520,7 +538,11 @@ impl Link {
                         }
                         if !self.late && now >= since + self.late_after() {
                             self.late = true;
-                            return Alive::Changed;
+                            changed = true;
+                        }
+                        if !self.silent && now >= since + self.silent_after() {
+                            (self.late, self.silent) = (true, true);
+                            changed = true;
                         }
                     }
                     None if now >= self.life.last_in + self.idle_max() + STUCK_MAX => return Alive::No,
@@ -531,7 +553,7 @@ impl Link {
                         self.life.ping = self.life.ping.filter(|(_, sent)| now < *sent + again);
                     }
                 }
-                Alive::Yes
+                if changed { Alive::Changed } else { Alive::Yes }
             }
         }
     }
@@ -549,9 +571,18 @@ impl Link {
         LATE_AFTER.max(2 * self.rtt.or_guess())
     }
 
+    fn silent_after(&self) -> Duration {
+        let least = if self.life.doubted { SILENT_DOUBTED } else { SILENT_AFTER };
+        least.max(3 * self.rtt.or_guess() + self.largest_takes())
+    }
+
+    /// The largest frame of ours, on the slowest link.
+    fn largest_takes(&self) -> Duration {
+        Duration::from_micros(self.life.largest as u64 * 8_000_000 / SLOWEST_BITS_PER_SECOND)
+    }
+
     fn dead_after(&self) -> Duration {
-        let largest = Duration::from_micros(self.life.largest as u64 * 8_000_000 / SLOWEST_BITS_PER_SECOND);
-        DEAD_AFTER.max(4 * self.rtt.or_guess() + largest)
+        DEAD_AFTER.max(4 * self.rtt.or_guess() + self.largest_takes())
     }
 }
 
@@ -654,6 +685,11 @@ const PING_AFTER: Duration = Duration::from_millis(100);
 const PING_AGAIN: Duration = Duration::from_millis(400);
 /// A peer that owes a frame for that long is passed over in forwarding.
 const LATE_AFTER: Duration = Duration::from_millis(250);
+/// For that long (or three round trips), and nothing hangs on it in the trees until it is heard again: two pings were not
+/// answered, and a third goes.
+const SILENT_AFTER: Duration = Duration::from_millis(900);
+/// The same where others have left it already: one ping, and the second just sent.
+const SILENT_DOUBTED: Duration = Duration::from_millis(400);
 /// And for that long (or four round trips, if they take longer) it is dead.
 const DEAD_AFTER: Duration = Duration::from_millis(1500);
 /// The slowest link whose largest frame must not pass for death.

@@ -148,7 +148,7 @@ impl Router {
         let moved = best != peer.active;
         peer.active = best;
         let Some(link) = self.links.get(&best) else { return };
-        let (cost, control_max) = (link.cost.get(), link.control_max());
+        let (cost, control_max, silent) = (link.cost.get(), link.control_max(), link.silent);
         self.endpoint.handle_link(peer.node, port, link.span());
         self.choices.forget();
         if let Some(hop) = self.table.peer_mut(port) {
@@ -157,6 +157,7 @@ impl Router {
             hop.late = late;
         }
         self.trees.on_peer_link(port, cost, control_max, now);
+        self.trees.on_peer_silent(port, silent, now);
         self.vicinity.on_peer_cost(port, cost, now);
         if moved {
             self.vicinity.on_peer_moved(port);
@@ -275,7 +276,7 @@ impl Router {
             if let Some(peer) = self.peers.get(port) {
                 let active = peer.active;
                 if let Some(link) = self.links.get_mut(&active) {
-                    link.ping(now);
+                    link.doubt(now);
                 }
                 self.touch_link(active);
             }

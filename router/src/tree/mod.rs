@@ -95,6 +95,8 @@ struct TreePeer {
     sid: Sid,
     class: Class,
     cost: u8,
+    /// Its link has not answered for a second: nothing hangs on it until it does.
+    silent: bool,
     /// Its port for this node.
     port_there: Option<Port>,
     ways: Vec<Result<Way, Void>>,
@@ -221,6 +223,7 @@ impl Trees {
             sid: node.sid(),
             class,
             cost,
+            silent: false,
             port_there: None,
             ways: vec![Err(Void::Unknown); self.trees],
             walked: vec![0; self.trees],
@@ -262,6 +265,17 @@ impl Trees {
         peer.frame_max = frame_max;
         if peer.cost != cost {
             peer.cost = cost;
+            for tree in 0..self.trees {
+                self.choose(tree, now);
+            }
+        }
+    }
+
+    /// The peer's link has fallen silent, or was heard again.
+    pub fn on_peer_silent(&mut self, port: Port, silent: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&port) else { return };
+        if peer.silent != silent {
+            peer.silent = silent;
             for tree in 0..self.trees {
                 self.choose(tree, now);
             }

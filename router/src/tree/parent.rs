@@ -83,7 +83,7 @@ impl Trees {
 
     fn candidate(&self, tree: usize, port: Port) -> Option<Candidate> {
         let peer = self.peers.get(&port)?;
-        peer.port_there?;
+        peer.port_there.filter(|_| !peer.silent)?;
         let way = peer.ways[tree].as_ref().ok().filter(|way| !way.through_me)?;
         let link = u32::from(peer.cost) * if peer.class == Class::Mobile { MOBILE_FACTOR } else { 1 };
         let link = if peer.suspect || way.void { SUSPECT_COST } else { link };
