@@ -7,7 +7,7 @@
 //! fail to lower it: so it can neither circle nor run on. Nor does it go back to the peer that just sent it here by the
 //! same trees: that one believes me nearer, I believe it nearer, and it would only come again.
 use crate::id::{LinkId, NodeId, Port, Sid};
-use crate::tree::generations::{Generations, Way};
+use crate::tree::generations::{Generations, Head, Way};
 use crate::wire::FrameError;
 use crate::wire::data::{BUDGET, CoordsIter, PHI_NONE};
 
@@ -78,7 +78,7 @@ impl Table {
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
         let generations = self.peers.iter().flat_map(|peer| &peer.trees).chain(&self.me);
-        let ways = generations.flat_map(|generations| [&generations.current, &generations.former]).flatten();
+        let ways = generations.flat_map(Generations::iter);
         let steps = |way: &Way| size_of_val(&*way.ports) + size_of_val(&*way.sums);
         size_of::<Self>()
             + self.peers.capacity() * size_of::<HopPeer>()
@@ -103,11 +103,13 @@ struct Place {
     root: Sid,
     ports: Vec<u16>,
     sums: Vec<u32>,
+    head: Head,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { root: Sid::from_bytes([0; 8]), ports: Vec::new(), sums: Vec::new() }
+        let (ports, sums) = (Vec::new(), Vec::new());
+        Self { root: Sid::from_bytes([0; 8]), ports, sums, head: Head::default() }
     }
 }
 
@@ -128,6 +130,7 @@ impl Destination {
                 place.ports.push(port.0);
                 place.sums.push(sum);
             })?;
+            place.head = Head::of(&place.ports, &place.sums);
             self.present |= 1 << tree;
         }
         Ok(())
@@ -141,7 +144,7 @@ impl Destination {
             let tree = left.trailing_zeros() as usize;
             left &= left - 1;
             let place = &self.trees[tree];
-            for generation in [&trees[tree].current, &trees[tree].former].into_iter().flatten() {
+            for generation in trees[tree].iter() {
                 if generation.root == place.root {
                     let distance = place.distance(&generation.way);
                     if best.is_none_or(|(least, _)| distance < least) {
@@ -157,6 +160,9 @@ impl Destination {
 impl Place {
     /// Sum of the costs on both sides below the common prefix.
     fn distance(&self, way: &Way) -> u32 {
+        if let Some(distance) = self.head.distance(&way.head) {
+            return distance;
+        }
         let common = self.ports.iter().zip(&way.ports).take_while(|(a, b)| a == b).count();
         let below = |sums: &[u32]| sums.last().map_or(0, |total| total - sums[common]);
         below(&self.sums) + below(&way.sums)

@@ -10,7 +10,48 @@ pub struct Way {
     pub ports: Box<[u16]>,
     /// `sums[i]` is the cost of the first `i` steps.
     pub sums: Box<[u32]>,
+    /// The beginning, at hand.
+    pub head: Head,
 }
+
+/// The first steps of a way, so that two ways that part early, as most do, are compared without a look at the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Head {
+    /// The first ports, the first in the highest bits; 0, which is no step's port, after the end.
+    ports: u64,
+    /// Cost of the first 1, 2, 3 steps.
+    sums: [u16; HEAD - 1],
+    /// Cost of the whole way.
+    total: u32,
+}
+
+impl Head {
+    /// Of a way as [`Way`] has it.
+    pub fn of(ports: &[u16], sums: &[u32]) -> Self {
+        let port = |at: usize| u64::from(ports.get(at).copied().unwrap_or_default());
+        let sum = |at: usize| sums.get(at).map_or(0, |&sum| sum as u16);
+        Self {
+            ports: (0..HEAD).fold(0, |head, at| head << 16 | port(at)),
+            sums: [sum(1), sum(2), sum(3)],
+            total: sums.last().copied().unwrap_or_default(),
+        }
+    }
+
+    /// Sum of the costs on both sides below where the ways part, if that is within the first steps.
+    pub const fn distance(&self, other: &Self) -> Option<u32> {
+        let differs = self.ports ^ other.ports;
+        if differs == 0 {
+            return None;
+        }
+        let common = differs.leading_zeros() as usize / 16;
+        let (own, others) =
+            if common == 0 { (0, 0) } else { (self.sums[common - 1], other.sums[common - 1]) };
+        Some(self.total - own as u32 + (other.total - others as u32))
+    }
+}
+
+/// Steps in a [`Head`].
+const HEAD: usize = 4;
 
 impl From<&Coords> for Way {
     fn from(coords: &Coords) -> Self {
@@ -21,7 +62,8 @@ impl From<&Coords> for Way {
             sum += u32::from(hop.cost);
             sums.push(sum);
         }
-        Self { ports: coords.hops.iter().map(|hop| hop.port.0).collect(), sums: sums.into() }
+        let ports: Box<[u16]> = coords.hops.iter().map(|hop| hop.port.0).collect();
+        Self { head: Head::of(&ports, &sums), ports, sums: sums.into() }
     }
 }
 
@@ -42,12 +84,17 @@ pub struct Generations {
     /// What holds now.
     pub current: Option<Generation>,
     /// What held before, until `former_until`.
-    pub former: Option<Generation>,
+    pub former: Option<Box<Generation>>,
     since: Instant,
     former_until: Instant,
 }
 
 impl Generations {
+    /// What holds and what held.
+    pub fn iter(&self) -> impl Iterator<Item = &Generation> {
+        self.current.iter().chain(self.former.as_deref())
+    }
+
     /// The coordinates are now these.
     pub fn set(&mut self, coords: Option<&Coords>, via: Option<Port>, now: Instant) {
         let new = coords.map(|coords| Generation { root: coords.root, way: Way::from(coords), via });
@@ -59,7 +106,7 @@ impl Generations {
         // the burst is worth keeping, not they.
         let settled = now - self.since >= SETTLED;
         if old.is_some() && (settled || self.former.is_none()) {
-            self.former = old;
+            self.former = old.map(Box::new);
             self.former_until = now + FORMER_KEPT;
         }
         self.since = now;

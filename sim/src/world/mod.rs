@@ -5,11 +5,12 @@
 //! many threads, and what they have for each other is handed over when the window is done. Every node draws its own chance and
 //! numbers what it causes itself, so the run is the same however many threads compute it.
 //!
-//! `shard.rs` has what happens to nodes, `node.rs` one node, `due.rs` the order of events, `views.rs` what can be asked of
+//! `shard.rs` has what happens to nodes, `node.rs` one node, `due.rs` the order of events, `queue.rs` those to come, `views.rs` what can be asked of
 //! a world.
 
 mod due;
 mod node;
+mod queue;
 mod shard;
 mod views;
 
@@ -244,7 +245,7 @@ impl World {
     /// Lets everything happen that is due until then.
     pub fn run_until(&mut self, until: Instant) {
         loop {
-            let first = self.shards.iter().filter_map(|shard| Some(shard.due.peek()?.at)).min();
+            let first = self.shards.iter_mut().filter_map(|shard| Some(shard.due.peek()?.at)).min();
             let connect = self.connects.peek().map(|Reverse((at, ..))| *at);
             let Some(begin) = first.into_iter().chain(connect).min().filter(|at| *at <= until) else { break };
             if connect == Some(begin) {
@@ -288,7 +289,7 @@ impl World {
         for from in 0..self.shards.len() {
             for to in (0..self.shards.len()).filter(|&to| to != from) {
                 let mut moved = std::mem::take(&mut self.shards[from].out[to]);
-                self.shards[to].due.extend(moved.drain(..));
+                moved.drain(..).for_each(|due| self.shards[to].due.push(due));
                 self.shards[from].out[to] = moved;
             }
             self.connects.extend(self.shards[from].connects.drain(..).map(Reverse));

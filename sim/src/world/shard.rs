@@ -1,6 +1,6 @@
 //! Some of the nodes, computed by one thread: what is due for them within a window in which nobody else can reach them.
 
-use std::{collections::BinaryHeap, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use router::{Command, Event, Instant, LinkId, Router};
@@ -9,6 +9,7 @@ use super::{
     Happened,
     due::{Due, What},
     node::Node,
+    queue::Queue,
 };
 use crate::{
     adversary::Verdict,
@@ -29,7 +30,7 @@ pub(super) struct Ground {
 #[derive(Default)]
 pub(super) struct Shard {
     pub(super) nodes: Vec<Node>,
-    pub(super) due: BinaryHeap<Due>,
+    pub(super) due: Queue,
     /// For nodes of other shards, by shard.
     pub(super) out: Vec<Vec<Due>>,
     /// Connections to be made: when, in which order, which link.
