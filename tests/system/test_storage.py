@@ -27,7 +27,8 @@ class Api:
     def call(self, method, path, body=None, timeout=20):
         connection = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=timeout)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        connection.request(method, "/_matrix/client/v3" + path, None if body is None else json.dumps(body), headers)
+        path = path if path.startswith("/_matrix") else "/_matrix/client/v3" + path
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, json.load(answer)
 
@@ -143,12 +144,15 @@ def test_a_restored_node_tells_its_clients_to_begin_anew(tmp_path, nodes):
     for n, body in enumerate(kept):
         alice.send(room, f"k{n}", body)
     alice.call("POST", "/keys/upload", {"one_time_keys": {"curve25519:AAAAAQ": "b64"}})
+    early, old = slide(alice)[1]["pos"], alice.call("GET", "/sync?timeout=0")[1]["next_batch"]
     file = tmp_path / "backup.tar"
     printed = node.mangrove("backup", str(file))
     assert "backup.tar" in printed and file.stat().st_mode & 0o777 == 0o600
     for n in range(30):
         alice.send(room, f"l{n}", f"lost {n}")
     since = alice.call("GET", "/sync?timeout=0")[1]["next_batch"]
+    # Another client, which slides, and is ahead of the backup too; one whose position is from before it.
+    pos = slide(alice)[1]["pos"]
     node.stop()
     fresh = tmp_path / "fresh"
     refused = subprocess.run([BINARY, "restore", file, "--data", node.data], capture_output=True, text=True)
@@ -169,6 +173,28 @@ def test_a_restored_node_tells_its_clients_to_begin_anew(tmp_path, nodes):
         told = alice.call("GET", f"/sync?timeout=5000&since={quote(since)}")[1]
         assert [event["event_id"] for event in told["rooms"]["join"][room]["timeline"]["events"]] == [sent]
         since = told["next_batch"]
+    # The client that slides is told to begin anew, and then has everything there is, once.
+    for lost in (pos, early):
+        status, answer = slide(alice, lost)
+        assert (status, answer["errcode"]) == (400, "M_UNKNOWN_POS"), answer
+    answer = slide(alice)[1]
+    known = [event["content"].get("body") for event in answer["rooms"][room]["timeline"] if event["type"] == "m.room.message"]
+    assert known == kept + ["new 0", "new 1", "new 2"], known
+    for n in range(3):
+        sent = alice.send(room, f"s{n}", f"slid {n}")[1]["event_id"]
+        answer = slide(alice, answer["pos"])[1]
+        assert [event["event_id"] for event in answer["rooms"][room]["timeline"]] == [sent]
+    # What the other kind of client had from before the backup leads nowhere either: it is told everything anew.
+    told = alice.call("GET", f"/sync?timeout=0&since={quote(old)}")[1]["rooms"]["join"][room]
+    assert [event["content"]["body"] for event in told["timeline"]["events"]][-1] == "slid 2"
+    assert told["timeline"]["limited"] or any(event["type"] == "m.room.create" for event in told["timeline"]["events"])
+
+
+def slide(api, pos=None):
+    """A sliding sync of all rooms."""
+    place = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0" + (f"&pos={quote(pos, safe='')}" if pos else "")
+    rooms = {"ranges": [[0, 19]], "timeline_limit": 50, "required_state": [["m.room.create", ""]]}
+    return api.call("POST", place, {"conn_id": "c", "lists": {"all": rooms}})
 
 
 class Disk:

@@ -19,6 +19,7 @@ pub mod alias;
 pub mod answer;
 #[doc(hidden)]
 pub mod bench;
+pub mod clean;
 pub mod core;
 pub mod create;
 pub mod delayed;

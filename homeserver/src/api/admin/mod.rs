@@ -3,6 +3,7 @@
 //! Loopback listeners have them; others where `admin_everywhere` says so. All but registration by shared secret ask for
 //! the access token of an administrator.
 
+mod clean;
 mod media;
 mod register;
 mod rooms;
@@ -23,6 +24,7 @@ use crate::{
 
 /// Adds every administrators' endpoint.
 pub(crate) fn routes(table: &mut Table) {
+    clean::routes(table);
     media::routes(table);
     register::routes(table);
     rooms::routes(table);

@@ -60,6 +60,7 @@ pub(super) fn routes(table: &mut Table) {
         "/_synapse/admin/v1/users/{user_id}/_allow_cross_signing_replacement_without_uia",
         allow_reset,
     );
+    table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/users/{user_id}/pushers", pushers);
     table.plain(Group::Admin, Method::GET, "/_synapse/admin/v1/username_available", username_available);
 }
 
@@ -91,6 +92,18 @@ async fn list(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Er
 async fn detail(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
     require_admin(&server, &incoming).await?;
     Ok(Json(server.users.admin_detail(&user(&server, &incoming)?).await?))
+}
+
+async fn pushers(server: Arc<Server>, incoming: Incoming) -> Result<Json<Value>, Error> {
+    require_admin(&server, &incoming).await?;
+    let pushers: Vec<Value> = server
+        .users
+        .pushers(&user(&server, &incoming)?)
+        .await?
+        .iter()
+        .filter_map(|pusher| serde_json::from_str(pusher).ok())
+        .collect();
+    Ok(Json(json!({ "total": pushers.len(), "pushers": pushers })))
 }
 
 async fn modify(server: Arc<Server>, incoming: Incoming) -> Result<Made, Error> {

@@ -77,7 +77,7 @@ async fn capabilities(
 /// Versions of the specification whose client side is here.
 const VERSIONS: &[&str] = &[
     "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9",
-    "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
+    "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
 /// Proposals by their unstable names, for clients that ask for these.

@@ -9,34 +9,47 @@ use crate::{
     user::{AccountSettings, Flag, General},
 };
 
-/// Endpoints that answer without a token: logging in, discovery, and what a link in a mail or a browser opens.
+/// Endpoints that answer without a token, after their version: logging in, discovery, and what a link in a mail or a
+/// browser opens. Whatever is not here has to ask for one, a new endpoint too.
 const OPEN: &[&str] = &[
-    "/versions",
-    "/login",
-    "/register",
-    "/refresh",
-    "requestToken",
-    "/oauth2/",
-    "/auth_metadata",
-    "/auth_issuer",
-    "/auth/",
-    "/fallback/",
-    "/terms",
-    "/rendezvous",
-    "/sso/",
-    "/validate",
-    "/submit",
-    "/submit_token",
-    "/account/password",
+    "/_matrix/client/versions",
+    "/account/3pid/email/requestToken",
+    "/account/3pid/msisdn/requestToken",
+    // Both may be called by whoever proves another way who they are.
     "/account/deactivate",
+    "/account/password",
+    "/account/password/email/requestToken",
+    "/account/password/msisdn/requestToken",
+    "/auth/{auth_type}/fallback/web",
+    "/auth_metadata",
+    "/login",
+    "/login/sso/redirect",
+    "/login/sso/redirect/{idp_id}",
+    "/org.matrix.msc2918/refresh",
+    "/org.matrix.msc2965/auth_issuer",
+    "/org.matrix.msc2965/auth_metadata",
+    "/org.matrix.msc3231/register/org.matrix.msc3231.login.registration_token/validity",
+    "/refresh",
+    "/register",
     "/register/available",
-    "/_synapse/admin/v1/register",
-    "/.well-known/",
-    "/health",
-    "/metrics",
-    "/_mangrove/",
-    "/thirdparty/",
+    "/register/email/requestToken",
+    "/register/m.login.registration_token/validity",
+    "/register/msisdn/requestToken",
+    // Two devices meet there before one of them is logged in.
+    "/io.element.msc4388/rendezvous",
+    "/io.element.msc4388/rendezvous/{id}",
+    "/org.matrix.msc4108/rendezvous",
+    "/_mangrove/rendezvous/{id}",
+    // They ask for an OpenID token, of whatever server.
+    "/_mangrove/rtc/get_token",
+    "/_mangrove/rtc/sfu/get",
 ];
+
+/// A path as [`OPEN`] has it.
+fn unversioned(path: &str) -> &str {
+    let rest = path.strip_prefix("/_matrix/client/");
+    rest.and_then(|rest| rest.find('/').map(|at| &rest[at..])).unwrap_or(path)
+}
 
 fn filled(path: &str, user: &str) -> String {
     let parts = path.split('/').map(|part| match part {
@@ -61,7 +74,7 @@ fn closed() -> Vec<(Method, &'static str)> {
         // Old media paths are open by their nature; the test of media looks at them.
         let media =
             path.starts_with("/_matrix/media/") && !path.contains("upload") && !path.contains("create");
-        *group == Group::Client && !media && !by_id && !OPEN.iter().any(|open| path.contains(open))
+        *group == Group::Client && !media && !by_id && !OPEN.contains(&unversioned(path))
     });
     closed.map(|(_, method, path)| (method, path)).collect()
 }
@@ -75,6 +88,66 @@ async fn status_of(home: &Home, method: Method, path: &str, token: Option<&str>)
     let (head, body) = home.send(request.body(body).unwrap()).await;
     let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
     (head.status, answer["errcode"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn every_open_endpoint_is_there() {
+    let endpoints = Table::whole().endpoints();
+    for open in OPEN {
+        assert!(endpoints.iter().any(|(_, _, path)| unversioned(path) == *open), "{open}");
+    }
+}
+
+/// Administrators' endpoints but for the one that asks for the shared secret.
+fn administrators() -> Vec<(Method, &'static str)> {
+    let endpoints = Table::whole().endpoints().into_iter();
+    let theirs = endpoints.filter(|(group, _, path)| {
+        *group == Group::Admin
+            && !path.ends_with("/_synapse/admin/v1/register")
+            && !path.ends_with("/server_version")
+    });
+    theirs.map(|(_, method, path)| (method, path)).collect()
+}
+
+#[tokio::test]
+async fn administrators_endpoints_are_for_administrators_alone() {
+    let accounts = AccountSettings {
+        general: General { guests: true, ..General::default() },
+        ..AccountSettings::default()
+    };
+    let registration = Arc::new(Registration::parse(REGISTRATION).unwrap());
+    let home = Home::new(Settings { accounts, appservices: vec![registration], ..open() }).await;
+    let (alice, bob, root) = (home.user("alice").await, home.user("bob").await, home.user("root").await);
+    let register = "/_matrix/client/v3/register?kind=guest";
+    let guest = User::of(&home.call(Method::POST, register, None, json!({})).await.1);
+    let name = |user: &User| ruma::UserId::parse(&*user.id).unwrap();
+    home.server.users.set_flag(&name(&bob), Flag::Suspended, true).await.unwrap();
+    home.server.users.set_flag(&name(&root), Flag::Admin, true).await.unwrap();
+    let all = administrators();
+    assert!(all.len() > 50, "the table has lost endpoints: {}", all.len());
+    let mut wrong = Vec::new();
+    for (method, path) in all {
+        let uri = filled(path, "@nobody:mesh.alt");
+        let mut expect = async |token: Option<&str>, expected: u16, who: &str| {
+            let (status, said) = status_of(&home, method.clone(), &uri, token).await;
+            if status.as_u16() != expected {
+                wrong.push(format!("{method} {path}, {who}: {status} {said}"));
+            }
+        };
+        expect(None, 401, "without a token").await;
+        expect(Some("nonsense"), 401, "with a wrong one").await;
+        expect(Some(&alice.token), 403, "a user").await;
+        expect(Some(&bob.token), 403, "somebody suspended").await;
+        expect(Some(&guest.token), 403, "a guest").await;
+        expect(Some("as_secret"), 401, "a service").await;
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // The same paths let an administrator in.
+    for path in
+        ["/_synapse/admin/v2/users", "/_synapse/admin/v1/rooms", "/_synapse/admin/v1/registration_tokens"]
+    {
+        assert_eq!(status_of(&home, Method::GET, path, Some(&root.token)).await.0, StatusCode::OK, "{path}");
+    }
 }
 
 #[tokio::test]

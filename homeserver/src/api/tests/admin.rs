@@ -63,6 +63,59 @@ async fn the_shared_secret_makes_accounts() {
 const V1: &str = "/_synapse/admin/v1";
 const V2: &str = "/_synapse/admin/v2";
 
+/// What a spammer said is taken away, by himself or by the administrator, and what could not be is told.
+#[tokio::test]
+async fn a_users_messages_are_taken_away() {
+    let home = Home::new(with_secret()).await;
+    let (root, spammer) = (administrator(&home).await, home.user("spammer").await);
+    let request = json!({ "preset": "public_chat" });
+    let (_, made) = home.post("/_matrix/client/v3/createRoom", &root, request).await;
+    let room = made["room_id"].as_str().unwrap().to_owned();
+    home.post(&format!("/_matrix/client/v3/join/{room}"), &spammer, json!({})).await;
+    let path = |n: usize| format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{n}");
+    for n in 0..12 {
+        let sent = home.put(&path(n), &spammer, json!({ "msgtype": "m.text", "body": "buy" })).await;
+        assert_eq!(sent.0, StatusCode::OK);
+    }
+    home.put(&path(99), &root, json!({ "msgtype": "m.text", "body": "please stop" })).await;
+    let bodies = async || {
+        let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=100");
+        let (_, page) = home.get(&path, &root).await;
+        let events = page["chunk"].as_array().unwrap().clone();
+        events
+            .iter()
+            .filter_map(|event| event["content"]["body"].as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let order = async |body: Value| {
+        let (status, begun) = home.post(&format!("{V1}/user/{}/redact", spammer.id), &root, body).await;
+        assert_eq!(status, StatusCode::OK, "{begun}");
+        let path = format!("{V1}/user/redact_status/{}", begun["redact_id"].as_str().unwrap());
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let (_, told) = home.get(&path, &root).await;
+            if told["status"] != "active" {
+                return told;
+            }
+            assert!(tokio::time::Instant::now() < until, "{told}");
+            tokio::task::yield_now().await;
+        }
+    };
+    let told = order(json!({ "rooms": [room], "limit": 2, "reason": "spam", "use_admin": true })).await;
+    assert_eq!(told, json!({ "status": "complete", "failed_redactions": {} }));
+    assert_eq!(bodies().await.len(), 11);
+    order(json!({ "rooms": [] })).await;
+    assert_eq!(bodies().await, ["please stop"]);
+    // Who is not in a room cannot speak there.
+    home.put(&path(100), &spammer, json!({ "msgtype": "m.text", "body": "buy again" })).await;
+    home.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), &root, json!({})).await;
+    let told = order(json!({ "use_admin": true })).await;
+    assert_eq!(told["failed_redactions"].as_object().unwrap().len(), 1, "{told}");
+    assert_error(home.get(&format!("{V1}/user/redact_status/none"), &root).await, 404, "M_NOT_FOUND");
+    let (_, pushers) = home.get(&format!("{V1}/users/{}/pushers", spammer.id), &root).await;
+    assert_eq!(pushers, json!({ "total": 0, "pushers": [] }));
+}
+
 #[tokio::test]
 async fn administrators_look_after_users() {
     let home = Home::new(with_secret()).await;
