@@ -60,7 +60,7 @@ struct Line {
 }
 
 impl Line {
-    fn new(source_routes: bool) -> Self {
+    fn new(source_routes: bool, kind: LinkKind) -> Self {
         let now = Instant::from_micros(1_000_000);
         let config = Config { source_routes, audit: false, ..Config::default() };
         let router = |n: u8| {
@@ -68,9 +68,13 @@ impl Line {
             Router::new(secret, config.clone(), Boot::first(1), Box::new(Chance(n.into())), now)
         };
         let mut line = Self { nodes: (1..=3).map(router).collect(), now, received: 0 };
+        let spec = |role| match kind {
+            LinkKind::Stream => LinkSpec::new(kind, role),
+            LinkKind::Datagram => LinkSpec { mtu: 1500, ..LinkSpec::new(kind, role) },
+        };
         for (a, b, link) in [(0, 1, LEFT), (1, 2, RIGHT)] {
-            line.nodes[a].handle_link(link, LinkSpec::new(LinkKind::Stream, Role::Dialer), now);
-            line.nodes[b].handle_link(link, LinkSpec::new(LinkKind::Stream, Role::Acceptor), now);
+            line.nodes[a].handle_link(link, spec(Role::Dialer), now);
+            line.nodes[b].handle_link(link, spec(Role::Acceptor), now);
         }
         line.run(Duration::from_secs(20));
         line
@@ -137,8 +141,8 @@ impl Line {
 }
 
 #[track_caller]
-fn assert_nothing_allocated(source_routes: bool, of: u8) {
-    let mut line = Line::new(source_routes);
+fn assert_nothing_allocated(source_routes: bool, kind: LinkKind, of: u8) {
+    let mut line = Line::new(source_routes, kind);
     // Session, routes, and buffers at their size.
     for _ in 0..20 {
         line.send(1200);
@@ -164,10 +168,17 @@ fn assert_nothing_allocated(source_routes: bool, of: u8) {
 
 #[test]
 fn packets_by_the_trees() {
-    assert_nothing_allocated(false, kind::DATA_T);
+    assert_nothing_allocated(false, LinkKind::Stream, kind::DATA_T);
 }
 
 #[test]
 fn packets_on_source_routes() {
-    assert_nothing_allocated(true, kind::DATA_S);
+    assert_nothing_allocated(true, LinkKind::Stream, kind::DATA_S);
+}
+
+#[test]
+fn packets_over_datagram_links() {
+    // Each comes under one link's counter and MAC, and goes under the other's.
+    assert_nothing_allocated(false, LinkKind::Datagram, kind::GUARDED);
+    assert_nothing_allocated(true, LinkKind::Datagram, kind::GUARDED);
 }

@@ -67,6 +67,8 @@ struct Up {
     repeat: (Bytes, Bytes),
     /// Pieces of a packet that go next, sealed.
     pieces: VecDeque<Bytes>,
+    /// Room for frames under counter and MAC: none is allocated for each.
+    arena: BytesMut,
     /// Packets that were sent in pieces.
     cut: u32,
     joiner: Joiner,
@@ -258,6 +260,7 @@ impl Link {
                     arq: Arq::default(),
                     repeat: done.repeat,
                     pieces: VecDeque::new(),
+                    arena: BytesMut::new(),
                     cut: 0,
                     joiner: Joiner::default(),
                 }));
@@ -637,13 +640,17 @@ impl Up {
     }
 
     fn guard(&mut self, kind: u8, packet: &[u8]) -> Bytes {
-        let mut frame = BytesMut::with_capacity(GUARD_LEN + packet.len());
+        let frame = &mut self.arena;
+        if frame.capacity() < GUARD_LEN + packet.len() {
+            // The same piece again, if all frames in it have gone.
+            frame.reserve((GUARD_LEN + packet.len()).max(ARENA_BYTES));
+        }
         frame.put_byte(kind);
         frame.put_eight(self.sent);
         frame.put(&guard_mac(&self.keys.guard, kind, self.sent, packet));
         frame.put(packet);
         self.sent += 1;
-        frame.freeze()
+        frame.split().freeze()
     }
 }
 
@@ -665,6 +672,8 @@ fn guard_mac(key: &[u8; 32], kind: u8, counter: u64, packet: &[u8]) -> [u8; 8] {
 const PATH_FRAME_MAX: usize = 16 * 1024 + H_MAX;
 /// Milliseconds one way.
 const PATH_COST_MAX: u8 = 8;
+/// Two of the largest common frames: so much stays with each datagram link that has passed packets on.
+const ARENA_BYTES: usize = 4096;
 /// Kind, counter and MAC before a packet on a datagram link.
 const GUARD_LEN: usize = 1 + 8 + 8;
 /// Bytes of a packet that the MAC covers: any header but the longest.
