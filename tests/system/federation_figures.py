@@ -1,12 +1,12 @@
 """What federation costs: made-up servers that sign real events, over TLS on loopback, against Mangrove or a Synapse. A report, no test.
 
-    target/system-tests/synapse/bin/python tests/system/federation_figures.py [mangrove|synapse]... [--only inbound,outbound,join,away,hang]
+    target/system-tests/synapse/bin/python tests/system/federation_figures.py [mangrove|synapse]... [--only inbound,inbound8,outbound,join,away,hang]
 
 Needs openssl, a Synapse's Python environment (./run-tests system makes one) and target/release/mangrove (or $MANGROVE). One homeserver at a
 time; each scenario with an empty database. Prints a table a homeserver and one JSON line. CPU is the server's, from /proc; so is the peak of
 its resident memory. The made-up servers need a core of their own: wall times on a small machine include theirs.
 
-  inbound   50 messages a transaction, next after the answer, in one room and in eight rooms of eight servers: until the last can be read
+  inbound   50 messages a transaction, written and signed before the clock starts, next after the answer, in one room and in eight rooms of eight servers: until the last can be read
   outbound  a room with a user on each of 100 servers; messages one after the other: until the last server has the last one
   join      a room with 20,000 members of 50 servers: until a message can be sent, until all members are there
   away      200 rooms; the server is down while each gets 100 messages, then each room's newest is sent: until all rooms have it
@@ -157,10 +157,19 @@ federation_rr_transactions_per_room_per_second: 9999
         return [sys.executable, "-m", "synapse.app.homeserver", "-c", self.dir / "homeserver.yaml"]
 
 
-async def deliver(wire, server, number, pdus):
+def transaction(server, number, pdus):
+    """A transaction's request, signed and written: what that costs is none of the receiver's."""
     uri = f"/_matrix/federation/v1/send/t{number}"
     body = {"origin": server.name, "origin_server_ts": int(time.time() * 1000), "pdus": pdus}
-    status, answer = await wire.ask("PUT", uri, body, server.authorization("PUT", uri, NAME, body))
+    return Wire.written("PUT", uri, body, server.authorization("PUT", uri, NAME, body))
+
+
+async def deliver(wire, server, number, pdus):
+    await told(wire, transaction(server, number, pdus))
+
+
+async def told(wire, request):
+    status, answer = await wire.tell(request)
     assert status == 200, answer
     errors = [result for result in answer.get("pdus", {}).values() if result]
     assert not errors, errors[0]
@@ -188,16 +197,18 @@ async def inbound(subject, world, rooms, count):
         await subject.join(room)
     each = [messages(room, count // rooms) for room in made]
     wires = [await world.connect(FEDERATION) for _ in made]
+    each = [([transaction(room.maker, number, pdus[number:number + 50]) for number in range(0, len(pdus), 50)], ids)
+            for room, (pdus, ids) in zip(made, each)]
     cpu, begun = subject.cpu(), time.monotonic()
 
-    async def one(room, wire, pdus, ids):
-        for number in range(0, len(pdus), 50):
-            await deliver(wire, room.maker, number, pdus[number:number + 50])
+    async def one(room, wire, requests, ids):
+        for request in requests:
+            await told(wire, request)
         await readable(subject.beside(await Wire.open(CLIENT)), room, ids[-1], 120)
 
     await asyncio.gather(*[one(room, wire, *pair) for room, wire, pair in zip(made, wires, each)])
     spent, cpu = time.monotonic() - begun, subject.cpu() - cpu
-    total = sum(len(pdus) for pdus, _ in each)
+    total = sum(len(ids) for _, ids in each)
     return {"PDUs": total, "PDUs a second": round(total / spent), "CPU ms a PDU": round(cpu * 1000 / total, 2)}
 
 

@@ -291,9 +291,18 @@ class Wire:
         return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="127.0.0.1" if context else None, limit=1 << 26))
 
     async def ask(self, method, uri, body=None, authorization=None):
+        return await self.tell(self.written(method, uri, body, authorization))
+
+    @staticmethod
+    def written(method, uri, body=None, authorization=None):
+        """A request's bytes."""
         data = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
         auth = f"Authorization: {authorization}\r\n" if authorization else ""
-        self.writer.write(f"{method} {uri} HTTP/1.1\r\nHost: localhost\r\n{auth}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        return (f"{method} {uri} HTTP/1.1\r\nHost: localhost\r\n{auth}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+
+    async def tell(self, request):
+        """Sends a request that is written already; status and answer."""
+        self.writer.write(request)
         await self.writer.drain()
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
         status = int(head.split(" ")[1])

@@ -661,3 +661,7 @@ fn take(queue: &mut VecDeque<Item>, server: Nid, prefix: &str) -> Option<Range> 
 #[cfg(test)]
 #[path = "core_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "core_sim.rs"]
+mod simulation;
