@@ -27,7 +27,9 @@ impl Lookup {
         now: Instant,
     ) {
         let Some(running) = self.searches.get_mut(&id) else { return };
-        let Some(node) = running.search.asked(found.nonce) else { return };
+        let Some((node, asked_at)) = running.search.asked(found.nonce) else { return };
+        // (Of a question that was put twice this may be too much, but never to do so would be to learn nothing where all are slow.)
+        self.patience.sample(now - asked_at);
         self.questions.remove(&found.nonce);
         let (what, place, goal) = (running.search.what, running.search.place, running.search.goal);
         let query = Query { what, place };
@@ -191,9 +193,12 @@ impl Lookup {
             Purpose::Join { region } => self.knows_region(region, now),
             Purpose::Answer(_) | Purpose::Publish(_) => false,
         };
+        let patience = self.patience.get();
         let Some(running) = self.searches.get_mut(&id) else { return };
         let mut asks = Vec::new();
-        while !enough && let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), now) {
+        while !enough
+            && let Some(ask) = running.search.next(u64::from_be_bytes(random(entropy)), patience, now)
+        {
             asks.push(ask);
         }
         let over = enough || running.search.is_over(now);

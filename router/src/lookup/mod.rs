@@ -12,6 +12,7 @@ mod cache;
 mod joining;
 mod kademlia;
 pub mod locator;
+mod patience;
 mod publish;
 pub mod record;
 mod search;
@@ -41,6 +42,7 @@ use bytes::Bytes;
 use cache::Cache;
 use joining::Joining;
 use kademlia::{BUCKET, Contacts};
+use patience::Patience;
 use publish::{Due, FRESH_EVERY, FRESH_EVERY_ACCOUNT, Publication};
 use record::{ACCOUNT_TTL, TTL_MAX};
 use search::{Goal, PATHS, Search};
@@ -175,6 +177,8 @@ pub struct Lookup {
     questions: BTreeMap<u64, Question>,
     /// Searches that get us to know nodes far from our place: rounds done since when, and when the next is due.
     joining: Joining,
+    /// With whoever is asked.
+    patience: Patience,
     budgets: BTreeMap<Port, Budget>,
     out: VecDeque<Outbound>,
     events: VecDeque<LookupEvent>,
@@ -241,6 +245,7 @@ impl Lookup {
             )]),
             questions: BTreeMap::new(),
             joining: Joining::default(),
+            patience: Patience::default(),
             budgets: BTreeMap::new(),
             out: VecDeque::new(),
             events: VecDeque::new(),

@@ -120,13 +120,22 @@ impl Publication {
             self.due_at = Some((now + FIRST_AFTER).min(latest));
             return;
         }
+        let young = self.young_until().filter(|at| now < *at);
         let at = match self.tokens {
+            _ if !self.is_forming(now) && young.is_some() => young.unwrap_or(now),
             0 => self.refilled_at + TOKEN_EVERY,
             tokens if self.is_forming(now) => now + DELAYS[(BURST - tokens) as usize],
             // What has moved in some trees may move in others, and is found by the rest meanwhile.
             _ => self.last_at.map_or(now, |last| last + TOKEN_EVERY).max(now + MOVED_AFTER),
         };
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// Costs of new links, and places with them, come to rest some time after a start: what has moved meanwhile is told then. Not by
+    /// all in the same moment.
+    fn young_until(&self) -> Option<Instant> {
+        let apart = YOUNG_APART / 256 * u32::from(self.place[31]);
+        Some(self.first_latest? + YOUNG + apart)
     }
 
     /// Nothing of what the record says holds any more: it goes out soon, whatever the rate.
@@ -361,6 +370,10 @@ const DELAYS: [Duration; BURST as usize] =
 const FIRST_AFTER: Duration = Duration::from_millis(150);
 /// But no longer than that since it was first wanted: who starts wants to be reached.
 const FIRST_LATEST: Duration = Duration::from_millis(400);
+/// So long after a start places may move as links are measured.
+const YOUNG: Duration = Duration::from_secs(28);
+/// Nodes that began together are spread over that time.
+const YOUNG_APART: Duration = Duration::from_secs(5);
 /// Once the network is known, a record waits so long for more to change.
 const MOVED_AFTER: Duration = Duration::from_secs(10);
 /// After the burst, and between any two once the network is known.

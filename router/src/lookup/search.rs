@@ -54,6 +54,7 @@ struct Candidate {
     /// Names the question, and its repetition.
     nonce: Option<u64>,
     tries: u32,
+    asked_at: Instant,
     /// Values to skip in the next question.
     skip: u8,
 }
@@ -141,8 +142,8 @@ impl Search {
     }
 
     /// The next question, if a path is free to ask one; a first one is named `nonce`, a repetition as before.
-    /// O(candidates).
-    pub(super) fn next(&mut self, nonce: u64, now: Instant) -> Option<Ask> {
+    /// `patience` is how long its first answer may take. O(candidates).
+    pub(super) fn next(&mut self, nonce: u64, patience: Duration, now: Instant) -> Option<Ask> {
         let found = self.next_free().or_else(|| {
             // All that are near have been asked, in vain so far. While a network starts, or where it is long and thin,
             // the way to the nearest leads over nodes that are not near.
@@ -153,7 +154,10 @@ impl Search {
         let (key, path) = found?;
         self.paths[path].queries += 1;
         let candidate = self.candidates.get_mut(&key)?;
-        let patience = ANSWER_WITHIN * (1 << (2 * candidate.tries));
+        let patience = if candidate.tries == 0 { patience } else { (patience * 4).min(AGAIN_WITHIN) };
+        if candidate.tries == 0 {
+            candidate.asked_at = now;
+        }
         candidate.tries += 1;
         candidate.state = State::Asked { until: now + patience };
         let nonce = *candidate.nonce.get_or_insert(nonce);
@@ -161,12 +165,12 @@ impl Search {
         Some(Ask { node, position, nonce, skip: candidate.skip, again: candidate.tries > 1 })
     }
 
-    /// The node that a question was put to, if it has not answered. A late answer is as good as any.
-    pub(super) fn asked(&self, nonce: u64) -> Option<NodeId> {
+    /// The node that a question was put to, if it has not answered, and when for the first time. A late answer is as good as any.
+    pub(super) fn asked(&self, nonce: u64) -> Option<(NodeId, Instant)> {
         let asked = |candidate: &&Candidate| {
             candidate.nonce == Some(nonce) && !matches!(candidate.state, State::Answered { .. })
         };
-        self.candidates.values().find(asked).map(|candidate| candidate.node)
+        self.candidates.values().find(asked).map(|candidate| (candidate.node, candidate.asked_at))
     }
 
     /// A question was answered: these may be asked next.
@@ -279,6 +283,7 @@ impl Search {
             state: State::Open,
             nonce: None,
             tries: 0,
+            asked_at: Instant::ZERO,
             skip: 0,
         });
         if let Some(path) = self.paths.get_mut(path) {
@@ -358,8 +363,8 @@ const QUERIES_MAX: usize = 40;
 const CANDIDATES_MAX: usize = QUERIES_MAX * 2;
 /// Of each path's nearest so many are asked before a search ends without what it is after.
 const WIDTH_MAX: usize = BUCKET;
-/// Patience with one question; four times as long for the second try: the other end of a large wireless mesh is a second away.
-const ANSWER_WITHIN: Duration = Duration::from_millis(300);
+/// Patience with a second question, four times that of the first, at most: the other end of a large wireless mesh is a second away.
+const AGAIN_WITHIN: Duration = Duration::from_secs(3);
 /// How often one node is asked.
 const TRIES: u32 = 2;
 /// From the first record of an account to the end of its search: time for the records of its other nodes.
@@ -373,6 +378,8 @@ mod tests {
     use crate::crypto::SecretKey;
     use crate::id::Port;
     use crate::lookup::{Coords, Hop, Locator};
+
+    const PATIENCE: Duration = Duration::from_millis(300);
 
     fn node(seed: u8) -> NodeId {
         SecretKey::from_seed([seed; 32]).id()
@@ -393,8 +400,8 @@ mod tests {
         let mut search = nearest(vec![(node(1), position(1, 1))]);
         let mut now = Instant::ZERO;
         for try_ in 0..TRIES {
-            assert_eq!(search.next(try_.into(), now).unwrap().node, node(1));
-            assert!(search.next(99, now).is_none(), "one question at a time");
+            assert_eq!(search.next(try_.into(), PATIENCE, now).unwrap().node, node(1));
+            assert!(search.next(99, PATIENCE, now).is_none(), "one question at a time");
             assert!(!search.is_over(now));
             now = search.deadline().unwrap();
             let failed = search.on_time(now);
@@ -412,7 +419,7 @@ mod tests {
         let mut fresh = 5u32;
         let mut nonce = 0;
         while !search.is_over(Instant::ZERO) {
-            while let Some(ask) = search.next(nonce, Instant::ZERO) {
+            while let Some(ask) = search.next(nonce, PATIENCE, Instant::ZERO) {
                 assert!(asked.insert(ask.node), "asked twice");
                 nonce += 1;
                 // A liar's answer: endless new contacts, each made up to be nearer.
