@@ -8,7 +8,7 @@ use router::time::Duration;
 use router::wire::data::FLAG_REPLY;
 use router::wire::{DataS, DataT, Record, Reply, kind};
 use router::{Command, Config, Event, LinkKind};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ fn what_one_index_does_not_bring_through_another_does() {
     // Everybody's only way leads over a node that drops every second flow, as it tells them apart.
     let mut net = Net::new(3, 9);
     line(&mut net);
-    let dropped = std::rc::Rc::new(std::cell::Cell::new(0));
+    let dropped = Rc::new(Cell::new(0));
     let count = dropped.clone();
     net.tap = Box::new(move |from, _, frame| {
         let packet = matches!(frame[0], kind::DATA_S | kind::DATA_T);
