@@ -20,6 +20,8 @@ pub mod answer;
 #[doc(hidden)]
 pub mod bench;
 pub mod clean;
+#[doc(hidden)]
+pub mod compare;
 pub mod core;
 pub mod create;
 pub mod delayed;

@@ -59,8 +59,21 @@ pub fn check_state(
     let hidden = owned::checked(rules, event, &fetch)?;
     let event = hidden.as_ref().unwrap_or(event);
     check_state_dependent_auth_rules(&rules.authorization, event, |kind: &StateEventType, key: &str| {
-        fetch(&kind.to_string(), key)
+        let found = fetch(&kind.to_string(), key);
+        // ruma refuses every join where there are none.
+        if found.is_none() && *kind == StateEventType::RoomJoinRules { no_join_rules(event) } else { found }
     })
+}
+
+/// What counts in a room without join rules: who is invited may come.
+// spec: <https://spec.matrix.org/v1.19/client-server-api/#mroomjoin_rules>
+fn no_join_rules(beside: &Pdu) -> Option<Arc<Pdu>> {
+    let mut rules = beside.clone();
+    rules.kind = TimelineEventType::RoomJoinRules;
+    rules.type_name = "m.room.join_rules".to_owned();
+    rules.state_key = Some(String::new());
+    rules.content = RawValue::from_string("{\"join_rule\":\"invite\"}".to_owned()).ok()?;
+    Some(Arc::new(rules))
 }
 
 /// Levels that are not an event's own.
@@ -76,11 +89,15 @@ pub enum Action {
 
 /// Those who have all power in a room because they made it; nobody in versions without such.
 pub fn privileged(rules: &RoomVersionRules, create: &Arc<Pdu>) -> Vec<OwnedUserId> {
-    let rules = &rules.authorization;
-    if !rules.explicitly_privilege_room_creators {
+    if !rules.authorization.explicitly_privilege_room_creators {
         return Vec::new();
     }
-    let creators = RoomCreateEvent::new(create.clone()).creators(rules);
+    creators(rules, create)
+}
+
+/// Those who made a room.
+pub fn creators(rules: &RoomVersionRules, create: &Arc<Pdu>) -> Vec<OwnedUserId> {
+    let creators = RoomCreateEvent::new(create.clone()).creators(&rules.authorization);
     creators.map(|creators| creators.iter().map(|user| (**user).to_owned()).collect()).unwrap_or_default()
 }
 

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::resolve::{Graph, NumberMap};
 
-/// Events that are in the full auth chain of some of the states but not of all. What unconflicted events build on is in
-/// all chains, so only what conflicted events reach beyond that is compared.
+/// Events that are in the full auth chain of some of the states but not of all. Unconflicted events and what they build on
+/// are in all chains (other servers count a state's events to its chain), so only what conflicted events reach beyond that
+/// is compared.
 pub fn auth_difference(
     graph: &impl Graph,
     maps: &[NumberMap],
@@ -20,7 +21,7 @@ pub fn auth_difference(
     let none = Reach::default();
     let mut common = Reached::beyond(&none);
     for event in unconflicted.values() {
-        common.seed(graph, *event);
+        common.add(graph, *event);
     }
     let common = common.own;
     let mut chains: BTreeSet<i64> = BTreeSet::new();
@@ -78,6 +79,12 @@ struct Reached<'a> {
 impl<'a> Reached<'a> {
     fn beyond(base: &'a Reach) -> Self {
         Self { base, own: Reach::default(), open: Vec::new(), walk: Vec::new() }
+    }
+
+    /// Adds an event and what it builds on.
+    fn add(&mut self, graph: &impl Graph, event: i64) {
+        self.walk.push(event);
+        self.follow(graph);
     }
 
     /// Adds what an event builds on (not the event).

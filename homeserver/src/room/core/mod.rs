@@ -9,6 +9,7 @@ pub mod owned;
 pub mod pdu;
 pub mod resolve;
 mod resolve_v1;
+mod resolve_v2;
 pub mod version;
 pub mod visibility;
 

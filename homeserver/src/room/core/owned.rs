@@ -2,8 +2,7 @@
 //! go on with `_` and anything, and whoever has more power than that user may write it, too.
 //!
 //! The rest of the rules is ruma's, which knows only state keys that are the sender's id. It is shown such an event under
-//! another key ([`hide`]). In state resolution whose a state is, is not asked again: an event that was allowed at its
-//! place stays in the running.
+//! another key ([`hide`]), at its place and in state resolution alike.
 //!
 //! spec: MSC3757 <https://github.com/matrix-org/matrix-spec-proposals/pull/3757>
 
@@ -93,14 +92,14 @@ fn outranks(
 }
 
 /// The event under another state key, if it is owned state.
-pub fn hide(event: &Pdu) -> Pdu {
+fn hide(event: &Pdu) -> Pdu {
     let mut hidden = event.clone();
     hidden.state_key = hidden.state_key.map(|key| hidden_key(&event.type_name, key));
     hidden
 }
 
 /// The key under which ruma is shown an entry.
-pub fn hidden_key(kind: &str, key: String) -> String {
+fn hidden_key(kind: &str, key: String) -> String {
     if concerns(kind, &key) { format!("{HIDDEN}{key}") } else { key }
 }
 

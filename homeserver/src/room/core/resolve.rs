@@ -1,8 +1,8 @@
-//! Owns state resolution over numbers: what conflicts, which events matter for it, and the call into `ruma-state-res`.
+//! Owns state resolution over numbers: what conflicts, and which events matter for it. How those are ordered and judged:
+//! `resolve_v1`, `resolve_v2`.
 //!
-//! Only the conflicted part goes through the algorithm, with what it can look up: the create event, power levels, join
-//! rules, and the entries that an event of the full conflicted set names. The rest of the unconflicted state is the same
-//! before and after. The auth difference comes from the chain cover. `tests` compares with whole maps and whole walks.
+//! Only the conflicted part is looked at; the rest of the unconflicted state is the same before and after. The auth
+//! difference comes from the chain cover. `tests` compares with `ruma-state-res` over whole maps and whole walks.
 //!
 //! spec: <https://spec.matrix.org/v1.19/rooms/v12/#state-resolution>, <https://spec.matrix.org/v1.19/rooms/v2/#state-resolution>
 
@@ -12,13 +12,11 @@ use std::{
 };
 
 use ruma::{
-    EventId, OwnedEventId,
-    events::StateEventType,
+    EventId,
     room_version_rules::{RoomVersionRules, StateResolutionVersion},
-    state_res::{self, utils::event_id_set::EventIdSet},
 };
 
-use super::{auth, chains, owned, pdu::Pdu, resolve_v1};
+use super::{chains, pdu::Pdu, resolve_v1, resolve_v2};
 use crate::store::schema::chain::{Link, Place};
 
 /// A state: number of a (type, state key) to number of an event.
@@ -74,50 +72,11 @@ pub fn resolve(
         BTreeSet::new()
     };
     let full: BTreeSet<i64> = seeds.iter().chain(&difference).chain(&subgraph).copied().collect();
-    let looked_up = looked_up(rules, graph, &full);
-
-    // The same states, of the unconflicted entries only those that the rules ask for.
-    let unconflicted_part: Vec<(i64, i64)> = looked_up
-        .iter()
-        .filter(|skey| !conflicted.contains_key(skey))
-        .filter_map(|skey| unconflicted.get(skey).map(|event| (*skey, *event)))
-        .collect();
-    let owned = owned::is_in(rules);
-    let mut small: Vec<state_res::StateMap<OwnedEventId>> = Vec::with_capacity(maps.len());
-    for map in maps {
-        let mut reduced = state_res::StateMap::new();
-        let own = conflicted.keys().filter_map(|skey| map.get(skey).map(|event| (*skey, *event)));
-        for (skey, event) in own.chain(unconflicted_part.iter().copied()) {
-            let Some((kind, key)) = graph.key(skey) else { continue };
-            let Some(pdu) = graph.pdu(event) else { continue };
-            let key = if owned { owned::hidden_key(&kind, key) } else { key };
-            reduced.insert((StateEventType::from(kind), key), pdu.event_id.clone());
-        }
-        small.push(reduced);
-    }
-    let ids = |numbers: &BTreeSet<i64>| -> EventIdSet<OwnedEventId> {
-        let mut set = EventIdSet::new();
-        for pdu in numbers.iter().filter_map(|number| graph.pdu(*number)) {
-            set.insert(pdu.event_id.clone());
-        }
-        set
-    };
-    // Of the chains only the difference is used; against an empty chain everything differs.
-    let chains = vec![ids(&difference), EventIdSet::new()];
-    let fetch = |id: &EventId| {
-        let pdu = graph.number(id).and_then(|number| graph.pdu(number))?;
-        Some(if owned { Arc::new(owned::hide(&pdu)) } else { pdu })
-    };
-    let resolved = state_res::resolve(&rules.authorization, state_rules, small.iter(), chains, fetch, |_| {
-        Some(ids(&subgraph))
-    })
-    .map_err(|error| ResolveError(error.to_string()))?;
+    let base = (!state_rules.begin_iterative_auth_checks_with_empty_state_map).then_some(&unconflicted);
+    let resolved = resolve_v2::resolve(rules, graph, base, &full);
     let mut result = unconflicted;
-    for ((kind, key), id) in resolved {
-        let Some(event) = graph.number(&id) else { continue };
-        // By the name that the event itself has: ruma gives types with several names back under one.
-        let own = graph.pdu(event).and_then(|pdu| pdu.key()).unwrap_or_else(|| (kind.to_string(), key));
-        let Some(skey) = graph.skey(&own.0, &own.1) else { continue };
+    for ((kind, key), event) in resolved {
+        let Some(skey) = graph.skey(&kind, &key) else { continue };
         result.entry(skey).or_insert(event);
     }
     Ok(result)
@@ -180,21 +139,4 @@ fn subgraph(graph: &impl Graph, seeds: &BTreeSet<i64>) -> BTreeSet<i64> {
         }
     }
     between
-}
-
-/// Entries that the rules may look up for any event of the full conflicted set, and those by which events are ordered.
-fn looked_up(rules: &RoomVersionRules, graph: &impl Graph, full: &BTreeSet<i64>) -> BTreeSet<i64> {
-    let always = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
-    let mut skeys: BTreeSet<i64> = always.iter().filter_map(|kind| graph.skey(kind, "")).collect();
-    let mut known = HashSet::new();
-    for event in full {
-        let Some(pdu) = graph.pdu(*event) else { continue };
-        let keys = auth::needed(rules, &pdu.kind, &pdu.sender, pdu.state_key.as_deref(), &pdu.content);
-        for (kind, key) in keys.unwrap_or_default() {
-            if !always.contains(&kind.as_str()) && known.insert((kind.clone(), key.clone())) {
-                skeys.extend(graph.skey(&kind, &key));
-            }
-        }
-    }
-    skeys
 }

@@ -159,6 +159,9 @@ impl Room {
             .map(|map| {
                 let mut set = EventIdSet::new();
                 let mut open: Vec<i64> = map.values().copied().collect();
+                for number in &open {
+                    set.insert(self.events[*number as usize].event_id.clone());
+                }
                 while let Some(number) = open.pop() {
                     for auth in self.auth[number as usize].iter() {
                         if set.insert(self.events[*auth as usize].event_id.clone()) {
@@ -494,4 +497,22 @@ fn a_ban_is_not_reset_by_what_builds_on_a_softly_failed_event() {
         // Once more, over what has come of it.
         assert_eq!(both_ways(&room, &merged, &other), expected, "version {version}");
     }
+}
+
+/// MSC3757: whose a state is counts in a resolution as it does at an event's place.
+#[test]
+fn state_of_others_falls_with_the_power_over_them() {
+    let (mut room, base) = Room::new("org.matrix.msc3757.11");
+    let (mut lowered, mut written) = (base.clone(), base);
+    // Enough for state events, and no more than carol's own.
+    let levels = json!({ "users": { ALICE: 100, BOB: 50, CAROL: 50 }, "state_default": 50 });
+    room.must(&mut lowered, ALICE, "m.room.power_levels", "", levels);
+    let (of_carol, of_bob) = (format!("{CAROL}_place"), format!("{BOB}_place"));
+    for key in [&of_carol, &of_bob] {
+        room.must(&mut written, BOB, "x.place", key, json!({}));
+    }
+    let resolved = resolve::resolve(&room.rules, &room, &[lowered, written]).unwrap();
+    let entry = |key: &str| room.skey("x.place", key).and_then(|skey| resolved.get(&skey));
+    assert!(entry(&of_carol).is_none());
+    assert!(entry(&of_bob).is_some());
 }
