@@ -53,8 +53,8 @@ fn watch(net: &mut Net) -> Seen {
 
 #[test]
 fn jitter_makes_a_quiet_network_no_louder() {
-    // With so much of it that places move now and then, one network is louder than another: 753 to 1156.
-    for (jitter, seeds, bound) in [(20, 2..=2, 900), (150, 3..=6, 1000)] {
+    // With so much of it that places move now and then one network is louder than another: 835 to 938.
+    for (jitter, seeds, bound) in [(20, 2..=2, 900), (150, 3..=6, 900)] {
         let means: Vec<usize> = seeds.map(|seed| quiet_minute(jitter, seed)).collect();
         let mean = means.iter().sum::<usize>() / means.len();
         assert!(mean <= bound, "{jitter} ms: {mean} bytes a link and minute: {means:?}");
