@@ -49,6 +49,23 @@ pub struct Scenario {
     pub quick_keys: bool,
     /// Threads that compute it. The run is the same with any number.
     pub threads: usize,
+    /// Something that no router does: for tests of the oracles.
+    pub fault: Option<Fault>,
+}
+
+/// What a broken router would do, done in its place once traffic goes: each has an oracle that must see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Packets of the application are delivered to nobody.
+    Swallow,
+    /// Each is delivered twice.
+    Twice,
+    /// Each is delivered as from another key.
+    WrongKey,
+    /// A table grows beyond its bound: the bound is taken to be nothing.
+    Oversized,
+    /// Two networks are taken for one: each has a root of its own in every tree.
+    TwoRoots,
 }
 
 /// Defaults of links.
@@ -103,6 +120,7 @@ impl Scenario {
             config: Config::default(),
             quick_keys: false,
             threads: 1,
+            fault: None,
         }
     }
 

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use router::{Instant, lookup::Locator, wire::body::find::Contact};
 
-use super::{Droppers, Scenario, Violation, measure::Watch};
+use super::{Droppers, Fault, Scenario, Violation, measure::Watch};
 use crate::{
     Report, Shape, World,
     adversary::{DropperPlace, Malice},
@@ -15,6 +15,7 @@ use crate::{
     link::below,
     report::Totals,
     workload::{Map, PATIENCE, TRIES, Workload},
+    world::Happened,
 };
 
 /// How often the world is looked at: the precision of times.
@@ -140,13 +141,15 @@ impl<'a> Run<'a> {
         let map = Map { components: &self.components, island: self.prepared.mesh.clone() };
         self.workload.handle(&mut self.world, &map, until);
         self.world.run_until(until);
-        for happened in self.world.take_happened() {
-            self.workload.on_happened(&happened, &self.world);
+        for mut happened in self.world.take_happened() {
+            for _ in 0..self.delivered(&mut happened) {
+                self.workload.on_happened(&happened, &self.world);
+            }
         }
         let now = self.world.now();
         if now.since(self.bounds_checked) >= BOUNDS_EVERY {
             self.bounds_checked = now;
-            if let Some(what) = state_size::oversized(&self.world) {
+            if let Some(what) = state_size::oversized(&self.world, self.most_sessions()) {
                 return Err(self.violation(what));
             }
         }
@@ -162,6 +165,25 @@ impl<'a> Run<'a> {
             Some(what) => Err(self.violation(what)),
             None => Ok(()),
         }
+    }
+
+    /// How often that is told to who counts: once, unless a fault is to be seen.
+    fn delivered(&self, happened: &mut Happened) -> usize {
+        let key = |node: usize| self.world.key(node);
+        match (self.scenario.fault, happened) {
+            (Some(Fault::Swallow), Happened::Received { .. }) => 0,
+            (Some(Fault::Twice), Happened::Received { .. }) => 2,
+            (Some(Fault::WrongKey), Happened::Received { at, from, .. }) => {
+                *from = key(*at);
+                1
+            }
+            _ => 1,
+        }
+    }
+
+    /// Sessions that a router may keep.
+    fn most_sessions(&self) -> usize {
+        if self.scenario.fault == Some(Fault::Oversized) { 0 } else { state_size::SESSIONS_MAX }
     }
 
     /// Keeps the map of who can reach whom up to date.
@@ -293,6 +315,9 @@ impl<'a> Run<'a> {
 
     /// Why the trees are not what they should be by now.
     fn unsettled(&self) -> Option<String> {
+        if self.scenario.fault == Some(Fault::TwoRoots) {
+            return convergence::one_root(&self.world, &vec![Some(0); self.world.len()]);
+        }
         if self.scenario.droppers.is_none() || !self.scenario.config.audit {
             return convergence::unsettled(&self.world);
         }
