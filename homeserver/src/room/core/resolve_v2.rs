@@ -115,7 +115,7 @@ impl<G: Graph> Run<'_, G> {
             // What cannot be read gives nobody power.
             Some(levels) => RoomPowerLevelsEvent::new(levels)
                 .user_power_level(&pdu.sender, rules)
-                .map_or(ruma::Int::from(0).into(), Into::into),
+                .map_or_else(|_| ruma::Int::from(0).into(), Into::into),
             None => ruma::Int::from(if made_it { 100 } else { 0 }).into(),
         }
     }

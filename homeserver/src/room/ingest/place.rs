@@ -2,7 +2,7 @@
 //!
 //! Works over one snapshot of the database, while nothing of the room is on its way to the writer.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, RoomId, room_version_rules::RoomVersionRules};
 
@@ -182,19 +182,19 @@ pub(in crate::room) fn entries_on(
     room: &RoomId,
     prev: &[OwnedEventId],
     keys: Vec<Key>,
-) -> Result<Vec<(Key, Option<Arc<Pdu>>)>, RoomError> {
+) -> Result<HashMap<Key, Option<Arc<Pdu>>>, RoomError> {
     let unknown = || RoomError::NotFound("this room is not known here".into());
     let room = tx.lookup(Kind::Room, room.as_str())?.ok_or_else(unknown)?;
     let row = rooms::room(tx, room)?.ok_or_else(unknown)?;
     let graph = StoredGraph::new(tx);
     let before = before(tx, rules, &row, prev, None, &graph)?;
-    let mut entries = Vec::with_capacity(keys.len());
+    let mut entries = HashMap::with_capacity(keys.len());
     for key in keys {
         let event = match graph.skey(&key.0, &key.1) {
             Some(skey) => before.entry(tx, room, Nid(skey))?,
             None => None,
         };
-        entries.push((key, event.and_then(|event| graph.pdu(event.0))));
+        entries.insert(key, event.and_then(|event| graph.pdu(event.0)));
     }
     graph.finish()?;
     Ok(entries)

@@ -454,15 +454,14 @@ fn setting(name: &str, default: u64) -> u64 {
 
 impl Outcome {
     /// Fails with everything that is needed to see why, if another node came to something else.
-    fn assert_same(&self, other: &Outcome, history: &History, who: &str) {
+    fn assert_same(&self, other: &Self, history: &History, who: &str) {
         if self == other {
             return;
         }
         let mut told = String::new();
         for (at, item) in history.items.iter().enumerate() {
             told += &format!("{at}: {} by {} on {:?}\n  {}\n", item.id, item.origin, item.prev, item.pdu);
-            let find =
-                |outcome: &'_ Outcome| outcome.verdicts.iter().position(|verdict| verdict.id == item.id);
+            let find = |outcome: &Self| outcome.verdicts.iter().position(|verdict| verdict.id == item.id);
             match (find(self), find(other)) {
                 (Some(a), Some(b)) => {
                     let (a, b) = (&self.verdicts[a], &other.verdicts[b]);
