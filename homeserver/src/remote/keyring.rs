@@ -361,6 +361,9 @@ impl Keyring {
         if !document::is_signed(server, &body, &keys) {
             return Err(DocumentError::Signature.into());
         }
+        if stored.is_none_or(|stored| stored.log.is_none()) {
+            remote.inner.look_again_at(server);
+        }
         if let Some(node) = from
             && let Some(log) = keys.log.clone()
             && keys.nodes().any(|own| own == node)

@@ -2,7 +2,7 @@
 //! is known to answer there; until then nobody waits for it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::PoisonError,
     time::{Duration, Instant},
 };
@@ -79,15 +79,13 @@ impl Inner {
         };
         let name = name.to_owned();
         runtime.spawn(async move {
-            // Who it is has to be known first: a domain's identity comes with its keys.
+            // Who a domain is comes with its keys. Those are not fetched for this: whoever exchanges events with it needs
+            // them, and calls `look_again_at` when they come; whoever only reads there has no use for a second way.
             let nodes = match NameKind::of(&name) {
                 NameKind::Gateway(_) => {
                     inner.place_of(&name).await.map(|place| place.nodes).unwrap_or_default()
                 }
-                _ => match inner.keyring.keys(&name, &BTreeSet::new()).await {
-                    Ok(keys) => keys.nodes().collect(),
-                    Err(_) => Vec::new(),
-                },
+                _ => inner.nodes_known(&name).await.unwrap_or_default(),
             };
             for node in nodes.into_iter().take(NODES_ASKED) {
                 let mut request = http::Request::new(Bytes::new());
@@ -125,6 +123,11 @@ impl Inner {
     /// The overlay changed here: names that were not found there, or had left it, may be looked for at once.
     pub(super) fn look_again(&self) {
         self.seen().look_after.clear();
+    }
+
+    /// Its identity has become known.
+    pub(super) fn look_again_at(&self, name: &ServerName) {
+        self.seen().look_after.remove(name);
     }
 
     /// A session with a node came up: the names that it speaks for may be looked for at once.

@@ -23,6 +23,9 @@ use crate::{
 const ASK_EVENTS: u32 = 100;
 /// Events that fill one gap. A longer one is bridged by the state at its end; what is before that comes by backfill.
 pub(super) const GAP_EVENTS_MAX: usize = 500;
+/// An answer with fewer events was not cut short: ten is what a server gives to who names no limit, and no known one gives
+/// fewer of more. What lies before is not to be had by asking on.
+const WHOLE_BELOW: usize = 10;
 /// Questions about one gap.
 const QUESTIONS_MAX: usize = 25;
 /// Events whose past is asked for in one question.
@@ -59,6 +62,7 @@ impl Rooms {
                 Err(error) if question == 0 => return Err(unreachable(error)),
                 Err(_) => break,
             };
+            let was_cut = answer.len() >= WHOLE_BELOW;
             for event in self.verify_all(&pdu.room, answer, &known.rules).await {
                 found.insert(event.pdu.event_id.clone(), event);
             }
@@ -67,7 +71,8 @@ impl Rooms {
             way = self.way(event, &found).await?;
             // What lies on no way to the event is not kept.
             found.retain(|id, _| way.order.contains(id));
-            if way.edges.is_empty() || way.order.len() == before || way.order.len() >= GAP_EVENTS_MAX {
+            let is_new = way.order.len() > before;
+            if way.edges.is_empty() || !is_new || !was_cut || way.order.len() >= GAP_EVENTS_MAX {
                 break;
             }
             latest = way.edges.iter().take(LATEST_MAX).cloned().collect();
