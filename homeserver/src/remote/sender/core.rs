@@ -498,16 +498,20 @@ impl Core {
         self.ready.pop_front()
     }
 
-    /// When [`Self::poll_action`] has something to do without any news.
+    /// When [`Self::poll_action`] has something to do without any news. What waits for a write or for a place among those
+    /// that are being sent waits for news: a time for it that has passed would have the caller come back at once, for ever.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let save = self.dirty_at.filter(|_| self.saving.is_none());
+        let (can_save, can_send) = (self.saving.is_none(), self.sending < SENDING_MAX);
+        let save = self.dirty_at.filter(|_| can_save);
         let dests = self.dests.values().filter_map(|dest| {
-            let flight = dest.flight.as_ref().filter(|flight| flight.state == FlightState::Ready);
-            let waits = flight.is_some() || (dest.flight.is_none() && !dest.queue.is_empty());
+            let waits = match &dest.flight {
+                Some(flight) => can_send && flight.state == FlightState::Ready,
+                None => can_save && !dest.queue.is_empty(),
+            };
             let retry = dest.retry_at.filter(|_| waits);
             let greet = match dest.greeting {
-                Greeting::From(at) => Some(dest.retry_at.map_or(at, |retry| retry.max(at))),
-                Greeting::No | Greeting::Sending | Greeting::Again => None,
+                Greeting::From(at) if can_send => Some(dest.retry_at.map_or(at, |retry| retry.max(at))),
+                Greeting::From(_) | Greeting::No | Greeting::Sending | Greeting::Again => None,
             };
             retry.into_iter().chain(greet).min()
         });

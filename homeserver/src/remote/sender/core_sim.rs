@@ -278,6 +278,7 @@ impl Sim {
             }
             let event = self.heap.peek().map(|Reverse((at, _))| *at);
             let timer = self.core.poll_timeout();
+            assert!(timer.is_none_or(|at| at > self.now), "nothing to do, and due: {:?}", self.core);
             let Some(next) = event.into_iter().chain(timer).min() else { return };
             if next > end {
                 self.now = end;
