@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,9 @@ pub enum StartError {
          domain of its own (--server-name) or a zone in one, chosen at its first start"
     )]
     NoDomain(ruma::OwnedServerName),
+    /// Where a certificate that is fetched would be kept.
+    #[error("the folder acme in the data directory: {0}")]
+    Acme(io::Error),
     /// Its certificate.
     #[error("federation: {0}")]
     Tls(#[from] crate::http::tls::TlsError),
@@ -276,6 +280,15 @@ fn tls_carrier(config: &Config, name: &ServerName) -> Result<Option<TlsCarrier>,
     Ok(Some(TlsCarrier::new(&settings)?))
 }
 
+/// The folder for what an ACME authority gives: secret keys are in it, and whoever writes them lets others read.
+fn acme_dir(data: &Path) -> io::Result<PathBuf> {
+    let path = data.join("acme");
+    std::fs::create_dir_all(&path)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(path)
+}
+
 /// Takes the address that ordinary servers ask, and its certificate.
 fn federation_listener(
     config: &Config,
@@ -293,7 +306,7 @@ fn federation_listener(
             domain: name.host().to_owned(),
             contact: contact.clone(),
             directory: directory.clone(),
-            cache: dir.path().join("acme"),
+            cache: acme_dir(dir.path()).map_err(StartError::Acme)?,
         }),
     };
     let acceptor = certificates.map(|certificates| Acceptor::new(&certificates)).transpose()?;
@@ -307,8 +320,8 @@ fn federation_listener(
 }
 
 /// This program, also when its file was replaced meanwhile.
-fn own_program() -> Option<std::path::PathBuf> {
-    let linux = std::path::Path::new("/proc/self/exe");
+fn own_program() -> Option<PathBuf> {
+    let linux = Path::new("/proc/self/exe");
     if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
 }
 
