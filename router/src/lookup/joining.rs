@@ -112,8 +112,9 @@ const JOIN_JITTER_MS: u16 = 4000;
 const GUIDES_MAX: usize = 64;
 /// Until all searches of a joining are over.
 const GUIDED: Duration = Duration::from_secs(35);
-/// A node that has had neighbours for less than that has no network of its own.
-const YOUNG: Duration = Duration::from_secs(3);
+/// A node that has had neighbours for less than that has no network of its own. With three seconds clusters that start together and
+/// meet a second later took each other for one network, and some of their pairs never found each other.
+const YOUNG: Duration = Duration::from_millis(300);
 /// Nodes known of a region, in whose search others would be met.
 const KNOWN_ENOUGH: usize = 4;
 /// So often at most.
